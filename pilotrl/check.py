@@ -1,0 +1,289 @@
+"""Is this configuration one that can run? Asked of values before anything is created; every refusal is one line.
+
+Types are checked by composition against `pilotrl.config`. Here: ranges, known names, keys of the open nodes `env` and
+`judge`, and whether what a value points to exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, is_dataclass, make_dataclass
+from difflib import SequenceMatcher
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pilotrl import CONF, PACKAGE
+from pilotrl.config import Algorithm, Config, Scratch
+from pilotrl.folder import RunFolder
+from pilotrl.rewards import TERMS
+from pilotrl.types import UserError
+
+OPEN = ("env", "judge")
+"""Nodes whose keys are those of the class that `_target_` names."""
+
+HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def at_least(low: float) -> Rule:
+    return lambda value: value >= low, f"at least {low}"
+
+
+def within(low: float, high: float) -> Rule:
+    return lambda value: low <= value <= high, f"from {low} to {high}"
+
+
+def above(low: float, high: float = float("inf")) -> Rule:
+    return lambda value: low < value <= high, f"above {low}" + (f", at most {high}" if high < float("inf") else "")
+
+
+def one_of(names: Iterable[str]) -> Rule:
+    known = sorted(names)
+    return lambda value: value in known, "one of " + ", ".join(known)
+
+
+def some_of(names: Iterable[str]) -> Rule:
+    known = sorted(names)
+    return lambda value: bool(value) and set(value) <= set(known), "one or more of " + ", ".join(known)
+
+
+def any_of(names: Iterable[str]) -> Rule:
+    known = sorted(names)
+    return lambda value: set(value) <= set(known), "none, or some of " + ", ".join(known)
+
+
+def stems(folder: Path, suffix: str) -> list[str]:
+    return [path.stem for path in folder.glob(f"*{suffix}") if not path.stem.startswith("_")]
+
+
+def rules(config: Config) -> dict[str, Rule]:
+    """What each value may be. A value of null passes: where its type allows null, null is meant."""
+    return {
+        "model.dtype": one_of(["float32", "bfloat16"]),
+        "model.prompts": one_of(p.name for p in (PACKAGE / "prompts").iterdir() if p.is_dir()),
+        "model.max_length": above(max(config.model.max_plan_tokens, config.model.max_action_tokens)),
+        "model.max_plan_tokens": at_least(1),
+        "model.max_action_tokens": at_least(1),
+        **{f"model.scratch.{field.name}": at_least(1) for field in fields(Scratch)},
+        "agent.plans": one_of(["always", "once", "never"]),
+        "agent.context": one_of(["append", "current"]),
+        "agent.window": at_least(1),
+        "stage.plays": one_of(["policy", "expert"]),
+        "stage.planner": one_of(["teacher", "policy"]),
+        "stage.trains": some_of(["planner", "executor"]),
+        "stage.terms": some_of(config.reward.weights),
+        "stage.slips": within(0, 1),
+        "stage.agents": any_of(stems(CONF / "agent", ".yaml")),
+        "reward.overlong_limit": at_least(1),
+        "reward.overlong_buffer": within(0, config.reward.overlong_limit),
+        "reward.overlong_penalty": at_least(0),
+        "algorithm.name": one_of(stems(PACKAGE / "algorithms", ".py")),
+        "algorithm.clip_low": within(0, 1),
+        "algorithm.clip_high": at_least(0),
+        "algorithm.dual_clip": above(1),
+        "algorithm.gamma": within(0, 1),
+        "algorithm.gae_lambda": within(0, 1),
+        "algorithm.value_coef": at_least(0),
+        "algorithm.value_lr": at_least(0),
+        "engine.name": one_of(stems(CONF / "engine", ".yaml")),
+        "engine.slots": at_least(1),
+        "train.steps": at_least(1),
+        "train.tasks": at_least(1),
+        "train.group_size": at_least(2 if config.algorithm.name == "grpo" else 1),
+        "train.minibatches": at_least(1),
+        "train.micro_tokens": at_least(1),
+        "train.lr": above(0),
+        "train.muon_lr": above(0),
+        "train.lr_schedule": one_of(["constant", "linear", "cosine"]),
+        "train.lr_warmup": at_least(0),
+        "train.weight_decay": at_least(0),
+        "train.grad_clip": above(0),
+        "train.temperature": above(0),
+        "train.patience": at_least(0),
+        "train.validate_every": at_least(0),
+        "train.validate_tasks": at_least(1 if config.train.validate_every else 0),
+        "panel.tasks": at_least(1),
+        "panel.samples": at_least(1),
+        "panel.temperature": above(0),
+        "panel.top_p": above(0, 1),
+        "trainer.accelerator": one_of(["auto", "cpu", "cuda", "gpu", "mps", "tpu"]),
+        "trainer.devices": at_least(1),
+        "trainer.num_nodes": at_least(1),
+        "trainer.threads": at_least(1),
+        "checkpoint.every": at_least(1),
+        "checkpoint.calls_every": at_least(0),
+        "seed": within(0, 2**32 - 1),
+    }
+
+
+def check(config: Config) -> None:
+    """Raises UserError for the first value that cannot be run. The configuration is typed and has no unknown keys."""
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{key}: has no value; give it one on the command line, or choose an option that does")
+    for key, (holds, allowed) in rules(config).items():
+        value = OmegaConf.select(cast(DictConfig, config), key)
+        if value is not None and not holds(value):
+            raise UserError(f"{key}={show(value)}: must be {allowed}")
+    check_weights(config)
+    check_algorithm(config.algorithm)
+    if config.parent is not None:
+        check_parent(config.parent, config.model.name)
+    elif config.model.scratch is None:
+        check_model(config.model.path)
+    for node in OPEN:
+        check_target(node, getattr(config, node))
+    world = cast(dict[str, Any], OmegaConf.to_container(config.env, resolve=True))
+    check_env(json.dumps(world, sort_keys=True))
+    try:
+        check_env(json.dumps(world | {"split": config.panel.split}, sort_keys=True))
+    except UserError as error:
+        raise UserError(str(error).replace("env.split=", "panel.split=")) from error
+
+
+def check_weights(config: Config) -> None:
+    for name, weight in config.reward.weights.items():
+        if name not in TERMS:
+            near = nearest(name, TERMS)
+            raise UserError(f"reward.weights.{name}={weight}: there is no such term; the nearest is {near}")
+        if weight < 0:
+            raise UserError(f"reward.weights.{name}={weight}: must be at least 0")
+    if not any(config.reward.weights[term] for term in config.stage.terms):
+        raise UserError(f"stage.terms={show(config.stage.terms)}: all have weight 0 in reward.weights; raise one")
+
+
+def check_algorithm(algorithm: Algorithm) -> None:
+    """What an algorithm does not read is null in its file, and has to stay so; what it reads has to have a value."""
+    path = CONF / "algorithm" / f"{algorithm.name}.yaml"
+    for key, usual in flat(OmegaConf.load(path)).items() if path.is_file() else ():
+        value = getattr(algorithm, key)
+        if usual is None and value is not None:
+            raise UserError(f"algorithm.{key}={value}: {algorithm.name} does not read it; leave it null")
+        if usual is not None and value is None and key != "dual_clip":
+            raise UserError(f"algorithm.{key}=null: {algorithm.name} needs a number; set it")
+
+
+def check_model(path: str) -> None:
+    """A shipped model and a local folder exist; a name on a hub, `org/name`, is taken as it is."""
+    shipped = path.removeprefix("pilotrl:")
+    if shipped != path:
+        names = sorted(p.name for p in (PACKAGE / "weights").glob("*") if p.is_dir())
+        if shipped not in names:
+            raise UserError(f"model.path={path}: no such model is shipped; there are {', '.join(names) or 'none'}")
+    elif not (Path(path) / "config.json").is_file() and (Path(path).exists() or not re.fullmatch(HUB_NAME, path)):
+        raise UserError(f"model.path={path}: is no folder with a config.json, nor a name on a hub (org/name)")
+
+
+def check_parent(parent: str, model: str) -> None:
+    folder = RunFolder(parent)
+    if not folder.begun:
+        raise UserError(f"parent={parent}: is not a run folder; give one that holds .hydra/config.yaml and policy/")
+    if not folder.policy.is_dir():
+        raise UserError(f"parent={parent}: has no policy/ yet; finish that run with resume={parent}")
+    theirs = OmegaConf.load(folder.config).model.name
+    if theirs != model:
+        raise UserError(f"parent={parent}: holds a checkpoint of model={theirs}, and this run has model={model}")
+
+
+def check_target(node: str, settings: DictConfig) -> None:
+    """The keys of an open node are keywords of its class, and their values have the types that it declares."""
+    target = str(settings.get("_target_"))
+    cls = locate(f"{node}._target_", target)
+    hints = keywords(cls)
+    schema = OmegaConf.structured(make_dataclass(cls.__name__, hints.items()))
+    for key in map(str, settings):
+        if key == "_target_":
+            continue
+        value = settings[key]
+        if key not in hints:
+            near = nearest(key, hints)
+            raise UserError(f"{node}.{key}={show(value)}: {target} has no such key; the nearest is {node}.{near}")
+        try:
+            schema[key] = value
+        except OmegaConfBaseException as error:
+            raise UserError(f"{node}.{key}={show(value)}: {str(error).splitlines()[0]}") from error
+
+
+def locate(key: str, target: str) -> type:
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}={target}: cannot be imported ({error}); give the dotted path of a class") from error
+    if not inspect.isclass(cls):
+        raise UserError(f"{key}={target}: is not a class; give the dotted path of a class")
+    return cls
+
+
+def keywords(cls: type) -> dict[str, Any]:
+    """Keywords of a constructor and their types; Any for what a configuration cannot express, which its caller adds."""
+    hints: dict[str, Any] = {}
+    with contextlib.suppress(NameError):  # annotations of others may name what only a type checker imports
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    return {name: expressible(hints.get(name, Any)) for name in inspect.signature(cls).parameters}
+
+
+def expressible(hint: Any) -> Any:
+    plain = (bool, int, float, str, type(None))
+    return hint if all(part in plain for part in (typing.get_args(hint) or (hint,))) else Any
+
+
+@functools.cache
+def check_env(settings: str) -> None:
+    """Build the world once, for what only building it shows: data that is not there, or cannot be read."""
+    from pilotrl.envs import build
+
+    try:
+        build(json.loads(settings))
+    except (TypeError, ValueError, LookupError, OSError) as error:
+        raise UserError(f"env: cannot be built ({type(error).__name__}: {error}); check the keys of env") from error
+
+
+def config_keys(cls: type = Config, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values that `Config` knows; a node that may be null is a value too."""
+    hints = typing.get_type_hints(cls)
+    for field in fields(cls):
+        kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
+        node = next((kind for kind in kinds if is_dataclass(kind)), None)
+        if node is None or type(None) in kinds:
+            yield prefix + field.name
+        if node is not None:
+            yield from config_keys(cast(type, node), f"{prefix}{field.name}.")
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """All values of a configuration under their dotted keys, interpolations as they are written."""
+
+    def walk(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(walk(cast(dict[str, Any], OmegaConf.to_container(config)), ""))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known key that looks most like `word`, or like its last part: `lr` finds `train.lr`."""
+
+    def likeness(key: str) -> float:
+        whole = SequenceMatcher(None, word, key).ratio()
+        leaf = SequenceMatcher(None, word.rpartition(".")[2], key.rpartition(".")[2]).ratio()
+        return max(whole, leaf - 0.01)
+
+    return max(sorted(known), key=likeness)
+
+
+def show(value: Any) -> str:
+    return str(value).replace("'", "").replace(" ", "") if OmegaConf.is_list(value) else str(value)

@@ -1,0 +1,161 @@
+"""The folder of one run: what lies where, who may write it, and how it goes back to a checkpoint. No torch.
+
+    RUN/.hydra/           the configuration, as composed
+    RUN/pilotrl.log       what the terminal said
+    RUN/metrics.jsonl     one line a step: the truth that MLflow is fed from
+    RUN/episodes.jsonl    one line for each episode played
+    RUN/calls/            ids, log-probabilities, masks and advantages of a kept sample of steps
+    RUN/checkpoints/      what an interrupted run goes on from
+    RUN/policy/           what `from_pretrained` loads
+    RUN/summary.json      written last: a run that has it is finished
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from pilotrl.types import UserError
+
+LINES = ("metrics.jsonl", "episodes.jsonl")
+"""Files that grow by lines, and are cut back when a run goes on from a checkpoint."""
+
+
+class RunFolder:
+    """Names and states of one run folder. Building one touches nothing on disk."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / ".hydra" / "config.yaml"
+        self.hydra = self.path / ".hydra" / "hydra.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.episodes = self.path / "episodes.jsonl"
+        self.calls = self.path / "calls"
+        self.checkpoints = self.path / "checkpoints"
+        self.policy = self.path / "policy"
+        self.summary = self.path / "summary.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def begun(self) -> bool:
+        """It holds the configuration of a run."""
+        return self.config.is_file()
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.is_file()
+
+    def check_writable(self) -> None:
+        """Raises UserError where the folder cannot be written, or is yet to be made and cannot be. Leaves nothing.
+
+        A file is really made: permission bits say nothing to root, nor on network file systems.
+        """
+        place = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        try:
+            tempfile.TemporaryFile(dir=place).close()
+        except OSError as error:
+            raise UserError(
+                f"hydra.run.dir={self}: {place} cannot be written ({error.strerror}); choose another with root=FOLDER"
+            ) from error
+
+    def check_free(self) -> None:
+        """Raises UserError while a live process writes the folder."""
+        if (self.path / ".lock").exists():
+            with self.lock():
+                pass
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the system lets go of it however the process ends.
+
+        Raises UserError when another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "a+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read().strip()
+                raise UserError(f"{self}: is being written by process {owner}; wait for its end, or end it") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def lines(self, name: str) -> Lines:
+        """A writer that appends to one of `LINES`."""
+        assert name in LINES, name
+        return Lines(self.path / name)
+
+    def offsets(self) -> dict[str, int]:
+        """Bytes in each of `LINES`, on disk for good: a checkpoint stores them."""
+        sizes = dict.fromkeys(LINES, 0)
+        for name in LINES:
+            with contextlib.suppress(FileNotFoundError), open(self.path / name, "rb") as file:
+                os.fsync(file.fileno())
+                sizes[name] = os.fstat(file.fileno()).st_size
+        return sizes
+
+    def cut(self, offsets: Mapping[str, int]) -> None:
+        """Cut the files of `LINES` back to what a checkpoint had seen; a file it does not name becomes empty.
+
+        Raises UserError, before anything is cut, when a file is shorter than its checkpoint says.
+        """
+        sizes = {name: (self.path / name).stat().st_size for name in LINES if (self.path / name).exists()}
+        for name, offset in offsets.items():
+            if sizes.get(name, 0) < offset:
+                raise UserError(f"{self / name}: has lost lines since the checkpoint; restore it, or start a new run")
+        for name in sizes:
+            os.truncate(self.path / name, offsets.get(name, 0))
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+class Lines:
+    """Appends one JSON object a line; each is whole in the file before `write` returns.
+
+    A number that cannot be defined is None: NaN raises ValueError, since it is no JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that is either the old one or the whole new one, even when the power fails in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(draft, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    place = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)

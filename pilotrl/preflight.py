@@ -1,0 +1,162 @@
+"""What a command line asks for, checked as a whole before anything is created.
+
+Hydra writes `.hydra/` before it calls the job, lets `+key=value` past the types, and ends with a traceback and code 1.
+So every job of a command is composed and checked here first, and its folder looked at. The text half: no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.utils import configure_log
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pilotrl import CONF
+from pilotrl.check import check, flat, nearest
+from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
+from pilotrl.config import Config
+from pilotrl.folder import RunFolder
+from pilotrl.types import UserError
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a command line asks for: go on in `folder`, which holds a run; where that is None, hand `argv` to Hydra."""
+
+    argv: list[str]
+    folder: RunFolder | None = None
+
+
+def prepare(argv: Sequence[str]) -> Order:
+    """Check a command line and every job that it would start. Creates nothing.
+
+    Folders of new runs are named here, so that those which are checked are those which are used.
+    Raises UserError for the first thing that is wrong.
+    """
+    arguments = parse(argv)
+    overrides: list[str] = arguments.overrides
+    given = [word for word in argv if word not in overrides] + overrides
+    if arguments.hydra_help or arguments.info or arguments.shell_completion:
+        return Order(given)
+    if arguments.help or arguments.cfg:
+        composed_job(arguments, overrides)
+        return Order(given)
+    if any(key_of(line) == "resume" for line in overrides):
+        return Order([], resumed(list(argv)))
+    jobs, multirun = composed_jobs(arguments)
+    for job in jobs:
+        check(job.config)
+    if multirun:
+        return Order([*given, *named(overrides, "hydra.sweep.dir", check_sweep(jobs))])
+    folder = RunFolder(jobs[0].hydra.run.dir)
+    if check_folder(folder, jobs[0].config):
+        return Order([], folder)
+    return Order([*given, *named(overrides, "hydra.run.dir", folder.path)])
+
+
+def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
+    """The override that fixes a folder, unless the user gave one."""
+    if any(key_of(line) == key for line in overrides):
+        return []
+    text = str(folder).replace("'", "\\'").replace("${", "\\${")
+    return [f"{key}='{text}'"]
+
+
+def resumed(argv: Sequence[str]) -> RunFolder:
+    """The folder of `resume=FOLDER`, which stands alone: the run goes on with its own configuration."""
+    if len(argv) != 1:
+        others = " ".join(word for word in argv if key_of(word) != "resume")
+        raise UserError(f"{others}: resume= goes on with the run's own configuration; leave out everything else")
+    name = argv[0].split("=", 1)[-1].strip("'\"")
+    folder = RunFolder(Path(name).expanduser())
+    if not folder.begun:
+        raise UserError(f"resume={name}: is not a run folder; give one that holds .hydra/config.yaml")
+    stored(folder)
+    if not folder.finished:
+        folder.check_writable()
+        folder.check_free()
+    return folder
+
+
+def as_it_was(folder: RunFolder) -> None:
+    """The working folder and the log of the command that began the run: paths in its configuration count from there."""
+    path = folder.path.absolute()
+    logging = OmegaConf.load(CONF / "hydra" / "job_logging" / "pilotrl.yaml")
+    names = {"job": {"name": "pilotrl"}, "runtime": {"output_dir": str(path)}, "job_logging": logging}
+    configure_log(OmegaConf.create({"hydra": names}).hydra.job_logging)
+    with contextlib.suppress(OSError, OmegaConfBaseException, AttributeError):  # moved to another machine: stay here
+        os.chdir(OmegaConf.load(folder.hydra).hydra.runtime.cwd)
+
+
+def check_folder(folder: RunFolder, config: Config) -> bool:
+    """Whether the folder holds a run of this very configuration. Raises UserError when it cannot be used for it."""
+    if not folder.begun:
+        folder.check_writable()
+        return False
+    if key := first_difference(stored(folder), config):
+        raise UserError(f"{folder}: holds a run of another configuration ({key}); choose another folder")
+    if not folder.finished:
+        folder.check_writable()
+        folder.check_free()
+    return True
+
+
+def check_sweep(jobs: Sequence[Job]) -> Path:
+    """The folder of a sweep, every job's own folder checked."""
+    place = Path(jobs[0].hydra.sweep.dir)
+    for job in jobs:
+        check_folder(RunFolder(place / str(job.hydra.sweep.subdir)), job.config)
+    return place
+
+
+def first_difference(there: Config, here: Config) -> str | None:
+    """`train.steps is 100 there, 50 here`, or None where all is equal."""
+    ours, theirs = resolved(here), resolved(there)
+    for key in [*ours, *theirs]:
+        if ours.get(key) != theirs.get(key):
+            return f"{key} is {theirs.get(key)} there, {ours.get(key)} here"
+    return None
+
+
+def evaluated(argv: Sequence[str]) -> tuple[Config, RunFolder]:
+    """`checkpoint=RUN_FOLDER` and overrides beside it: that run's configuration with those changed, and its folder.
+
+    Raises UserError for a folder without weights, for another model or stage, and for whatever `prepare` would refuse.
+    """
+    arguments = parse(argv)
+    lines: list[str] = [line for line in arguments.overrides if key_of(line) != "checkpoint"]
+    names = [line.split("=", 1)[-1] for line in arguments.overrides if key_of(line) == "checkpoint"]
+    if not names:
+        raise UserError("checkpoint: has no value; give the folder of a run, checkpoint=RUN_FOLDER")
+    folder = RunFolder(Path(names[-1]).expanduser())
+    if not folder.begun or not folder.policy.is_dir():
+        raise UserError(f"checkpoint={folder}: is not the folder of a finished run; give one that holds policy/")
+    config = stored(folder)
+    model = config.model.name
+    for override in sorted(parsed(arguments, lines), key=lambda override: "." in override.key_or_group):
+        change(config, str(override.input_line), override.value())
+    if config.model.name != model:
+        raise UserError(f"model={config.model.name}: checkpoint={folder} is of model={model}; leave model out")
+    check(config)
+    return config, folder
+
+
+def change(config: Config, line: str, value: Any) -> None:
+    """Apply one override to a configuration that is composed already: a group's option, or a key's value."""
+    key, held = key_of(line), cast(DictConfig, config)
+    if (CONF / key).is_dir() and key != "stage":
+        OmegaConf.update(held, key, composed_job(parse([]), [line]).config[key], merge=False)  # type: ignore[index]
+    elif key in flat(config) and not key.startswith("stage."):
+        try:
+            OmegaConf.update(held, key, value)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{line}: {str(error).splitlines()[0]}") from error
+    else:
+        known = [*flat(config), *(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "stage")]
+        raise UserError(f"{line}: is no key of an evaluation; the nearest is {nearest(key, known)}")
