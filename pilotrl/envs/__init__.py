@@ -1,0 +1,72 @@
+"""The environment contract: Gymnasium's, with text on both sides.
+
+    env = pilotrl.envs.load("webshop", split="test")
+    text, info = env.reset(options={"task": env.tasks[0]})
+    text, reward, terminated, truncated, info = env.step("search[red shoes]")
+
+An environment is one Python file with a class and one YAML file `conf/env/NAME.yaml` that names it and gives every
+keyword of its constructor a value. `info` has `score` (0 to 1, the environment's own measure so far), `solved`, `valid`
+(the action was understood), where they can be listed `actions`, and at reset `par` (turns an efficient player needs, or
+None). An invalid action costs a turn and gets the environment's own reply; it never raises. Stepping an ended episode
+raises RuntimeError. A world that breaks raises `WorldError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+from pilotrl import CONF
+from pilotrl.types import UserError
+
+Info = dict[str, Any]
+
+
+class Expert(Protocol):
+    """A scripted player bound to one live environment. It knows what the player has seen, and no more."""
+
+    def plan(self) -> list[str]:
+        """Steps from the next turn on, one an action: what to achieve, never the action string."""
+        ...
+
+    def action(self) -> str:
+        """The next action, from whatever state a sloppy player may have reached."""
+        ...
+
+
+class Env(Protocol):
+    """What the rollout needs of an environment."""
+
+    tasks: Sequence[str]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]: ...
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]: ...
+
+    @property
+    def expert(self) -> Expert | None: ...
+
+
+def build(settings: dict[str, Any]) -> Env:
+    """An environment from its settings: `_target_` and the keywords of that class."""
+    keywords = dict(settings)
+    module, _, name = str(keywords.pop("_target_")).rpartition(".")
+    env: Env = getattr(import_module(module), name)(**keywords)
+    return env
+
+
+def load(name: str, **overrides: Any) -> Env:
+    """An environment by name, with the values of `conf/env/NAME.yaml` unless overridden.
+
+    Raises UserError for a name without a file.
+    """
+    from omegaconf import OmegaConf
+
+    path = CONF / "env" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise UserError(f"env={name}: there is no such environment; there are {known}")
+    settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(settings, dict)
+    return build({str(k): v for k, v in settings.items()} | overrides)

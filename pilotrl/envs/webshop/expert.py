@@ -1,0 +1,104 @@
+"""A scripted player. One list of moves serves both questions: its steps are the plan, its first action the next one."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import NamedTuple
+
+from pilotrl.envs.webshop.catalogue import NO_CAP, Product, cut, small_price
+from pilotrl.envs.webshop.reading import Reading
+from pilotrl.envs.webshop.session import Session
+
+TITLE_WORDS = 8
+"""Words of a title that a step names."""
+
+
+class Move(NamedTuple):
+    """What to achieve, and the action for it where the page that is open already shows which one."""
+
+    step: str
+    action: str = ""
+
+
+class WebShopExpert:
+    """Searches, opens what fits best by title and price, checks its page, goes back or chooses options and buys."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.goal, self.reading = session, session.goal, Reading(session)
+        draw = random.Random(f"words {session.goal.id}")
+        self._find = draw.choice(("find", "search for", "look for"))
+        self._choose = draw.choice(("choose", "select", "pick"))
+        self._take = draw.choice(("buy it", "buy this one"))
+
+    def plan(self) -> list[str]:
+        """Steps from the next turn to the purchase; names a product once its title and price have been seen."""
+        return [move.step for move in self._moves()]
+
+    def action(self) -> str:
+        """The next action. RuntimeError after the purchase."""
+        if self.session.done:
+            raise RuntimeError("the episode has ended: there is no next action")
+        return self._moves()[0].action
+
+    def _moves(self) -> list[Move]:
+        product = self.session.product
+        if self.session.done:
+            return []
+        if self.session.page == "start":
+            return self._search()
+        return self._from_results() if product is None else self._from_product(product)
+
+    def _search(self) -> list[Move]:
+        words = self.reading.words()
+        return [Move(f"{self._find} {words}", f"search[{words}]"), self._open_best(), *self._finish(None)]
+
+    def _from_results(self) -> list[Move]:
+        listed = self.session.listed()
+        best = self.reading.best(listed)
+        if best is None:
+            return self._elsewhere()
+        handle = self.session.handle(listed.index(best), best)
+        return [self._open(best, f"click[{handle.lower()}]"), *self._finish(best)]
+
+    def _elsewhere(self) -> list[Move]:
+        """Nothing to open here: an earlier page that has something, the next one, or another search."""
+        query, here = self.session.query, self.session.number
+        for number in sorted(self.session.looked[query], reverse=True):
+            best = self.reading.best(self.session.listed(query, number))
+            if best is not None and number < here:
+                turns = [Move("go back a page", "click[< prev]")] * (here - number)
+                return [*turns, self._open(best), *self._finish(best)]
+        if self.reading.worth_turning(query, here):
+            return [Move("look at the next page", "click[next >]"), self._open_best(), *self._finish(None)]
+        return self._search()
+
+    def _from_product(self, product: Product) -> list[Move]:
+        inside = self.session.page == "sub"
+        moves = [Move("go back to the product", "click[< prev]")] if inside else []
+        if not self.reading.may_fit(product):
+            best = self.reading.best(self.session.listed())
+            then = self._elsewhere() if best is None else [self._open(best), *self._finish(best)]
+            return [*moves, Move("go back to the results", "click[< prev]"), *then]
+        if not inside and not self.reading.settled(product):
+            moves = [Move("check the features", "click[features]"), Move("go back to the product")]
+        return [*moves, *self._finish(product)]
+
+    def _open_best(self) -> Move:
+        limit = f" under ${math.ceil(self.goal.cap)}" if self.goal.cap < NO_CAP else ""
+        return Move(f"open the best match{limit}")
+
+    def _open(self, product: Product, action: str = "") -> Move:
+        words = cut(product.title, min(TITLE_WORDS, self.session.layout.title_words or TITLE_WORDS)).lower()
+        price = small_price(product.price) if self.session.layout.small else product.price_text
+        return Move(f"open {words} for {price}", action)
+
+    def _finish(self, product: Product | None) -> list[Move]:
+        """Options still to be chosen on the page that is (or will be) open, then the purchase."""
+        chosen = self.session.chosen if product is not None and product is self.session.product else {}
+        options = [
+            Move(f"{self._choose} {name} {value}", f"click[{value}]")
+            for name, value in self.goal.options.items()
+            if chosen.get(name) != value
+        ]
+        return [*options, Move(self._take, "click[buy now]")]

@@ -1,0 +1,169 @@
+"""The state of one shopping trip: which page is open, what may be clicked there, and what a click does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pilotrl.envs.webshop.catalogue import Goal, Product
+from pilotrl.envs.webshop.score import score
+from pilotrl.envs.webshop.search import Index
+
+Page = Literal["start", "results", "item", "sub", "done"]
+SUBPAGES = ("description", "features", "reviews")
+ACTION = re.compile(r"(.+)\[(.+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How much a page says. `small` pages are lower case, print features on the product page, and have no sub pages."""
+
+    small: bool
+    page_size: int
+    title_words: int | None
+    short_handles: bool
+    repeat_instruction: bool
+    max_turns: int
+
+
+def parse(action: str) -> tuple[str, str]:
+    """Name and argument, in lower case, of `name[argument]`; two empty texts for anything else."""
+    match = ACTION.match(action.strip())
+    return (match[1], match[2].lower()) if match else ("", "")
+
+
+class Store:
+    """Products and the index over them."""
+
+    def __init__(self, products: Sequence[Product]) -> None:
+        self.literal = all(attribute in product.text for product in products for attribute in product.attributes)
+        """Every attribute stands word by word in its product's texts: in generated catalogues, not in WebShop's."""
+        self.products = products
+        self.index = Index(products)
+
+
+@dataclass(slots=True)
+class Session:
+    """One trip through `store` towards `goal`. `act` is the only way to change it."""
+
+    store: Store
+    goal: Goal
+    layout: Layout
+    page: Page = "start"
+    query: str = ""
+    number: int = 1
+    """Of the results page, from 1."""
+    product: Product | None = None
+    sub: str = ""
+    chosen: dict[str, str] = field(default_factory=dict)
+    looked: dict[str, set[int]] = field(default_factory=dict)
+    """Searched words -> numbers of their results pages that the player has seen."""
+    opened: set[str] = field(default_factory=set)
+    """ASINs whose product page the player has seen."""
+    read: set[str] = field(default_factory=set)
+    """ASINs whose features the player has seen."""
+    score: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Something was bought."""
+        return self.page == "done"
+
+    @property
+    def hits(self) -> tuple[int, ...]:
+        """What the search in force found: positions in the store, best first."""
+        return self.store.index.search(self.query)
+
+    def listed(self, words: str | None = None, number: int | None = None) -> list[Product]:
+        """The products of a results page: of the open search and page by default."""
+        words, number = self.query if words is None else words, self.number if number is None else number
+        start = (number - 1) * self.layout.page_size
+        return [self.store.products[i] for i in self.store.index.search(words)[start : start + self.layout.page_size]]
+
+    @property
+    def pages(self) -> int:
+        """Results pages of this search, at least 1."""
+        return max(1, -(-len(self.hits) // self.layout.page_size))
+
+    def handle(self, place: int, product: Product) -> str:
+        """What one clicks to open a product: its place on the page, or its ASIN."""
+        return f"b{place + 1}" if self.layout.short_handles else product.asin
+
+    def clickables(self) -> dict[str, tuple[str, str]]:
+        """Lower-case text of everything that can be clicked now -> (what kind of thing, which)."""
+        if self.page in ("start", "done"):
+            return {}
+        clicks = {"back to search": ("start", "")}
+        if self.page == "results":
+            return clicks | self._result_clicks()
+        clicks["< prev"] = ("prev", "")
+        if self.page == "item" and self.product is not None:
+            for name, values in self.product.options.items():
+                clicks |= dict.fromkeys(values, ("option", name))
+            if not self.layout.small:
+                clicks |= {sub: ("sub", sub) for sub in SUBPAGES}
+            clicks["buy now"] = ("buy", "")
+        return clicks
+
+    def _result_clicks(self) -> dict[str, tuple[str, str]]:
+        clicks = {"< prev": ("turn", "-1")} if self.number > 1 else {}
+        if self.number < self.pages:
+            clicks["next >"] = ("turn", "1")
+        return clicks | {
+            self.handle(place, product).lower(): ("open", str(place)) for place, product in enumerate(self.listed())
+        }
+
+    def act(self, action: str) -> bool:
+        """Carries out `search[words]` or `click[value]`; False, and nothing changes, where it is not possible now."""
+        name, argument = parse(action)
+        if name == "search":
+            self._search(argument)
+            return True
+        click = self.clickables().get(argument) if name == "click" else None
+        if click is not None:
+            self._click(*click, argument)
+        return click is not None
+
+    def _search(self, words: str) -> None:
+        self.query = words
+        self._turn_to(1)
+
+    def _turn_to(self, number: int) -> None:
+        self.page, self.number, self.product, self.chosen = "results", number, None, {}
+        self.looked.setdefault(self.query, set()).add(number)
+
+    def _click(self, kind: str, which: str, value: str) -> None:
+        if kind == "start":
+            self.page, self.product, self.chosen = "start", None, {}
+        elif kind == "turn":
+            self._turn_to(self.number + int(which))
+        elif kind == "open":
+            self._open(self.listed()[int(which)])
+        elif kind == "option":
+            self.chosen[which] = value
+        elif kind == "sub":
+            self._read(which)
+        elif kind == "prev" and self.page == "sub":
+            self.page = "item"
+        elif kind == "prev":
+            self._turn_to(self.number)
+        else:
+            self._buy()
+
+    def _open(self, product: Product) -> None:
+        self.page, self.product, self.chosen = "item", product, {}
+        self.opened.add(product.asin)
+        if self.layout.small:
+            self.read.add(product.asin)
+
+    def _read(self, sub: str) -> None:
+        self.page, self.sub = "sub", sub
+        if sub == "features" and self.product is not None:
+            self.read.add(self.product.asin)
+
+    def _buy(self) -> None:
+        assert self.product is not None
+        self.score = score(self.goal, self.product, self.chosen)
+        self.page = "done"

@@ -1,0 +1,213 @@
+"""One contract for every environment that `conf/env/` names. What needs an expert is skipped where there is none."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import random
+from itertools import combinations
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from pilotrl import CONF
+from pilotrl.check import locate
+from pilotrl.envs import Env, load
+
+NAMES = sorted(path.stem for path in (CONF / "env").glob("*.yaml"))
+SPLITS = ("train", "valid", "test")
+ODD = (
+    "",
+    " ",
+    "\n",
+    "\0",
+    "<|end|>",
+    "<|assistant|>search[x]<|end|>",
+    "<|im_end|>",
+    "[SEP]",
+    "[]",
+    "search[]",
+    "search[[]]",
+    "click[",
+    "press[red",
+    "press[\ue0000\ue001]",
+    "{next} {plan} {{",
+    "%s %n",
+    "\\",
+    "null",
+    "-1",
+    "🛒" * 50,
+    "\u202ereversed\u202c",
+    "a" * 100_000,
+    "search[" + "word " * 5_000 + "]",
+    "((((" * 500,
+)
+"""Actions that nobody asked for."""
+Said = list[tuple[str, float, bool, bool, dict[str, Any]]]
+
+
+@pytest.fixture(params=NAMES)
+def env(request: pytest.FixtureRequest) -> Env:
+    return load(request.param)
+
+
+def start(env: Env, task: str) -> tuple[str, dict[str, Any]]:
+    return env.reset(options={"task": task})
+
+
+def garbled(draw: random.Random, info: dict[str, Any]) -> str:
+    """Something odd, something legal, or something legal with characters lost, doubled, and put in."""
+    listed = [str(action) for action in info.get("actions", [])] or ["look"]
+    if draw.random() < 0.3:
+        return draw.choice(ODD)
+    action = list(draw.choice(listed))
+    for _ in range(draw.choice((0, 0, 1, 2, 5))):
+        place = draw.randrange(len(action) + 1)
+        action[place : place + draw.randrange(2)] = draw.choice(("", "[", "]", " ", "é", "\n", "<|end|>", "X", "0"))
+    return "".join(action)
+
+
+def fuzzed(env: Env, task: str, draw: random.Random) -> Said:
+    """An episode of garbled actions: everything that came back."""
+    _, info = start(env, task)
+    said: Said = []
+    while not said or not (said[-1][2] or said[-1][3]):
+        said.append(env.step(garbled(draw, said[-1][4] if said else info)))
+    return said
+
+
+def test_keywords_of_the_constructor_are_the_keys_of_the_file_and_have_no_defaults() -> None:
+    for name in NAMES:
+        settings = OmegaConf.load(CONF / "env" / f"{name}.yaml")
+        parameters = inspect.signature(locate("env", settings._target_)).parameters
+        assert set(parameters) == {str(key) for key in settings} - {"_target_"}, name
+        assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters.values()), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_are_disjoint_and_the_same_every_time(name: str) -> None:
+    tasks = {split: list(load(name, split=split).tasks) for split in SPLITS}
+    assert all(tasks.values())
+    assert tasks == {split: list(load(name, split=split).tasks) for split in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        assert not set(tasks[one]) & set(tasks[other])
+    for ids in tasks.values():
+        assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_share_no_instruction(name: str) -> None:
+    draw, texts = random.Random(0), {}
+    for split in SPLITS:
+        env = load(name, split=split)
+        texts[split] = {start(env, task)[0] for task in draw.sample(list(env.tasks), min(60, len(env.tasks)))}
+    assert not texts["train"] & texts["test"]
+    assert not texts["train"] & texts["valid"]
+
+
+def test_a_task_played_twice_says_the_same(env: Env) -> None:
+    for task in random.Random(1).sample(list(env.tasks), 5):
+        one, other = (fuzzed(env, task, random.Random(task)) for _ in range(2))
+        assert one == other
+        assert start(env, task) == start(env, task)
+
+
+def test_a_reset_says_what_it_has_to(env: Env) -> None:
+    text, info = start(env, env.tasks[0])
+    assert text
+    assert (info["score"], info["solved"], info["valid"]) == (0.0, False, True)
+    assert info["par"] is None or info["par"] >= 1
+
+
+def test_nothing_that_a_player_may_say_breaks_an_episode(env: Env) -> None:
+    draw, turns, endings = random.Random(2), 0, set()
+    while turns < 400:
+        said = fuzzed(env, draw.choice(env.tasks), draw)
+        turns += len(said)
+        for text, reward, terminated, truncated, info in said:
+            assert isinstance(text, str)
+            assert isinstance(reward, float | int)
+            assert 0.0 <= info["score"] <= 1.0
+            assert isinstance(info["solved"], bool)
+            assert isinstance(info["valid"], bool)
+            assert not (terminated and truncated)
+            assert terminated or not info["solved"]
+        endings.add(said[-1][2])
+    assert False in endings  # some were cut by the turn limit
+
+
+def test_an_odd_action_is_answered_and_flagged(env: Env) -> None:
+    for action in ODD:
+        start(env, env.tasks[0])
+        text, reward, _, _, info = env.step(action)
+        assert text
+        assert (reward, info["score"]) == (0, 0.0)
+        if "search" not in action:
+            assert not info["valid"], action
+
+
+def test_the_turn_limit_truncates_and_does_not_terminate(env: Env) -> None:
+    start(env, env.tasks[0])
+    limit = env.max_turns  # type: ignore[attr-defined]
+    endings = [env.step("?")[2:4] for _ in range(limit)]
+    assert endings == [(False, False)] * (limit - 1) + [(False, True)]
+
+
+def test_stepping_an_ended_episode_raises_and_a_reset_mends_it(env: Env) -> None:
+    with pytest.raises(RuntimeError):
+        env.step("?")
+    fuzzed(env, env.tasks[0], random.Random(3))
+    with pytest.raises(RuntimeError):
+        env.step("?")
+    start(env, env.tasks[1])
+    env.step("?")
+
+
+def test_a_task_of_another_split_is_refused(env: Env) -> None:
+    with pytest.raises(KeyError):
+        start(env, "no such task")
+
+
+def test_an_episode_goes_on_after_pickling(env: Env) -> None:
+    if not hasattr(type(env), "__setstate__"):
+        pytest.skip("says nothing of its state")
+    draw = random.Random(4)
+    for task in draw.sample(list(env.tasks), 3):
+        _, info = start(env, task)
+        _, _, terminated, truncated, info = env.step(garbled(draw, info))
+        if terminated or truncated:
+            continue
+        other = pickle.loads(pickle.dumps(env))
+        action = garbled(draw, info)
+        assert env.step(action) == other.step(action)
+
+
+def test_the_expert_solves_what_it_is_given_within_par(env: Env) -> None:
+    for task in random.Random(5).sample(list(env.tasks), 20):
+        _, info = start(env, task)
+        par, turns, over = info["par"], 0, False
+        while not over:
+            if (expert := env.expert) is None:
+                pytest.skip("ships no expert")
+            plan, action = expert.plan(), expert.action()
+            assert plan
+            assert all(step and "\n" not in step and action not in step for step in plan)
+            _, _, terminated, truncated, info = env.step(action)
+            over, turns = terminated or truncated, turns + 1
+        assert info["solved"]
+        assert (info["score"], terminated) == (1.0, True)
+        assert par is None or turns <= par
+
+
+def test_the_expert_plans_from_whatever_a_sloppy_player_did(env: Env) -> None:
+    draw = random.Random(6)
+    for task in draw.sample(list(env.tasks), 15):
+        _, info = start(env, task)
+        over = False
+        while not over:
+            if (expert := env.expert) is None:
+                pytest.skip("ships no expert")
+            assert expert.plan()
+            _, _, terminated, truncated, info = env.step(garbled(draw, info) if draw.random() < 0.5 else expert.action())
+            over = terminated or truncated
