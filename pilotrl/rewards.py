@@ -1,0 +1,101 @@
+"""Reward terms: named numbers in [0, 1] about an episode; the reward is their weighted mean.
+
+A term that cannot be known is None and is never mixed into a mean. A new term is one function in `TERMS` and one weight
+in `conf/reward/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from pilotrl.types import Episode, Role, Turn, UserError
+
+Term = Callable[[Episode], float | None]
+
+
+def format_share(episode: Episode) -> float | None:
+    """Share of turns whose replies have the structure that the prompt asks for; an action of no effect still counts."""
+    return _mean([float(turn.well_formed) for turn in episode.turns])
+
+
+def adherence(episode: Episode) -> float | None:
+    """How far the actions follow the plan: mean verdict / 2 over the turns that have one."""
+    return _mean([turn.adherence / 2 for turn in episode.turns if turn.adherence is not None])
+
+
+def outcome(episode: Episode) -> float | None:
+    """0 not solved, 1/2 solved with detours, 1 solved within the turns that the environment calls efficient."""
+    if episode.outcome == "broken":
+        return None
+    if episode.outcome != "solved":
+        return 0.0
+    return 1.0 if episode.par is None or len(episode.turns) <= episode.par else 0.5
+
+
+TERMS: dict[str, Term] = {"format": format_share, "adherence": adherence, "outcome": outcome}
+"""Every term there is, by the name that stage.terms and reward.weights use."""
+
+
+def score(
+    episode: Episode,
+    terms: Sequence[str],
+    weights: Mapping[str, float],
+    overlong_buffer: int,
+    overlong_limit: int,
+    overlong_penalty: float,
+    trains: Collection[Role],
+) -> None:
+    """Fill `episode.terms` (every term there is, to be logged) and `episode.reward` (of `terms` alone).
+
+    The reward is the weighted mean of `terms` less the length penalty, so it lies in [-overlong_penalty, 1]. A term
+    that does not apply (adherence without a plan) is left out of the mean. The reward is None, which leaves the episode
+    out of baselines, where it is broken, or where a term is missing because the judge failed. An episode without any
+    turn is legal: its context was full at once. Its length is that of the sampled tokens of the roles in `trains`;
+    observations and plans of a teacher do not count.
+
+    Raises UserError for a term that does not exist or has no weight.
+    """
+    _check(terms, weights)
+    episode.terms = {name: term(episode) for name, term in TERMS.items()}
+    episode.reward = _weighted_mean(episode, terms, weights)
+    if episode.reward is not None:
+        sampled = sum(len(call.ids) for call in episode.calls if call.role in trains)
+        episode.reward -= overlong_penalty * overlong(sampled, overlong_buffer, overlong_limit)
+
+
+def overlong(sampled: int, buffer: int, limit: int) -> float:
+    """DAPO's soft punishment (arXiv 2503.14476, eq. 13) as a share of the penalty, 0 to 1.
+
+    0 up to `limit - buffer` sampled tokens, then linear, 1 from `limit` on. `buffer` 0 turns it off.
+    """
+    return min(1.0, max(0.0, (sampled - (limit - buffer)) / buffer)) if buffer else 0.0
+
+
+def unscored_verdicts(episode: Episode) -> int:
+    """Turns that had a plan step in force, and yet have no verdict."""
+    return sum(turn.adherence is None for turn in _due(episode))
+
+
+def _due(episode: Episode) -> Iterator[Turn]:
+    return (turn for t, turn in enumerate(episode.turns, 1) if len(turn.plan) >= t)
+
+
+def _weighted_mean(episode: Episode, terms: Sequence[str], weights: Mapping[str, float]) -> float | None:
+    counted = [name for name in terms if weights[name] > 0]
+    known = [(weights[name], value) for name in counted if (value := episode.terms[name]) is not None]
+    missing = len(known) < len(counted) and any(_due(episode))
+    if episode.outcome == "broken" or missing or not known:
+        return None
+    return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)
+
+
+def _check(terms: Sequence[str], weights: Mapping[str, float]) -> None:
+    for name in terms:
+        if name not in TERMS:
+            raise UserError(f"stage.terms={name}: there is no such reward term; there are {', '.join(TERMS)}")
+        if name not in weights:
+            raise UserError(f"reward.weights has no {name}, which stage.terms counts; add reward.weights.{name}")
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
