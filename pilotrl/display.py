@@ -1,0 +1,236 @@
+"""What a run shows: two bars in the terminal while it lasts, a table at its end, its learning curve as a picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from pilotrl.redact import hide_credentials
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LIVE = {"reward/total": "reward", "env/success": "success", "reward/adherence": "adherence"}
+"""Metrics shown beside the bar, and what they are called there."""
+LOSS = {"train/loss": "loss", "valid/loss": "loss on held-out tasks"}
+"""Shown instead of those where demonstrations are learned from, whose rewards are their expert's. Elsewhere a loss is
+near zero by construction and says nothing."""
+ON_POLICY = "train/clip_share"
+"""A metric that only a run has which learns from its own episodes."""
+PLAIN_EVERY = 10
+"""Steps between two lines where there is no terminal."""
+
+BLOCKS = {"eval": "own plans", "eval_teacher": "teacher's plans"}
+"""Blocks of summary.json, and whose plans they are about."""
+RATES = ("success", "score", "adherence", "plan_quality")
+"""Measures in [0, 1], shown in percent; the others are counts an episode."""
+
+CURVES = {"train/entropy": "entropy [nats a token]", "train/grad_norm": "gradient norm"}
+"""Drawn in every learning curve ..."""
+PLAYED = LIVE | CURVES | {"env/turns": "turns an episode"}
+"""... and where a run learns from its own episodes."""
+INK, FAINT = "#1f4e79", "#9db8d2"
+
+
+class Display:
+    """Progress of one run; where there is no terminal (a log of SLURM or CI), a plain line now and then.
+
+    console: where it is written; standard output if not given. A step is named by how many steps lie behind it.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._bars = Progress(
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[count]}", justify="right", markup=False),
+            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        )
+        self._run = self._bars.add_task("", visible=False, count="", text="")
+        self._phase = self._bars.add_task("", visible=False, count="", text="")
+        self._live = Live(self._bars, console=self._console, transient=True)
+        self._streams: list[tuple[logging.StreamHandler[TextIO], TextIO]] = []
+        self._began: tuple[float, int] | None = None
+        self._panel: tuple[float, str] | None = None
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            before = {sys.stdout: "stdout", sys.stderr: "stderr"}
+            self._live.start()  # whatever is printed from now on goes above the bars ...
+            for handler in _stream_handlers():  # ... and so does what is logged by handlers that were there before
+                if handler.stream in before:
+                    self._streams.append((handler, handler.stream))
+                    handler.setStream(getattr(sys, before[handler.stream]))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def panel(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` episodes of a panel have been played."""
+        if self._panel is None or self._panel[1] != name:
+            self._panel = time.monotonic(), name
+        self._show_phase(f"panel {name}", done, total)
+        if done == total:
+            self._say(f"panel {name}: {total} episodes in {time.monotonic() - self._panel[0]:.0f} s")
+            self._bars.update(self._phase, visible=False)
+
+    def rollout(self, step: int, steps: int, done: int, total: int) -> None:
+        """`done` of `total` episodes of a training step have been played; with the last of them, learning begins."""
+        if self._began is None:
+            self._began = time.monotonic(), step
+            self._show_run(step, steps, "")
+        if done < total:
+            self._show_phase("playing", done, total)
+        else:
+            self._show_phase("learning", 0, None)
+
+    def update(self, step: int, steps: int, metrics: Mapping[str, float | None]) -> None:
+        """`step` steps have been learned from; the metrics are those of the last."""
+        text = "  ".join([*_live(metrics), *self._left(step, steps)])
+        self._show_run(step, steps, text)
+        if step % PLAIN_EVERY == 0 or step in (1, steps):
+            self._say(f"step {step}/{steps}  {text}")
+        if step == steps:
+            self._bars.update(self._phase, visible=False)
+
+    def finish(self, summary: Mapping[str, Any], folder: Path, uri: str | None) -> None:
+        """The bars give way to the table of before and after, and to where everything is."""
+        self._close()
+        self._console.print()
+        self._console.print(results(summary))
+        self._console.print()
+        if uri and uri != "off":
+            self._console.print(f"mlflow ui --backend-store-uri {hide_credentials(uri)}", markup=False, soft_wrap=True)
+        self._console.print(folder, markup=False, soft_wrap=True)
+
+    def _close(self) -> None:
+        for handler, stream in self._streams:
+            handler.setStream(stream)
+        self._streams.clear()
+        self._live.stop()
+
+    def _show_run(self, step: int, steps: int, text: str) -> None:
+        self._bars.update(self._run, completed=step, total=steps, count=f"step {step}/{steps}", text=text, visible=True)
+
+    def _show_phase(self, text: str, done: int, total: int | None) -> None:
+        count = "" if total is None else f"{done}/{total}"
+        self._bars.update(self._phase, completed=done, count=count, text=text, visible=True)
+        self._bars.tasks[1].total = total  # update() takes None for "as before", not for "unknown"
+
+    def _left(self, step: int, steps: int) -> Iterator[str]:
+        """Time to the last step, from the pace since this process began."""
+        if self._began is not None and self._began[1] < step < steps:
+            pace = (time.monotonic() - self._began[0]) / (step - self._began[1])
+            minutes, seconds = divmod(round(pace * (steps - step)), 60)
+            yield f"{minutes}:{seconds:02d} left"
+
+    def _say(self, line: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+
+def results(summary: Mapping[str, Any]) -> Table:
+    """Before, after, and the difference with its interval, for every block of a summary; bold where 0 is not in it."""
+    table = Table(title=f"panel {summary['panel']['name']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for heading in ("before", "after", "difference", "95 % interval"):
+        table.add_column(heading, justify="right")
+    for key, whose in BLOCKS.items():
+        if (block := summary.get(key)) is not None:
+            table.add_row(Text(whose, style="italic"))
+            _add_rows(table, block)
+    return table
+
+
+def _add_rows(table: Table, block: Mapping[str, Any], note: str = "") -> None:
+    for key, after in block["after"].items():
+        if after is not None and (not note or key == "success"):
+            _add_row(table, key, note, block["before"][key], after, block["paired"][key])
+        if key == "success" and block.get("greedy"):
+            _add_rows(table, block["greedy"], ", greedy")
+
+
+def _add_row(
+    table: Table, key: str, note: str, before: float | None, after: float, paired: Mapping[str, float | None]
+) -> None:
+    scale, unit = (100.0, " %") if key in RATES else (1.0, "")
+    low, high = paired["low"], paired["high"]
+    sure = low is not None and high is not None and not low <= 0 <= high
+    interval = "-" if low is None or high is None else f"{scale * low:+.1f} to {scale * high:+.1f}"
+    cells = [_cell(before, scale, ".1f", unit), _cell(after, scale, ".1f", unit), _cell(paired["mean"], scale, "+.1f")]
+    table.add_row(f"  {key.replace('_', ' ')}{note}", *cells, interval, style="bold" if sure else "")
+
+
+def _cell(value: float | None, scale: float, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{scale * value:{form}}{unit}"
+
+
+def _live(metrics: Mapping[str, float | None]) -> list[str]:
+    shown = LIVE if ON_POLICY in metrics else LOSS
+    return [f"{name} {value:.2f}" for key, name in shown.items() if (value := metrics.get(key)) is not None]
+
+
+def _stream_handlers() -> Iterator[logging.StreamHandler[TextIO]]:
+    known = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
+    for logger in known:
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler):
+                yield handler
+
+
+def learning_curve(metrics: Path, picture: Path) -> None:
+    """Draw metrics.jsonl as a PNG: each step as a point, and their moving mean.
+
+    What no step has is not drawn; without any step no picture is written.
+    """
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    curves = PLAYED if any(ON_POLICY in line for line in lines) else LOSS | CURVES
+    drawn = {title: points for key, title in curves.items() if (points := _series(lines, key))}
+    if not drawn:
+        return
+    from matplotlib.figure import Figure  # a second to import; without pyplot there is no state and no window
+
+    columns = min(3, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), layout="constrained")
+    for place, (title, points) in enumerate(drawn.items(), start=1):
+        _draw(figure.add_subplot(rows, columns, place), title, points)
+    figure.savefig(picture, dpi=150)
+
+
+def _series(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def _draw(axes: Axes, title: str, points: Sequence[tuple[int, float]]) -> None:
+    steps, values = zip(*points, strict=True)
+    axes.plot(steps, values, ".", color=FAINT, markersize=4)
+    axes.plot(steps, _smooth(values), color=INK, linewidth=1.8)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("step", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.02)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Moving mean over a tenth of the values around each, 50 at most; at the ends over what there is of them."""
+    half, sums = max(1, min(25, len(values) // 20)), [0.0, *accumulate(values)]
+    windows = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
+    return [(sums[last] - sums[first]) / (last - first) for first, last in windows]
