@@ -86,6 +86,8 @@ class Stage:
     """Reward terms that count; each one's weight is in the reward group."""
     agents: list[str] = MISSING
     """Paradigms in the demonstrations of an expert; empty: the run's own agent."""
+    demonstrations: int | None = MISSING
+    """Tasks that the expert demonstrates, the first so many of the split; null: all."""
     slips: float = MISSING
     """Share of an expert's actions replaced by a random legal one: shown, never learned from (DART, arXiv 1703.09327)."""
 
@@ -118,6 +120,8 @@ class Algorithm:
     """Bound on ratio * |advantage| where the advantage is negative (arXiv 1912.09729); null: none."""
     scale: bool | None = MISSING
     """Divide group advantages by the group's standard deviation."""
+    turn_credit: float | None = MISSING
+    """Weight of what each turn earned by itself (adherence) beside what its episode earned; 0: plain grpo."""
     gamma: float | None = MISSING
     """Discount from call to call (ppo)."""
     gae_lambda: float | None = MISSING

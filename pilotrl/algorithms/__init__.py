@@ -1,7 +1,7 @@
 """Algorithms: how rewards become advantages, and advantages a loss. Pure functions of tensors, one file each.
 
     algorithm = load("grpo", clip_low=0.2, ...)
-    credit = algorithm.advantages(rewards, group, success, terminated, call_episode, values)
+    credit = algorithm.advantages(rewards, turn_rewards, group, success, terminated, call_episode, values)
     loss, stats = algorithm.loss(logprobs, old_logprobs, credit.advantages[call], values, returns, tokens, calls)
 
 Shapes, here and in the files: E episodes, C calls (sorted by episode, within an episode by time), N trained tokens and
@@ -39,12 +39,20 @@ class Algorithm(Protocol):
         """Whether it needs values; without, `values` and `returns` are not read and may be empty."""
 
     def advantages(
-        self, rewards: Tensor, group: Tensor, success: Tensor, terminated: Tensor, call_episode: Tensor, values: Tensor
+        self,
+        rewards: Tensor,
+        turn_rewards: Tensor,
+        group: Tensor,
+        success: Tensor,
+        terminated: Tensor,
+        call_episode: Tensor,
+        values: Tensor,
     ) -> Credit:
         """Credit for every call, from whole groups.
 
         Args:
             rewards: [E] float64, NaN where missing (broken or unscored): such an episode is left out.
+            turn_rewards: [C] float64 in [0, 1], what the turn of each call earned by itself, NaN where nothing is known.
             group: [E] integer, equal for episodes of one group, in any order.
             success: [E] bool, the environment calls the episode solved (for the stats alone).
             terminated: [E] bool, the task itself ended (solved or failed); otherwise a budget cut the episode.

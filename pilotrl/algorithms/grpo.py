@@ -41,6 +41,27 @@ def advantages(rewards: Tensor, group: Tensor, scale: bool) -> Tensor:
     return torch.where(std[row] > FLOOR, scaled, 0.0)
 
 
+def turn_advantages(turn_rewards: Tensor, call_episode: Tensor, group: Tensor, scale: bool) -> Tensor:
+    """[C] float64: what each call's turn earned, less the group's mean, over the group's standard deviation.
+
+    Process supervision (arXiv 2402.03300, section 4.1.3) without the sum over later turns: adherence is about one action.
+    Mean and deviation weigh each episode alike, however many turns it took. NaN rewards get 0.
+    """
+    valid = ~turn_rewards.isnan()
+    rewards, row = turn_rewards.nan_to_num(0.0).double(), torch.unique(group, return_inverse=True)[1][call_episode]
+    turns = torch.zeros(len(group), dtype=torch.float64).index_add(0, call_episode, valid.double())
+    weight = torch.where(valid, 1 / turns[call_episode].clamp(min=1), 0.0)  # each episode's add up to 1
+    episodes = torch.zeros(len(group), dtype=torch.float64).index_add(0, row, weight)
+
+    def mean(values: Tensor) -> Tensor:
+        total = torch.zeros(len(group), dtype=torch.float64).index_add(0, row, values * weight)
+        return (total / episodes.clamp(min=1))[row]
+
+    deviation = torch.where(valid, rewards - mean(rewards), 0.0)
+    std = mean(deviation.square()).sqrt()
+    return torch.where(std > FLOOR, deviation / (std + EPSILON) if scale else deviation, 0.0)
+
+
 def dead_groups(rewards: Tensor, group: Tensor, success: Tensor) -> dict[str, float]:
     """Shares of all groups: `dead_groups` have no spread, `dead_failed` of them were played and never solved."""
     _, std, row = _spread(rewards.double(), group)
@@ -84,13 +105,23 @@ class Grpo:
     clip_high: float
     dual_clip: float | None
     scale: bool
+    turn_credit: float
     critic: ClassVar[bool] = False
 
     def advantages(
-        self, rewards: Tensor, group: Tensor, success: Tensor, terminated: Tensor, call_episode: Tensor, values: Tensor
+        self,
+        rewards: Tensor,
+        turn_rewards: Tensor,
+        group: Tensor,
+        success: Tensor,
+        terminated: Tensor,
+        call_episode: Tensor,
+        values: Tensor,
     ) -> Credit:
         """See `Algorithm`."""
         credit = advantages(rewards, group, self.scale)[call_episode]
+        if self.turn_credit:
+            credit = credit + self.turn_credit * turn_advantages(turn_rewards, call_episode, group, self.scale)
         return Credit(credit, torch.full_like(credit, torch.nan), dead_groups(rewards, group, success))
 
     def loss(

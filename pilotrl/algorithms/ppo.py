@@ -74,7 +74,14 @@ class Ppo:
     critic: ClassVar[bool] = True
 
     def advantages(
-        self, rewards: Tensor, group: Tensor, success: Tensor, terminated: Tensor, call_episode: Tensor, values: Tensor
+        self,
+        rewards: Tensor,
+        turn_rewards: Tensor,
+        group: Tensor,
+        success: Tensor,
+        terminated: Tensor,
+        call_episode: Tensor,
+        values: Tensor,
     ) -> Credit:
         """See `Algorithm`."""
         last = torch.searchsorted(call_episode, torch.arange(len(rewards), device=values.device), right=True) - 1

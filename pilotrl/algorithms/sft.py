@@ -28,7 +28,14 @@ class Sft:
     critic: ClassVar[bool] = False
 
     def advantages(
-        self, rewards: Tensor, group: Tensor, success: Tensor, terminated: Tensor, call_episode: Tensor, values: Tensor
+        self,
+        rewards: Tensor,
+        turn_rewards: Tensor,
+        group: Tensor,
+        success: Tensor,
+        terminated: Tensor,
+        call_episode: Tensor,
+        values: Tensor,
     ) -> Credit:
         """See `Algorithm`; 1 for every call, whatever the rewards."""
         ones = torch.ones(len(call_episode), dtype=torch.float64, device=call_episode.device)

@@ -135,3 +135,19 @@ def test_kl_is_that_from_the_sampling_policy() -> None:
     drawn = torch.multinomial(old.exp(), 200_000, replacement=True)
     _, stats = grpo.loss(new[drawn], old[drawn], torch.zeros(200_000), 200_000, 0.2, 0.2, None)
     assert stats["kl"].item() == pytest.approx(exact, rel=0.02)
+
+
+def test_turns_are_compared_with_those_of_their_group_and_every_episode_weighs_alike() -> None:
+    turns = numbers(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, NAN, 0.5)
+    episode = torch.tensor([0, 1, 1, 1, 2, 2, 2, 3])
+    group = torch.tensor([7, 7, 9, 9])
+    credit = grpo.turn_advantages(turns, episode, group, scale=False)
+    assert torch.allclose(credit, numbers(0.5, -0.5, -0.5, -0.5, 0.25, 0.25, 0.0, -0.25))
+    scaled = grpo.turn_advantages(turns, episode, group, scale=True)
+    assert torch.allclose(scaled, credit / (torch.tensor([0.5] * 4 + [0.25] * 4) + grpo.EPSILON))
+
+
+def test_turns_that_earned_the_same_teach_nothing() -> None:
+    episode, group = torch.tensor([0, 0, 1]), torch.tensor([0, 0])
+    for value in (0.0, 0.1 + 0.2, NAN):
+        assert not grpo.turn_advantages(numbers(value, value, value), episode, group, scale=True).any()

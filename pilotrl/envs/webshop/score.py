@@ -38,11 +38,8 @@ def has_attribute(product: Product, attribute: str) -> bool:
 
 
 def _option_hit(goal: Goal, name: str, value: str, bought: Product) -> bool:
-    if name in EXACT:
-        hit = value in goal.options.values()
-    else:
-        hit = any(alike(wanted, value) for wanted in goal.options.values())
-    return hit or value in bought.text
+    wanted = goal.options.values()
+    return value in bought.text or (value in wanted if name in EXACT else any(alike(one, value) for one in wanted))
 
 
 def type_factor(wanted: Product, bought: Product) -> float:

@@ -1,0 +1,199 @@
+"""Scored episodes to tensors: the only bridge between the text half and the tensor half.
+
+The calls of an episode form a token trie, laid out as linear rows: a call continues the last row where that row's tokens,
+sampled ids included, are an exact prefix of its prompt under the same adapter; otherwise it begins a row of its own. A
+token is trained because a call sampled it, never because of what it looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from pilotrl.types import Call, Episode
+
+
+@dataclass(frozen=True)
+class Micro:
+    """Rows of one forward pass, padded on the right, with what is trained in them."""
+
+    ids: Tensor
+    """[R, L]; whatever stands behind a row's end is never attended to."""
+    token_row: Tensor
+    """[N] row of each trained token ..."""
+    token_position: Tensor
+    """[N] ... and its place in it: the logits one place before predict it."""
+    token_call: Tensor
+    """[N] call of each trained token, an index into the batch's calls."""
+    logprobs: Tensor
+    """[N] as recorded when sampling."""
+    call: Tensor
+    """[M] the calls in these rows, indices into the batch's."""
+    call_row: Tensor
+    call_position: Tensor
+    """[M] the last token of each call's prompt, where its value is read."""
+
+    def to(self, device: torch.device) -> Micro:
+        return Micro(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+@dataclass
+class Batch:
+    """The episodes of one step. E episodes in order of play, C trained calls in order of episode and time, N trained tokens."""
+
+    step: int
+    version: int
+    """Of the weights that played it."""
+    rows: list[Tensor]
+    """Token ids; rows without a trained token are left out, and a row ends with its last trained token."""
+    row_episode: list[int]
+    token_row: Tensor
+    token_position: Tensor
+    token_call: Tensor
+    logprobs: Tensor
+    call_row: Tensor
+    call_position: Tensor
+    call_episode: Tensor
+    call_turn: Tensor
+    turn_rewards: Tensor
+    """[C] float64 in [0, 1]: what the judge gave the turn of each call, NaN without a verdict."""
+    rewards: Tensor
+    """[E] float64, NaN where broken or unscored."""
+    group: Tensor
+    success: Tensor
+    terminated: Tensor
+    episodes: list[Episode]
+    groups: int
+    """Of the step, on all ranks; numbered from 0."""
+    group_size: int
+
+    def parts(self, count: int, seed: int) -> list[list[int]]:
+        """This rank's episodes in each of `count` minibatches (fewer, where a step has fewer episodes).
+
+        All ranks' episodes are dealt at random, so that an episode's minibatch does not depend on who played it.
+        """
+        total = self.groups * self.group_size
+        place = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
+        part = [place[episode.group * self.group_size + episode.sample] % count for episode in self.episodes]
+        return [[i for i, k in enumerate(part) if k == number] for number in range(min(count, total))]
+
+    def micros(self, episodes: Sequence[int], tokens: int) -> Iterator[Micro]:
+        """The rows of some episodes, longest first, in pieces of at most `tokens` padded tokens (at least one row)."""
+        wanted = set(episodes)
+        rows = sorted((i for i, e in enumerate(self.row_episode) if e in wanted), key=lambda i: -len(self.rows[i]))
+        while rows:
+            fit = max(1, tokens // len(self.rows[rows[0]]))
+            yield self.micro(rows[:fit])
+            rows = rows[fit:]
+
+    def micro(self, rows: Sequence[int]) -> Micro:
+        place = torch.full((len(self.rows),), -1)
+        place[list(rows)] = torch.arange(len(rows))
+        mine, call = place[self.token_row] >= 0, (place[self.call_row] >= 0).nonzero()[:, 0]
+        return Micro(
+            ids=torch.nn.utils.rnn.pad_sequence([self.rows[i] for i in rows], batch_first=True),
+            token_row=place[self.token_row[mine]],
+            token_position=self.token_position[mine],
+            token_call=self.token_call[mine],
+            logprobs=self.logprobs[mine],
+            call=call,
+            call_row=place[self.call_row[call]],
+            call_position=self.call_position[call],
+        )
+
+    def tokens(self, episodes: Sequence[int]) -> int:
+        """Trained tokens of some episodes."""
+        return int(self.calls(episodes)[self.token_call].sum())
+
+    def calls(self, episodes: Sequence[int]) -> Tensor:
+        """[C] bool, the calls of some episodes."""
+        return torch.isin(self.call_episode, torch.tensor(episodes, dtype=torch.long))
+
+
+def collate(
+    episodes: Sequence[Episode], trains: Sequence[str], step: int, version: int, groups: int, group_size: int
+) -> Batch:
+    """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is."""
+    lists = _Lists()
+    for index, episode in enumerate(episodes):
+        for row in rows_of(episode.calls if episode.reward is not None else []):
+            lists.add(index, row, trains, [turn.adherence for turn in episode.turns])
+    rewards = [float("nan") if episode.reward is None else episode.reward for episode in episodes]
+    return Batch(
+        step=step,
+        version=version,
+        rows=[torch.tensor(row) for row in lists.rows],
+        row_episode=lists.row_episode,
+        token_row=torch.tensor(lists.token_row, dtype=torch.long),
+        token_position=torch.tensor(lists.token_position, dtype=torch.long),
+        token_call=torch.tensor(lists.token_call, dtype=torch.long),
+        logprobs=torch.tensor(lists.logprobs, dtype=torch.float32),
+        call_row=torch.tensor(lists.call_row, dtype=torch.long),
+        call_position=torch.tensor(lists.call_position, dtype=torch.long),
+        call_episode=torch.tensor(lists.call_episode, dtype=torch.long),
+        call_turn=torch.tensor(lists.call_turn, dtype=torch.long),
+        turn_rewards=torch.tensor(lists.turn_rewards, dtype=torch.float64),
+        rewards=torch.tensor(rewards, dtype=torch.float64),
+        group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
+        success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
+        terminated=torch.tensor([episode.outcome in ("solved", "failed") for episode in episodes], dtype=torch.bool),
+        episodes=list(episodes),
+        groups=groups,
+        group_size=group_size,
+    )
+
+
+def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
+    """Calls grouped into rows: each one's prompt begins with all tokens of the one before, sampled ids included."""
+    rows: list[list[Call]] = []
+    for call in calls:
+        if rows and _continues(rows[-1][-1], call):
+            rows[-1].append(call)
+        else:
+            rows.append([call])
+    return rows
+
+
+def _continues(last: Call, call: Call) -> bool:
+    whole = last.prompt + last.ids
+    return last.adapter == call.adapter and call.prompt[: len(whole)] == whole
+
+
+class _Lists:
+    """The columns of a batch while they grow."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+        self.row_episode: list[int] = []
+        self.token_row: list[int] = []
+        self.token_position: list[int] = []
+        self.token_call: list[int] = []
+        self.logprobs: list[float] = []
+        self.call_row: list[int] = []
+        self.call_position: list[int] = []
+        self.call_episode: list[int] = []
+        self.call_turn: list[int] = []
+        self.turn_rewards: list[float] = []
+
+    def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str], verdicts: Sequence[int | None]) -> None:
+        """One row, up to the last call of a trained role."""
+        trained = [call for call in calls if call.role in trains and call.ids]
+        if not trained:
+            return
+        for call in trained:
+            start, number = len(call.prompt), len(self.call_row)
+            self.token_row += [len(self.rows)] * len(call.ids)
+            self.token_position += range(start, start + len(call.ids))
+            self.token_call += [number] * len(call.ids)
+            self.logprobs += call.logprobs
+            self.call_row.append(len(self.rows))
+            self.call_position.append(start - 1)
+            self.call_episode.append(episode)
+            self.call_turn.append(call.turn)
+            verdict = verdicts[call.turn - 1] if call.turn <= len(verdicts) and call.role == "executor" else None
+            self.turn_rewards.append(float("nan") if verdict is None else verdict / 2)
+        self.rows.append(trained[-1].prompt + trained[-1].ids)
+        self.row_episode.append(episode)

@@ -1,0 +1,149 @@
+"""From the configuration to the parts of a run. The configuration object stops here: parts take plain arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from omegaconf import OmegaConf
+
+from pilotrl import CONF, algorithms, envs, policy, prompts, scratch
+from pilotrl.algorithms import Algorithm
+from pilotrl.config import Agent, Config
+from pilotrl.context import Chat
+from pilotrl.data import Scoring
+from pilotrl.engine.local import LocalEngine
+from pilotrl.envs import Env
+from pilotrl.judge import Judge
+from pilotrl.policy import Policy
+from pilotrl.rollout import Player
+from pilotrl.types import Role
+
+
+@dataclass
+class Bench:
+    """What a run and an evaluation both need: a policy that plays, its world, and who scores."""
+
+    config: Config
+    tokenizer: Any
+    chat: Chat
+    policy: Policy
+    algorithm: Algorithm
+    engine: LocalEngine
+    scoring: Scoring
+
+    @classmethod
+    def of(cls, config: Config, folder: Path) -> Bench:
+        """Load everything; a model from scratch is made in the run folder first."""
+        torch.manual_seed(config.seed)
+        source = model_path(config, folder)
+        tokenizer = policy.load_tokenizer(source)
+        chat = Chat(tokenizer)
+        algorithm = algorithms.load(**plain(config.algorithm))
+        actor = Policy(policy.load_model(source, config.model.dtype), algorithm.critic)
+        engine = LocalEngine(actor.model, chat.end, config.engine.slots)
+        return cls(config, tokenizer, chat, actor, algorithm, engine, scoring(config))
+
+    def env(self, split: str) -> Env:
+        """A fresh world of a split."""
+        return envs.build({**plain(self.config.env), "split": split})
+
+    def player(self, *, teacher: bool, expert: bool = False, agent: Agent | None = None) -> Player:
+        """The run's paradigm, or another, with the decoding of training."""
+        config, agent = self.config, agent or self.config.agent
+        return Player(
+            chat=self.chat,
+            prompts=prompts.load(config.model.prompts),
+            plans=agent.plans,
+            thinks=agent.thinks,
+            context=agent.context,
+            window=agent.window,
+            teacher=teacher and agent.plans != "never",
+            expert=expert,
+            slips=config.stage.slips,
+            max_length=config.model.max_length,
+            max_tokens={"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens},
+            temperature=config.train.temperature,
+            top_p=1.0,
+            version=0,
+        )
+
+    def players(self) -> list[Player]:
+        """Who plays in training: the run's paradigm, or each of those that the stage demonstrates."""
+        stage = self.config.stage
+        play = partial(self.player, teacher=stage.planner == "teacher", expert=stage.plays == "expert")
+        return [play(agent=paradigm(name)) for name in stage.agents] or [play()]
+
+
+def paradigm(name: str) -> Agent:
+    """The agent of `conf/agent/NAME.yaml`."""
+    agent: Agent = OmegaConf.merge(OmegaConf.structured(Agent), OmegaConf.load(CONF / "agent" / f"{name}.yaml"))  # type: ignore[assignment]
+    return agent
+
+
+def plain(node: Any) -> dict[str, Any]:
+    """A node of the configuration as a plain dictionary."""
+    held = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else asdict(node)
+    assert isinstance(held, dict)
+    return {str(key): value for key, value in held.items()}
+
+
+def env_name(config: Config) -> str:
+    """webshop, from pilotrl.envs.webshop.WebShop."""
+    return str(config.env["_target_"]).split(".")[-2]
+
+
+def scoring(config: Config) -> Scoring:
+    return Scoring(
+        judge=judge(config),
+        terms=list(config.stage.terms),
+        weights=dict(config.reward.weights),
+        overlong_buffer=config.reward.overlong_buffer,
+        overlong_limit=config.reward.overlong_limit,
+        overlong_penalty=config.reward.overlong_penalty,
+        trains=[role for role in get_args(Role) if role in config.stage.trains],
+    )
+
+
+def judge(config: Config) -> Judge:
+    """The judge, told how the environment's actions read in words where that needs telling."""
+    keywords = plain(config.judge)
+    module, _, name = keywords.pop("_target_").rpartition(".")
+    world = import_module(str(config.env["_target_"]).rpartition(".")[0])
+    made: Judge = getattr(import_module(module), name)(resolve=getattr(world, "resolve", None), **keywords)
+    return made
+
+
+def model_path(config: Config, folder: Path) -> str:
+    """Where the weights that this run starts from lie."""
+    if config.parent is not None:
+        return str(Path(config.parent) / "policy")
+    made = config.model.scratch
+    if made is None:
+        return config.model.path
+    target = folder / "scratch"
+    if not (target / "config.json").is_file():
+        corpus = scratch.texts(envs.build({**plain(config.env), "split": "train"}), made.texts)
+        scratch.build(
+            target,
+            [*corpus, *words(config.model.prompts)],
+            vocabulary=made.vocabulary,
+            width=made.width,
+            inner=made.inner,
+            layers=made.layers,
+            heads=made.heads,
+            kv_heads=made.kv_heads,
+            positions=config.model.max_length,
+            seed=config.seed,
+        )
+    return str(target)
+
+
+def words(name: str) -> Sequence[str]:
+    """The prompts, as text to learn a tokenizer from: often enough to get tokens of their own."""
+    return [text.format(next=i, plan="", step="") for text in prompts.load(name).values() for i in range(1, 31)]

@@ -1,0 +1,173 @@
+"""The Lightning data source: play, grade, score, collate, yield. One batch is one step.
+
+It has a length, because Lightning prefetches from a source without one: batch k + 1 would be played before update k, silently
+off-policy. The training step asserts the version of the weights all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from pilotrl.batch import Batch, collate
+from pilotrl.engine import Engine
+from pilotrl.envs import Env
+from pilotrl.judge import Item, Judge
+from pilotrl.rewards import score
+from pilotrl.rollout import ATTEMPTS, Player, Ticket, play
+from pilotrl.types import Episode, Role, Task, UserError, WorldError
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How episodes become rewards."""
+
+    judge: Judge
+    terms: Sequence[str]
+    weights: Mapping[str, float]
+    overlong_buffer: int
+    overlong_limit: int
+    overlong_penalty: float
+    trains: Sequence[Role]
+
+    def __call__(self, episodes: Sequence[Episode]) -> None:
+        """Grade every turn against the step in force, then fill in terms and rewards."""
+        due = [
+            (turn, (turn.plan[t], before, turn.action))
+            for episode in episodes
+            for t, (turn, before) in enumerate(zip(episode.turns, _seen(episode), strict=True))
+            if t < len(turn.plan)
+        ]
+        for (turn, _), verdict in zip(due, self._grade([item for _, item in due]), strict=True):
+            turn.adherence = verdict
+        for episode in episodes:
+            score(
+                episode,
+                self.terms,
+                self.weights,
+                self.overlong_buffer,
+                self.overlong_limit,
+                self.overlong_penalty,
+                self.trains,
+            )
+
+    def _grade(self, items: Sequence[Item]) -> Sequence[int | None]:
+        """Verdicts; none of a judge who fails every time, which leaves the episodes without a reward."""
+        for _ in range(ATTEMPTS):
+            with suppress(WorldError):
+                return self.judge.grade(items)
+        return [None] * len(items)
+
+
+def _seen(episode: Episode) -> list[str]:
+    """What the player saw before each action."""
+    return [episode.observation, *(turn.observation for turn in episode.turns)][: len(episode.turns)]
+
+
+def schedule(tasks: Sequence[str], seed: int, step: int, count: int) -> list[str]:
+    """The tasks of a step: a function of (seed, step). All are seen once before any is seen again."""
+    chosen = []
+    for i in range(step * count, (step + 1) * count):
+        epoch, place = divmod(i, len(tasks))
+        chosen.append(tasks[int(np.random.default_rng((seed, epoch)).permutation(len(tasks))[place])])
+    return chosen
+
+
+def check_starts(episodes: Sequence[Episode]) -> None:
+    """The episodes of a group began alike: else one of them may be better only because its task was easier.
+
+    Raises UserError where they did not.
+    """
+    starts: dict[int, str] = {}
+    for episode in episodes:
+        if episode.outcome != "broken" and starts.setdefault(episode.group, episode.observation) != episode.observation:
+            raise UserError(f"env={episode.task.env}: task {episode.task.id} starts in several ways; reset by the task")
+
+
+class Rollouts(IterableDataset[Batch]):
+    """Batches of played and scored episodes, one a step, from the step that the weights have come to."""
+
+    def __init__(
+        self,
+        *,
+        env: str,
+        split: str,
+        make_env: Callable[[], Env],
+        engine: Engine,
+        players: Sequence[Player],
+        scoring: Scoring,
+        trains: Sequence[str],
+        steps: int,
+        tasks: int,
+        group_size: int,
+        seed: int,
+        shuffle_rewards: bool,
+        version: Callable[[], int],
+        rank: int,
+        ranks: int,
+        on_episode: Callable[[int, int, int], None],
+        over: Callable[[], bool] = lambda: False,
+        first: int | None = None,
+    ) -> None:
+        self.env, self.split, self.make_env, self.engine = env, split, make_env, engine
+        self.players, self.scoring, self.trains = players, scoring, trains
+        self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
+        self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
+        self.rank, self.ranks, self.over = rank, ranks, over
+        self.seconds = 0.0
+        self.names = make_env().tasks[:first]
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self.version(), self.steps):
+            if self.over():
+                return
+            yield self.batch(step)
+
+    def batch(self, step: int) -> Batch:
+        """Play one step's groups (this rank's share) and turn them into tensors."""
+        start, version = time.perf_counter(), self.version()
+        tickets = self.tickets(step, version)
+        done = iter(range(1, len(tickets) + 1))
+        episodes = play(
+            tickets,
+            self.make_env,
+            self.engine,
+            (self.seed, self.split, step),
+            lambda episode: self.on_episode(step, next(done), len(tickets)),
+        )
+        check_starts(episodes)
+        self.scoring(episodes)
+        batch = collate(episodes, self.trains, step, version, self.tasks, self.group_size)
+        if self.shuffle_rewards:
+            batch.rewards = shuffled(batch.rewards, self.seed, step)
+            batch.turn_rewards = shuffled(batch.turn_rewards, self.seed, step)
+        self.seconds = time.perf_counter() - start
+        return batch
+
+    def tickets(self, step: int, version: int) -> list[Ticket]:
+        """Groups in order; a rank plays every `ranks`-th group, whole."""
+        names = schedule(self.names, self.seed, step, self.tasks)
+        players = [replace(player, version=version) for player in self.players]
+        return [
+            Ticket(Task(self.env, name, self.split, self.seed), group, sample, players[group % len(players)])
+            for group, name in enumerate(names)
+            if group % self.ranks == self.rank
+            for sample in range(self.group_size)
+        ]
+
+
+def shuffled(values: Tensor, seed: int, step: int) -> Tensor:
+    """Control: the same values, dealt out at random among the entries that have one."""
+    valid = (~values.isnan()).nonzero()[:, 0]
+    order = torch.from_numpy(np.random.default_rng((seed, step, 1)).permutation(len(valid)))
+    return values.index_copy(0, valid, values[valid[order]])

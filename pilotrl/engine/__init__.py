@@ -1,0 +1,24 @@
+"""Who generates: `submit` requests, `step` until they are finished, in whatever order they finish."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pilotrl.types import Reply, Request
+
+
+class Engine(Protocol):
+    """What the rollout needs of a generator of replies."""
+
+    slots: int
+    """Episodes worth playing side by side."""
+
+    def submit(self, request: Request) -> None: ...
+
+    def step(self) -> list[Reply]:
+        """Do some work; return what it finished. Must finish every submitted request eventually."""
+        ...
+
+    def release(self, session: tuple[int, int]) -> None:
+        """The session's episode is over."""
+        ...

@@ -1,0 +1,149 @@
+"""transformers in this process: continuous batching over slots of kept keys and values.
+
+The model is the one that learns, so a weight sync is nothing, and log-probabilities are those of the learner. Every step is
+one forward pass over all new tokens of all sessions, long prompts and single tokens side by side; a session that ends
+frees its slot for the next. What a session's slot holds is reused as far as the next prompt starts with the same tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pilotrl.attention import Cache
+from pilotrl.types import Reply, Request
+
+Session = tuple[int, int]
+
+
+@dataclass
+class _Running:
+    request: Request
+    slot: int
+    fresh: list[int]
+    """Tokens the model has not seen yet: the prompt's rest, then each sampled one."""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def over(self, end: int) -> bool:
+        return self.ids[-1] == end or len(self.ids) >= self.request.max_tokens
+
+
+class LocalEngine:
+    """`model` is a causal LM of transformers with attention `pilotrl`; `end` closes a reply."""
+
+    def __init__(self, model: Any, end: int, slots: int) -> None:
+        self.model, self.end, self.slots = model, end, slots
+        self.cache = Cache(slots)
+        self.free = list(range(slots))
+        self.slot_of: dict[Session, int] = {}
+        self.known: list[list[int]] = [[] for _ in range(slots)]
+        """Tokens whose keys and values each slot holds."""
+        self.running: list[_Running] = []
+        self.generated = 0
+
+    def submit(self, request: Request) -> None:
+        """Raises RuntimeError when more sessions are open than there are slots."""
+        if request.session not in self.slot_of:
+            if not self.free:
+                raise RuntimeError(f"{self.slots} sessions are open already: release one first")
+            self.slot_of[request.session] = self.free.pop(0)
+        slot = self.slot_of[request.session]
+        shared = _shared(self.known[slot], request.prompt)
+        del self.known[slot][shared:]
+        self.running.append(_Running(request, slot, request.prompt[shared:]))
+
+    def release(self, session: Session) -> None:
+        """Forget a session: what its slot holds belongs to these weights and this episode."""
+        if (slot := self.slot_of.pop(session, None)) is not None:
+            self.known[slot] = []
+            self.free = sorted([*self.free, slot])
+            self.running = [r for r in self.running if r.request.session != session]
+
+    @torch.inference_mode()
+    def step(self) -> list[Reply]:
+        """One forward pass, one more token for every running request; returns those that ended."""
+        if not self.running:
+            return []
+        chosen, logprobs = self._sample(self._logits())
+        for run, token, logprob in zip(self.running, chosen, logprobs, strict=True):
+            run.ids.append(token)
+            run.logprobs.append(logprob)
+            run.fresh = [token]
+        self.generated += len(chosen)
+        done = [r for r in self.running if r.over(self.end)]
+        self.running = [r for r in self.running if not r.over(self.end)]
+        return [
+            Reply(r.request.session, r.ids, r.logprobs, "end" if r.ids[-1] == self.end else "length") for r in done
+        ]
+
+    def _logits(self) -> Tensor:
+        """[running, vocabulary] after each one's last token."""
+        counts = [len(run.fresh) for run in self.running]
+        slots = [run.slot for run in self.running]
+        device = self.model.device
+        position = self.cache.place(slots, [len(self.known[slot]) for slot in slots], counts, device)
+        ids = torch.tensor([token for run in self.running for token in run.fresh], device=device).unsqueeze(0)
+        last = torch.tensor(counts, device=device).cumsum(0) - 1
+        out = self.model(
+            input_ids=ids, position_ids=position, use_cache=False, cache=self.cache, logits_to_keep=last
+        )
+        for run in self.running:
+            self.known[run.slot] += run.fresh
+        logits: Tensor = out.logits[0].float()
+        return logits
+
+    def _sample(self, logits: Tensor) -> tuple[list[int], list[float]]:
+        """Draw from softmax(logits / temperature) cut at top_p; log-probabilities are those before the cut."""
+        requests = [run.request for run in self.running]
+        heat = torch.tensor([r.temperature or 1.0 for r in requests], device=logits.device)
+        logprobs = (logits / heat[:, None]).log_softmax(-1)
+        draws = _uniform([r.seed for r in requests], [len(run.ids) for run in self.running])
+        chosen = _draw(logprobs, torch.from_numpy(draws).to(logits.device), [r.top_p for r in requests])
+        greedy = torch.tensor([r.temperature == 0 for r in requests], device=logits.device)
+        chosen = torch.where(greedy, logits.argmax(-1), chosen)
+        return chosen.tolist(), logprobs.gather(1, chosen[:, None])[:, 0].tolist()
+
+
+def _shared(known: list[int], prompt: list[int]) -> int:
+    """Tokens that a slot need not see again: the common prefix, short of the prompt's last token."""
+    end = min(len(known), len(prompt) - 1)
+    if known[:end] == prompt[:end]:
+        return end
+    return next(i for i in range(end) if known[i] != prompt[i])
+
+
+def _uniform(seeds: list[int], positions: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """One number in [0, 1) for each (seed, position): SplitMix64 (doi 10.1145/2714064.2660195) of both."""
+    with np.errstate(over="ignore"):
+        z = np.array(seeds, np.uint64) + np.array(positions, np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z += np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    uniform: np.ndarray[Any, np.dtype[np.float64]] = (z >> np.uint64(11)) / float(1 << 53)
+    return uniform
+
+
+def _draw(logprobs: Tensor, uniform: Tensor, top_p: list[float]) -> Tensor:
+    """Invert the cumulative distribution; below top_p 1 only over the likeliest tokens that together reach it."""
+    probs = logprobs.double().exp()
+    chosen = _invert(probs, uniform)[:, 0]
+    if min(top_p) == 1:
+        return chosen
+    limit = torch.tensor(top_p, dtype=torch.float64, device=probs.device)
+    ordered, order = probs.sort(stable=True, dim=-1, descending=True)
+    ordered = ordered * (ordered.cumsum(-1) - ordered < limit[:, None])
+    # Each row by its own top_p: what a call samples does not depend on its neighbours.
+    return torch.where(limit < 1, order.gather(1, _invert(ordered, uniform))[:, 0], chosen)
+
+
+def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
+    """[rows, 1] index of the first token whose cumulative probability passes uniform * total."""
+    total = probs.cumsum(-1)
+    found = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
+    return found.clamp(max=probs.shape[-1] - 1)

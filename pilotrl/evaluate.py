@@ -1,0 +1,172 @@
+"""Play a panel: fixed tasks, fixed decoding, named planner. `python -m pilotrl.evaluate checkpoint=RUN_FOLDER env=webshop`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from pilotrl import prompts
+from pilotrl.build import Bench, env_name, plain
+from pilotrl.config import Config
+from pilotrl.display import Display
+from pilotrl.folder import RunFolder, write_whole
+from pilotrl.preflight import evaluated
+from pilotrl.records import to_record
+from pilotrl.rollout import Player, Ticket, play
+from pilotrl.statistics import panel_block
+from pilotrl.types import Episode, Task, UserError
+
+OWN, TEACHER = "own", "teacher's"
+PANEL_SEED = 20250800344
+Played = dict[str, list[Episode]]
+"""Episodes by arm, such as `own plans, sampled`."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What an evaluation is about."""
+
+    env: str
+    split: str
+    tasks: tuple[str, ...]
+    samples: int
+    temperature: float
+    top_p: float
+    protocol: dict[str, Any]
+    """The environment's settings, the paradigm, the prompts: everything else that a number depends on."""
+
+    @property
+    def sha256(self) -> str:
+        text = json.dumps([self.env, self.split, self.tasks, self.samples, self.temperature, self.top_p, self.protocol])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def tickets(self, player: Player, greedy: bool) -> list[Ticket]:
+        decoding = replace(player, temperature=0.0 if greedy else self.temperature, top_p=1.0 if greedy else self.top_p)
+        return [
+            Ticket(Task(self.env, name, self.split, 0), group, sample, decoding)
+            for group, name in enumerate(self.tasks)
+            for sample in range(1 if greedy else self.samples)
+        ]
+
+
+    def record(self) -> dict[str, Any]:
+        """panel.json: everything that the panel's hash is over."""
+        return {**asdict(self), "sha256": self.sha256}
+
+    def summary(self) -> dict[str, Any]:
+        """The panel in summary.json."""
+        name = f"{self.env}-{self.split}-{len(self.tasks)}x{self.samples}"
+        return {"name": name, "sha256": self.sha256, "tasks": len(self.tasks), "samples_per_task": self.samples}
+
+
+def panel_of(bench: Bench) -> Panel:
+    """The panel of a configuration: the same tasks for every run, in a fixed random order; all where there are fewer."""
+    config = bench.config
+    names = bench.env(config.panel.split).tasks
+    order = np.random.default_rng(PANEL_SEED).permutation(len(names))[: config.panel.tasks]
+    return Panel(
+        env=env_name(config),
+        split=config.panel.split,
+        tasks=tuple(names[int(i)] for i in order),
+        samples=config.panel.samples,
+        temperature=config.panel.temperature,
+        top_p=config.panel.top_p,
+        protocol={
+            "env": {**plain(config.env), "split": config.panel.split},
+            "agent": plain(config.agent),
+            "prompts": prompts.load(config.model.prompts),
+            "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
+        },
+    )
+
+
+def arms(bench: Bench) -> dict[str, tuple[Player, bool]]:
+    """What a panel is played as: the policy's own plans and, where the stage has a teacher, the teacher's; sampled and greedy."""
+    config = bench.config
+    planners = [OWN, TEACHER] if config.stage.planner == "teacher" and config.agent.plans != "never" else [OWN]
+    decodings = ["sampled", "greedy"] if config.panel.greedy else ["sampled"]
+    return {
+        f"{planner} plans, {decoding}": (bench.player(teacher=planner == TEACHER), decoding == "greedy")
+        for planner in planners
+        for decoding in decodings
+    }
+
+
+def measure(bench: Bench, panel: Panel, on_done: Callable[[str, int, int], None]) -> Played:
+    """All episodes of a panel, scored, by arm. Seeds follow from (panel, task, sample): the same before and after."""
+    played: Played = {}
+    for arm, (player, greedy) in arms(bench).items():
+        tickets = panel.tickets(player, greedy)
+        done = iter(range(1, len(tickets) + 1))
+        key = ("panel", panel.sha256, arm)
+        report = partial(_report, on_done, arm, done, len(tickets))
+        played[arm] = play(tickets, partial(bench.env, panel.split), bench.engine, key, report)
+        bench.scoring(played[arm])
+    return played
+
+
+def _report(on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, _: Episode) -> None:
+    on_done(arm, next(done), total)
+
+
+def compared(before: Played, after: Played) -> dict[str, Any]:
+    """The blocks `eval` and `eval_teacher` of summary.json; the latter is null where no teacher played."""
+
+    def block(planner: str) -> dict[str, object] | None:
+        sampled, greedy = f"{planner} plans, sampled", f"{planner} plans, greedy"
+        if sampled not in after:
+            return None
+        return panel_block(before[sampled], after[sampled], before.get(greedy, ()), after.get(greedy, ()))
+
+    return {"eval": block(OWN), "eval_teacher": block(TEACHER)}
+
+
+def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -> dict[str, Any]:
+    """Play a panel with the weights that a run started from and with those it ended with; returns what changed."""
+    end = OmegaConf.merge(config, {"parent": str(run.path)})
+    panel = panel_of(Bench.of(config, run.path))
+    played: dict[str, Played] = {}
+    with out.lines("episodes.jsonl") as lines:
+        for when, settings in (("before", config), ("after", end)):
+            bench = Bench.of(settings, run.path)  # type: ignore[arg-type]
+            played[when] = measure(bench, panel, lambda arm, done, total: display.panel(f"{when}: {arm}", done, total))  # noqa: B023
+            for arm, episodes in played[when].items():
+                for episode in episodes:
+                    lines.write(to_record(episode, f"{when}/{arm}", 0))
+    summary = {"checkpoint": str(run.path), "env": panel.env, "agent": config.agent.name, "panel": panel.summary()}
+    summary |= compared(played["before"], played["after"])
+    write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def command(argv: Sequence[str]) -> None:
+    """`checkpoint=RUN_FOLDER` and overrides of that run's configuration beside it: env, agent, panel, ..."""
+    config, run = evaluated(argv)
+    now = datetime.now()
+    out = RunFolder(Path(config.root) / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}-evaluate-{env_name(config)}")
+    with out.lock(), Display() as display:
+        display.finish(evaluate(config, run, out, display), out.path, None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one line about what the user got wrong."""
+    try:
+        command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"pilotrl: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

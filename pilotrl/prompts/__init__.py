@@ -1,0 +1,18 @@
+"""The words of the prompts, one text file each; a folder is a set (`short` for small models, `full` for chat models)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pilotrl.types import UserError
+
+FOLDER = Path(__file__).parent
+
+
+def load(name: str) -> dict[str, str]:
+    """Prompts of one set by file name. Raises UserError for a set that does not exist."""
+    files = sorted((FOLDER / name).glob("*.txt"))
+    if not files:
+        known = ", ".join(sorted(p.name for p in FOLDER.iterdir() if p.is_dir() and not p.name.startswith("_")))
+        raise UserError(f"model.prompts={name}: there is no such set of prompts; there are {known}")
+    return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in files}

@@ -1,0 +1,34 @@
+"""Episodes as lines of episodes.jsonl, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pilotrl.types import Episode, Task, Turn
+
+
+def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
+    """One JSON object: what was played, said and scored; the token ids are not in it. `phase` is `train` or a panel's name."""
+    return {
+        "phase": phase,
+        "step": step,
+        "task": asdict(episode.task),
+        "group": episode.group,
+        "sample": episode.sample,
+        "outcome": episode.outcome,
+        "score": episode.score,
+        "reward": episode.reward,
+        "terms": episode.terms,
+        "par": episode.par,
+        "tokens": episode.tokens,
+        "observation": episode.observation,
+        "turns": [asdict(turn) for turn in episode.turns],
+    }
+
+
+def from_record(record: dict[str, Any]) -> Episode:
+    """The episode of a line, without its calls."""
+    turns = [Turn(**{**turn, "plan": tuple(turn["plan"])}) for turn in record["turns"]]
+    kept = ("group", "sample", "observation", "par", "tokens", "outcome", "score", "terms", "reward")
+    return Episode(task=Task(**record["task"]), turns=turns, **{key: record[key] for key in kept})

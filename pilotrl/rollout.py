@@ -1,0 +1,271 @@
+"""Play groups of episodes to their end: Algorithm 1 of PilotRL (arXiv 2508.00344), in order.
+
+An episode is a generator that yields requests for the model and receives replies; `play` keeps as many of them going as
+the engine has slots, so none waits for the slowest. Nothing here depends on the clock: the order of admission follows the
+tickets, and the seed of a call follows from what the call is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from random import Random
+
+from pilotrl.context import Chat, Context, number, parse_action, parse_plan
+from pilotrl.engine import Engine
+from pilotrl.envs import Env, Expert
+from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WorldError
+
+ATTEMPTS = 3
+"""Worlds an episode gets before it is broken; tries a judge gets."""
+
+Key = tuple[int | str, ...]
+Play = Generator[Request, Reply, Episode]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A paradigm with its decoding: how one episode is played."""
+
+    chat: Chat
+    prompts: dict[str, str]
+    plans: str
+    thinks: bool
+    context: str
+    window: int | None
+    teacher: bool
+    """The environment's expert writes the plans."""
+    expert: bool
+    """The expert writes everything, and what it writes is recorded as calls (demonstrations)."""
+    slips: float
+    """Share of an expert's actions replaced by a random legal one, which is not recorded as a call (arXiv 1703.09327)."""
+    max_length: int
+    max_tokens: dict[Role, int]
+    temperature: float
+    top_p: float
+    version: int
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One episode to be played."""
+
+    task: Task
+    group: int
+    sample: int
+    player: Player
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed from what a call is, the same on every machine."""
+    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def play(
+    tickets: Sequence[Ticket],
+    make_env: Callable[[], Env],
+    engine: Engine,
+    key: Key,
+    on_done: Callable[[Episode], None] = lambda episode: None,
+) -> list[Episode]:
+    """All tickets' episodes, in the order of the tickets. `key` says what is played: (run seed, "train", step)."""
+    table = _Table(tickets, make_env, engine, key)
+    while table.live or table.waiting:
+        while table.waiting and len(table.live) < engine.slots:
+            table.seat(table.waiting.pop(0), attempt=0)
+        for reply in engine.step() if table.live else []:
+            table.advance(reply.session, reply)
+        for episode in table.collect():
+            on_done(episode)
+    return [table.done[ticket.group, ticket.sample] for ticket in tickets]
+
+
+class _Table:
+    """The episodes being played: who sits, in which world, at which attempt."""
+
+    def __init__(
+        self, tickets: Sequence[Ticket], make_env: Callable[[], Env], engine: Engine, key: Key
+    ) -> None:
+        self.waiting = list(tickets)
+        self.make_env, self.engine, self.key = make_env, engine, key
+        self.live: dict[tuple[int, int], tuple[Ticket, int, Play]] = {}
+        self.idle: list[Env] = []
+        self.done: dict[tuple[int, int], Episode] = {}
+        self._fresh: list[Episode] = []
+
+    def seat(self, ticket: Ticket, attempt: int) -> None:
+        session = (ticket.group, ticket.sample)
+        self.live[session] = ticket, attempt, self._game(ticket, attempt)
+        self.advance(session, None)
+
+    def _game(self, ticket: Ticket, attempt: int) -> Play:
+        """An episode in a world that others may play in afterwards, unless it failed; a new try gets a new one."""
+        env = self.idle.pop() if self.idle and not attempt else self.make_env()
+        episode = yield from episode_of(env, ticket, (*self.key, ticket.group, ticket.sample, attempt))
+        self.idle.append(env)
+        return episode
+
+    def advance(self, session: tuple[int, int], reply: Reply | None) -> None:
+        """Carry a reply into its episode; submit what that asks next, or end it. A world that fails is tried anew."""
+        ticket, attempt, game = self.live[session]
+        try:
+            self.engine.submit(game.send(reply) if reply else next(game))
+        except StopIteration as end:
+            self._leave(session, end.value)
+        except WorldError:
+            if attempt + 1 < ATTEMPTS:
+                del self.live[session]
+                self.engine.release(session)
+                self.seat(ticket, attempt + 1)
+            else:
+                self._leave(session, Episode(ticket.task, ticket.group, ticket.sample, ""))
+
+    def collect(self) -> list[Episode]:
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def _leave(self, session: tuple[int, int], episode: Episode) -> None:
+        del self.live[session]
+        self.engine.release(session)
+        self.done[session] = episode
+        self._fresh.append(episode)
+
+
+def episode_of(env: Env, ticket: Ticket, key: Key) -> Play:
+    """One episode: plan, act, observe, until the world or a budget ends it."""
+    seat = _Seat(env, ticket, key)
+    while seat.episode.outcome == "broken":  # until something else is known
+        if not (yield from seat.plan()) or (action := (yield from seat.act())) is None:
+            seat.episode.outcome = "truncated"  # the context is full: known before the world is stepped
+            break
+        seat.observe(action)
+    return seat.episode
+
+
+class _Seat:
+    """An episode's world, context and plan."""
+
+    def __init__(self, env: Env, ticket: Ticket, key: Key) -> None:
+        self.env, self.player, self.key = env, ticket.player, key
+        text, info = env.reset(options={"task": ticket.task.id})
+        self.episode = Episode(ticket.task, ticket.group, ticket.sample, text, par=info.get("par"))
+        self.context = Context(self.player.chat, self.player.prompts, self.player.context, self.player.window)
+        self.context.observe(text)
+        self.steps: Plan = ()
+        self.well_formed = True
+        self.reply_text = ""
+        self.actions: list[str] = info.get("actions", [])
+
+    @property
+    def turn(self) -> int:
+        return len(self.episode.turns) + 1
+
+    def plan(self) -> Generator[Request, Reply, bool]:
+        """P(t-1) becomes P(t): steps before this turn stay, the rest is written anew. False: the context is full."""
+        self.well_formed = True
+        due = self.player.plans == "always" or (self.player.plans == "once" and self.turn == 1)
+        if not due:
+            return True
+        ask = self.player.prompts["plan"].format(next=self.turn)
+        if self.player.teacher or self.player.expert:
+            steps: Plan | None = tuple(self._expert().plan())
+            assert steps is not None
+            if not self._written("planner", ask, number(steps, self.turn)):
+                return False
+        else:
+            text = yield from self._call("planner", ask)
+            if text is None:
+                return False
+            steps = parse_plan(text, self.turn)
+        if steps is None:
+            self.well_formed = False  # the old plan stays in force
+        else:
+            frozen = self.steps[: self.turn - 1]
+            missing = ("",) * (self.turn - 1 - len(frozen))  # turns without a step: step i stays the one for action i
+            self.steps = (*frozen, *missing, *steps)
+        return True
+
+    def act(self) -> Generator[Request, Reply, str | None]:
+        """The action for this turn. None: the context is full."""
+        ask, thinks = self._ask(), self.player.thinks
+        if self.player.expert:
+            return self._demonstrate(ask)
+        text = yield from self._call("executor", ask)
+        if text is None:
+            return None
+        action = parse_action(text, thinks)
+        self.well_formed &= action is not None
+        self.reply_text = text
+        return text.strip() if action is None else action
+
+    def _ask(self) -> str:
+        """What the executor is asked for: to carry out the step in force, where there is one."""
+        prompts, step = self.player.prompts, "".join(self.steps[self.turn - 1 : self.turn])
+        if self.player.thinks:
+            return prompts["think"]
+        return prompts["act"].format(next=self.turn, step=step) if step else prompts["act_free"]
+
+    def observe(self, action: str) -> None:
+        """Step the world and write down the turn."""
+        text, _, terminated, truncated, info = self.env.step(action)
+        self.context.observe(text)
+        self.actions = info.get("actions", [])
+        turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
+        self.episode.turns.append(turn)
+        self.episode.score = info["score"]
+        if terminated or truncated:
+            ending = "failed" if terminated else "truncated"
+            self.episode.outcome = "solved" if info["solved"] else ending  # type: ignore[assignment]
+
+    def _call(self, role: Role, ask: str) -> Generator[Request, Reply, str | None]:
+        """One generation by the model; None where the context has no room for it."""
+        player, limit = self.player, self.player.max_tokens[role]
+        prompt = self.context.prompt(ask, self.steps)
+        if len(prompt) + limit > player.max_length:
+            return None
+        seed = seed_of(*self.key, self.turn, role, 0)
+        reply = yield Request(
+            (self.episode.group, self.episode.sample), prompt, limit, player.temperature, player.top_p, seed
+        )
+        self._record(role, ask, prompt, reply)
+        self.episode.tokens += len(reply.ids)
+        return player.chat.decode(reply.ids)
+
+    def _record(self, role: Role, ask: str, prompt: list[int], reply: Reply) -> None:
+        call = Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, self.player.version, turn=self.turn)
+        self.episode.calls.append(call)
+        self.context.replied(ask, "plan" if role == "planner" else "action", reply.ids)
+
+    def _expert(self) -> Expert:
+        if (expert := self.env.expert) is None:
+            raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
+        return expert
+
+    def _written(self, role: Role, ask: str, text: str) -> bool:
+        """A reply that the expert wrote: a call to learn from in demonstrations, else only context. False: no room."""
+        if not self.player.expert:
+            self.context.replied(ask, "plan" if role == "planner" else "action", text)
+            return True
+        prompt, ids = self.context.prompt(ask, self.steps), self.player.chat.reply(text)
+        if len(prompt) + len(ids) > self.player.max_length:
+            return False
+        session = (self.episode.group, self.episode.sample)
+        self._record(role, ask, prompt, Reply(session, ids, [0.0] * len(ids), "end"))
+        return True
+
+    def _demonstrate(self, ask: str) -> str | None:
+        """The expert's action; or a slip, which the context shows and nobody learns from. None: no room.
+
+        Where it slips follows from task and paradigm: a demonstration is the same whenever it is shown.
+        """
+        player, expert = self.player, self._expert()
+        draw = Random(seed_of(self.episode.task.id, player.plans, player.thinks, self.turn, "slip"))
+        slip = self.actions and draw.random() < self.player.slips
+        action: str = draw.choice(self.actions) if slip else expert.action()
+        thought = f"Thought: {expert.plan()[0]}\n" if self.player.thinks else ""
+        self.reply_text = f"{thought}Action: {action}"
+        if slip:
+            self.context.replied(ask, "action", self.reply_text)
+            return action
+        return action if self._written("executor", ask, self.reply_text) else None

@@ -1,0 +1,270 @@
+"""One run, from a checked configuration to summary.json: panel, training, panel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import subprocess
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.fabric.utilities.rank_zero import _get_rank
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+from transformers.utils import logging as transformers_logging
+
+from pilotrl import PACKAGE, checkpoint, policy, rewards
+from pilotrl.batch import Batch
+from pilotrl.build import Bench, env_name, plain
+from pilotrl.config import Config
+from pilotrl.data import Rollouts
+from pilotrl.display import Display, learning_curve
+from pilotrl.evaluate import Played, compared, measure, panel_of
+from pilotrl.folder import RunFolder, write_whole
+from pilotrl.module import PilotModule
+from pilotrl.records import from_record, to_record
+from pilotrl.tracking import Tracker
+
+
+def run(config: Config, path: Path) -> None:
+    """Play the panel, train, play it again, and write what changed. Continues where the folder holds a checkpoint.
+
+    Of several ranks the first one does all that; the others only train.
+    """
+    quiet()
+    folder = RunFolder(path)
+    if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
+        Run(config, folder, None).train(checkpoint.latest(folder))
+        return
+    params: Any = OmegaConf.to_container(config, resolve=True)
+    name, tags = f"{config.stage.name}-{env_name(config)}-{config.seed}", {"folder": str(path)}
+    with folder.lock(), Display() as display:
+        with Tracker(path, config.tracking.uri, config.tracking.experiment, name, params, tags):
+            summary = Run(config, folder, display).play()
+        display.finish(summary, path, config.tracking.uri)
+
+
+def quiet() -> None:
+    """Keep libraries from talking over the progress of the run."""
+    transformers_logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")  # workers for the data source, length of it, optimizer steps
+
+
+TOTALS = {
+    "env/episodes": "episodes",
+    "train/broken": "broken_episodes",
+    "train/unscored": "unscored_verdicts",
+    "tokens/generated": "generated_tokens",
+    "tokens/trained": "trained_tokens",
+    "seconds/rollout": "rollout_seconds",
+    "seconds/update": "update_seconds",
+}
+"""Metrics that summary.json adds up over the steps, and what it calls them."""
+
+
+def played(batch: Batch) -> dict[str, float]:
+    """What a batch's episodes amounted to, before anything was learned from them."""
+    whole = [episode for episode in batch.episodes if episode.outcome != "broken"]
+
+    def mean(values: Iterable[float | None]) -> float:
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else math.nan
+
+    return {
+        "reward/total": mean(episode.reward for episode in whole),
+        **{f"reward/{term}": mean(episode.terms[term] for episode in whole) for term in rewards.TERMS},
+        "env/success": mean(float(episode.outcome == "solved") for episode in whole),
+        "env/score": mean(episode.score for episode in whole),
+        "env/turns": mean(float(len(episode.turns)) for episode in whole),
+        "env/episodes": len(batch.episodes),
+        "train/broken": len(batch.episodes) - len(whole),
+        "train/unscored": sum(rewards.unscored_verdicts(episode) for episode in whole),
+        "tokens/generated": sum(episode.tokens for episode in batch.episodes),
+        "tokens/trained": len(batch.logprobs),
+    }
+
+
+class Run:
+    """The parts of one run, and their order."""
+
+    def __init__(self, config: Config, folder: RunFolder, display: Display | None) -> None:
+        self.config, self.folder, self.display = config, folder, display
+        self.start = time.perf_counter()
+        if config.trainer.threads:
+            torch.set_num_threads(config.trainer.threads)
+        torch.manual_seed(config.seed)
+        self.device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+        self.bench = Bench.of(config, folder.path)
+        self.panel = panel_of(self.bench)
+
+    def play(self) -> dict[str, Any]:
+        """Everything, in order; returns the summary."""
+        folder, bench = self.folder, self.bench
+        last = checkpoint.latest(folder)
+        folder.cut(checkpoint.offsets(last) if last else {})
+        write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
+        with folder.lines("metrics.jsonl") as self.metrics, folder.lines("episodes.jsonl") as self.episodes:
+            before = self.measured("before", 0) if last is None else self.recalled("before")
+            module = self.train(last)
+            after = self.measured("after", int(module.version))
+        policy.save(bench.policy.model, bench.tokenizer, folder.policy)
+        if bench.policy.value is not None:
+            torch.save(bench.policy.value.state_dict(), folder / "value.pt")
+        summary = self.summary(module, before, after)
+        learning_curve(folder.metrics, folder / "learning_curve.png")
+        write_whole(folder.summary, json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def measured(self, when: str, step: int) -> Played:
+        """Play the panel and keep its episodes."""
+        self.bench.policy.to(self.device)
+
+        def show(arm: str, done: int, total: int) -> None:
+            if self.display:
+                self.display.panel(f"{when}: {arm}", done, total)
+
+        played = measure(self.bench, self.panel, show)
+        for arm, episodes in played.items():
+            for episode in episodes:
+                self.episodes.write(to_record(episode, f"{when}/{arm}", step))
+        return played
+
+    def recalled(self, when: str) -> Played:
+        """The panel that was played before the run was interrupted."""
+        played: Played = {}
+        for line in self.folder.episodes.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            phase, _, arm = record["phase"].partition("/")
+            if phase == when:
+                played.setdefault(arm, []).append(from_record(record))
+        return played
+
+    def train(self, last: Path | None) -> PilotModule:
+        """Hand module and data source to Lightning."""
+        config, bench = self.config, self.bench
+        train, trainer = config.train, config.trainer
+        module = PilotModule(
+            bench.policy,
+            bench.algorithm,
+            seed=config.seed,
+            steps=train.steps,
+            minibatches=train.minibatches,
+            micro_tokens=train.micro_tokens,
+            temperature=train.temperature,
+            lr=train.lr,
+            lr_schedule=train.lr_schedule,
+            lr_warmup=train.lr_warmup,
+            weight_decay=train.weight_decay,
+            grad_clip=train.grad_clip,
+            value_lr=config.algorithm.value_lr or 0.0,
+            muon_lr=train.muon_lr,
+        )
+        lightning = Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=trainer.strategy,
+            max_epochs=1,
+            callbacks=[checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.record)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=self.folder.path,
+        )
+        self.source = self.rollouts(config.env["split"], train.tasks, train.group_size, module, lightning)
+        if train.validate_every:
+            self.held_out = self.rollouts("valid", train.validate_tasks, 1, module, lightning).batch(0)
+        lightning.fit(module, DataLoader(self.source, batch_size=None), ckpt_path=last, weights_only=False)
+        return module
+
+    def rollouts(self, split: str, tasks: int, group_size: int, module: PilotModule, trainer: Trainer) -> Rollouts:
+        """The data source of a split; the one for validation plays the same tasks every time."""
+        config, bench, validates = self.config, self.bench, split == "valid"
+        return Rollouts(
+            env=env_name(config),
+            split=split,
+            make_env=lambda: bench.env(split),
+            engine=bench.engine,
+            players=bench.players(),
+            scoring=bench.scoring,
+            trains=config.stage.trains,
+            steps=1 if validates else config.train.steps,
+            tasks=tasks,
+            group_size=group_size,
+            seed=config.seed,
+            shuffle_rewards=config.train.shuffle_rewards,
+            version=(lambda: 0) if validates else (lambda: int(module.version)),
+            rank=trainer.global_rank,
+            ranks=trainer.world_size,
+            on_episode=self.played_one,
+            over=self.over,
+            first=None if validates else config.stage.demonstrations,
+        )
+
+    def played_one(self, step: int, done: int, total: int) -> None:
+        if self.display:
+            self.display.rollout(step, self.config.train.steps, done, total)
+
+    def over(self) -> bool:
+        """The loss on held-out demonstrations has stopped falling. Read from metrics.jsonl: a resumed run knows it too."""
+        if not (patience := self.config.train.patience):
+            return False
+        lines = map(json.loads, self.folder.metrics.read_text(encoding="utf-8").splitlines())
+        losses = [line["valid/loss"] for line in lines if "valid/loss" in line]
+        return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
+
+    def record(self, batch: Batch, module: PilotModule) -> None:
+        """One line for the step, one for each episode, and what the terminal shows."""
+        for episode in batch.episodes:
+            self.episodes.write(to_record(episode, "train", batch.step + 1))
+        metrics = {"step": batch.step + 1, "time": time.time(), **played(batch), **module.metrics}
+        metrics["seconds/rollout"] = self.source.seconds
+        if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
+            metrics["valid/loss"] = module.held_out_loss(self.held_out)
+        self.metrics.write({name: value if math.isfinite(value) else None for name, value in metrics.items()})
+        every = self.config.checkpoint.calls_every
+        if every and (batch.step + 1) % every == 0:
+            self.folder.calls.mkdir(exist_ok=True)
+            torch.save(batch, self.folder.calls / f"step-{batch.step + 1:06d}.pt")
+        if self.display:
+            self.display.update(batch.step + 1, self.config.train.steps, metrics)
+
+    def summary(self, module: PilotModule, before: Played, after: Played) -> dict[str, Any]:
+        """summary.json, as the README describes it."""
+        config = self.config
+        lines = [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
+        total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}
+        return {
+            "schema": 1,
+            "stage": config.stage.name,
+            "env": env_name(config),
+            "model": config.model.name,
+            "agent": config.agent.name,
+            "algorithm": config.algorithm.name,
+            "seed": config.seed,
+            "parent": config.parent,
+            "git_revision": git_revision(),
+            "config_sha256": hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest(),
+            "panel": self.panel.summary(),
+            **compared(before, after),
+            "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
+            "weights_sha256": policy.weights_sha256(self.bench.policy),
+            "seconds": time.perf_counter() - self.start,
+        }
+
+
+def git_revision() -> str | None:
+    """Of the checkout that this code is in; None outside of one."""
+    asked = subprocess.run(["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return asked.stdout.strip() or None

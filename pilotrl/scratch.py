@@ -1,0 +1,85 @@
+"""A small language model from nothing: a byte-level BPE tokenizer learned from expert play, and a random Llama."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pilotrl.envs import Env
+from pilotrl.types import UserError
+
+CONTROL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# A cell mark takes its spaces with it, so that a word is the same token at the head of a cell as inside brackets.
+WORDS = r" ?\[SEP\] ?| ?[\p{L}\p{N}_]+| ?[^\s\p{L}\p{N}_]|\s+"
+
+
+def texts(env: Env, tasks: int) -> Iterator[str]:
+    """What is said when the expert plays: observations, plans, actions."""
+    for task in env.tasks[:tasks]:
+        text, _ = env.reset(options={"task": task})
+        over = False
+        while not over:
+            if (expert := env.expert) is None:
+                raise UserError("model=scratch: a tokenizer is learned from expert play, and this environment ships no expert")
+            plan, action = expert.plan(), expert.action()
+            yield "\n".join([text, *(f"{i}. {step}" for i, step in enumerate(plan, 1)), f"Thought: {plan[0]}\nAction: {action}"])
+            text, _, terminated, truncated, _ = env.step(action)
+            over = terminated or truncated
+        yield text
+
+
+def build(
+    folder: Path,
+    corpus: Sequence[str],
+    *,
+    vocabulary: int,
+    width: int,
+    inner: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    positions: int,
+    seed: int,
+) -> None:
+    """Write tokenizer and random weights into `folder`, where transformers loads them like any other model."""
+    import torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    inside = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    inside.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    inside.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(CONTROL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inside.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inside, pad_token=CONTROL[0], eos_token=CONTROL[1])
+    tokenizer.add_special_tokens({"additional_special_tokens": list(CONTROL[2:])})
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=positions,
+        tie_word_embeddings=True,
+        initializer_range=width**-0.5,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
