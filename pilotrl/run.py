@@ -55,7 +55,7 @@ def run(config: Config, path: Path) -> None:
 def quiet() -> None:
     """Keep libraries from talking over the progress of the run."""
     transformers_logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "bm25s"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")  # workers for the data source, length of it, optimizer steps
 
