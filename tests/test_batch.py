@@ -1,0 +1,291 @@
+"""From episodes to tensors: what is trained is what was sampled, to the token, however the batch is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from pilotrl.algorithms import grpo
+from pilotrl.batch import Batch, Micro, collate, rows_of
+from pilotrl.policy import Policy
+from pilotrl.types import Call, Episode, Role, Task, Turn
+
+ROLES: tuple[Role, ...] = ("planner", "executor")
+
+
+def call(role: Role, prompt: list[int], ids: list[int], **changes: Any) -> Call:
+    values: dict[str, Any] = {"logprobs": [-float(token) for token in ids], "stop": "end", "plan": (), "turn": 1}
+    return Call(role, prompt, ids, **values | changes)
+
+
+def episode(calls: Sequence[Call], *, group: int = 0, sample: int = 0, reward: float | None = 0.5) -> Episode:
+    made = Episode(Task("toy", f"t{group}", "train", 0), group, sample, "look", outcome="failed", reward=reward)
+    made.calls = list(calls)
+    return made
+
+
+def batch_of(episodes: Sequence[Episode], trains: Sequence[str] = ROLES, groups: int = 8, size: int = 4) -> Batch:
+    return collate(episodes, trains, step=0, version=0, groups=groups, group_size=size)
+
+
+def conversation(draw: Random, turns: int, *, branches: bool = False) -> list[Call]:
+    """Planner and executor in turns, each prompt continuing the one before, or starting over where `branches`."""
+    tokens = [draw.randrange(5, 300) for _ in range(draw.randrange(3, 30))]
+    calls: list[Call] = []
+    for turn in range(1, turns + 1):
+        for role in ROLES:
+            ids = [draw.randrange(0, 300) for _ in range(draw.randrange(1, 9))]  # control tokens too
+            logprobs = [draw.uniform(-7, -5) for _ in ids]
+            calls.append(call(role, list(tokens), ids, logprobs=logprobs, turn=turn))
+            tokens += [*ids, *(draw.randrange(0, 300) for _ in range(draw.randrange(1, 12)))]
+            if branches and draw.random() < 0.4:
+                del tokens[draw.randrange(1, len(tokens)) :]
+    return calls
+
+
+def ragged(count: int, seed: int = 0, *, branches: bool = True) -> list[Episode]:
+    draw = Random(seed)
+    return [
+        episode(
+            conversation(draw, draw.randrange(1, 5), branches=branches),
+            group=i // 4,
+            sample=i % 4,
+            reward=draw.random() if draw.random() < 0.9 else None,
+        )
+        for i in range(count)
+    ]
+
+
+def test_ten_tokens_by_hand() -> None:
+    planned = call("planner", [10, 11, 12], [13, 14])
+    acted = call("executor", [10, 11, 12, 13, 14, 15, 16, 17], [18, 19], turn=2)
+    both = batch_of([episode([planned, acted])])
+    assert [row.tolist() for row in both.rows] == [[10, 11, 12, 13, 14, 15, 16, 17, 18, 19]]
+    assert both.token_position.tolist() == [3, 4, 8, 9]
+    assert both.token_row.tolist() == [0, 0, 0, 0]
+    assert both.token_call.tolist() == [0, 0, 1, 1]
+    assert both.logprobs.tolist() == [-13, -14, -18, -19]
+    assert both.call_position.tolist() == [2, 7]
+    assert both.call_turn.tolist() == [1, 2]
+    executor = batch_of([episode([planned, acted])], ["executor"])
+    assert executor.rows[0].tolist() == both.rows[0].tolist()
+    assert executor.token_position.tolist() == [8, 9]
+    assert (executor.token_call.tolist(), executor.call_position.tolist()) == ([0, 0], [7])
+    planner = batch_of([episode([planned, acted])], ["planner"])
+    assert planner.rows[0].tolist() == [10, 11, 12, 13, 14]  # nothing is learned behind it
+    assert planner.token_position.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("trains", [["executor"], ["planner"], ["planner", "executor"]])
+def test_trained_tokens_are_those_that_calls_of_trained_roles_sampled(trains: list[str]) -> None:
+    episodes = ragged(12)
+    batch = batch_of(episodes, trains)
+    due = [(e, c) for e, one in enumerate(episodes) if one.reward is not None for c in one.calls if c.role in trains]
+    assert len(batch.call_position) == len(due)
+    for number, (e, one) in enumerate(due):
+        mine = batch.token_call == number
+        row = batch.rows[int(batch.call_row[number])].tolist()
+        where = batch.token_position[mine].tolist()
+        assert set(batch.token_row[mine].tolist()) == {int(batch.call_row[number])}
+        assert [row[at] for at in where] == one.ids
+        assert row[: where[0]] == one.prompt
+        assert int(batch.call_position[number]) == where[0] - 1 == len(one.prompt) - 1
+        assert batch.logprobs[mine].tolist() == pytest.approx(one.logprobs)
+        assert int(batch.call_episode[number]) == e == batch.row_episode[int(batch.call_row[number])]
+    assert all(batch.call_episode.diff() >= 0)
+    for number, row in enumerate(batch.rows):  # a row ends with its last trained token
+        assert int(batch.token_position[batch.token_row == number].max()) == len(row) - 1
+
+
+def test_a_token_that_closes_a_reply_which_was_cut_is_not_trained() -> None:
+    end = 1
+    cut = call("executor", [10, 11], [12, 13], stop="length")
+    after = call("executor", [10, 11, 12, 13, end, 20], [21, end])
+    batch = batch_of([episode([cut, after])])
+    assert batch.rows[0].tolist() == [10, 11, 12, 13, end, 20, 21, end]
+    assert batch.token_position.tolist() == [2, 3, 6, 7]
+
+
+def test_rows_continue_only_over_an_exact_prefix_under_the_same_adapter() -> None:
+    first = call("executor", [5, 6], [7, 8])
+    goes_on = call("executor", [5, 6, 7, 8, 9], [10])
+    for other in (
+        call("executor", [5, 6, 7, 9, 9], [10]),  # another reply
+        call("executor", [5, 7, 7, 8, 9], [10]),  # another prompt
+        call("executor", [5, 6, 7], [8]),  # shorter
+        replace(goes_on, adapter="planner"),
+    ):
+        assert rows_of([first, other]) == [[first], [other]]
+    assert rows_of([first, goes_on]) == [[first, goes_on]]
+    assert rows_of([first, goes_on, first]) == [[first, goes_on], [first]]
+    assert rows_of([]) == []
+
+
+def test_a_turn_reward_is_the_verdict_on_the_action_of_that_turn() -> None:
+    acted = episode(conversation(Random(1), 4))
+    acted.turns = [Turn((), "", "", "", True, True, 0.0, adherence=verdict) for verdict in (2, None, 1)]
+    rewards = batch_of([acted]).turn_rewards  # the fourth action was never made: the context was full
+    nan = float("nan")
+    expected = torch.tensor([nan, 1.0, nan, nan, nan, 0.5, nan, nan], dtype=torch.float64)
+    torch.testing.assert_close(rewards, expected, equal_nan=True)
+
+
+def test_an_episode_without_a_reward_leaves_nothing_to_learn() -> None:
+    kept = [episode(conversation(Random(1), 2), sample=0), episode(conversation(Random(3), 2), sample=2)]
+    broken = episode(conversation(Random(2), 2), sample=1, reward=None)
+    batch = batch_of([kept[0], broken, kept[1]])
+    assert set(batch.row_episode) == set(batch.call_episode.tolist()) == {0, 2}
+    assert batch.rewards.isnan().tolist() == [False, True, False]
+    alone = batch_of(kept)
+    assert [row.tolist() for row in batch.rows] == [row.tolist() for row in alone.rows]
+    assert batch.tokens([0, 2]) == batch.tokens([0, 1, 2]) == alone.tokens([0, 1]) > 0
+    assert (batch.tokens([1]), batch.tokens([])) == (0, 0)
+
+
+def test_empty_replies_and_batches_are_legal() -> None:
+    said = call("executor", [5, 6], [7])
+    silent = call("executor", [5, 6, 7, 8], [])
+    batch = batch_of([episode([said, silent]), episode([silent]), episode([])])
+    assert [row.tolist() for row in batch.rows] == [[5, 6, 7]]
+    for nothing in ([], [episode([])], [episode([silent])]):
+        empty = batch_of(nothing)
+        assert list(empty.micros(range(len(nothing)), 64)) == []
+        assert empty.tokens(range(len(nothing))) == 0
+
+
+def test_outcomes_become_flags() -> None:
+    outcomes: list[Literal["solved", "failed", "truncated", "broken"]] = ["solved", "failed", "truncated", "broken"]
+    batch = batch_of([replace(episode([]), outcome=outcome, sample=i) for i, outcome in enumerate(outcomes)])
+    assert batch.success.tolist() == [True, False, False, False]
+    assert batch.terminated.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 40])
+def test_parts_hold_each_episode_once_and_are_alike_in_size(count: int) -> None:
+    episodes = [episode([], group=g, sample=s) for g in range(4) for s in range(4)]
+    batch = batch_of(episodes, groups=4)
+    parts = batch.parts(count, seed=3)
+    assert len(parts) == min(count, 16)
+    assert sorted(i for part in parts for i in part) == list(range(16))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert parts == batch.parts(count, seed=3)
+    assert count in (1, 40) or parts != batch.parts(count, seed=4)
+
+
+def test_the_part_of_an_episode_does_not_depend_on_the_rank_that_played_it() -> None:
+    episodes = [episode([], group=g, sample=s) for g in range(4) for s in range(4)]
+    whole = batch_of(episodes, groups=4)
+    ranks = [[e for e in episodes if e.group % 2 == rank] for rank in (0, 1)]
+    split = [[[mine[i] for i in part] for part in batch_of(mine, groups=4).parts(3, 9)] for mine in ranks]
+    for part, *shares in zip(whole.parts(3, 9), *split, strict=True):
+        together = {(e.group, e.sample) for share in shares for e in share}
+        assert together == {(episodes[i].group, episodes[i].sample) for i in part}
+    assert batch_of([], groups=4).parts(3, 9) == [[], [], []]
+
+
+@pytest.mark.parametrize("budget", [1, 50, 200, 10_000])
+def test_micro_batches_hold_each_row_once_within_their_budget(budget: int) -> None:
+    batch = batch_of(ragged(12))
+    micros = list(batch.micros(range(12), budget))
+    assert sum(len(micro.ids) for micro in micros) == len(batch.rows)
+    assert all(micro.ids.numel() <= budget or len(micro.ids) == 1 for micro in micros)
+    assert torch.cat([micro.call for micro in micros]).sort()[0].tolist() == list(range(len(batch.call_row)))
+    assert sum(len(micro.token_call) for micro in micros) == len(batch.token_call)
+    assert {len(micro.ids) for micro in batch.micros(range(12), 1)} == {1}
+    some = list(batch.micros([2, 5], budget))
+    assert sum(len(micro.ids) for micro in some) == sum(e in (2, 5) for e in batch.row_episode)
+
+
+# With a model
+
+
+def loss_of(policy: Policy, batch: Batch, micros: Iterable[Micro], advantages: Tensor) -> Tensor:
+    """GRPO's loss with an advantage for each call, and its gradient in the model."""
+    total = torch.zeros(())
+    for micro in micros:
+        logprobs = policy(micro, temperature=1.3).logprobs
+        part, _ = grpo.loss(logprobs, micro.logprobs, advantages[micro.token_call], len(batch.logprobs), 0.2, 0.2, 3.0)
+        part.backward()
+        total += part.detach()
+    return total
+
+
+def learned(policy: Policy) -> Tensor:
+    """The gradient, flat, which is then forgotten."""
+    gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+    policy.zero_grad()
+    return gradient
+
+
+def credit(batch: Batch) -> Tensor:
+    """Something that differs from call to call, and belongs to it wherever it stands."""
+    return torch.tensor([(sum(batch.rows[int(r)].tolist()) % 17 - 8) / 8 for r in batch.call_row])
+
+
+def padded(micro: Micro) -> Micro:
+    """The same with more padding, of other tokens."""
+    ids = torch.nn.functional.pad(micro.ids, (0, 13), value=77)
+    last = torch.stack([micro.token_position[micro.token_row == row].max() for row in range(len(ids))])
+    behind = torch.arange(ids.shape[1]) > last[:, None]
+    return replace(micro, ids=ids.masked_fill(behind, 42))
+
+
+def test_loss_and_gradient_do_not_depend_on_how_a_batch_is_cut_ordered_and_padded(model: Any) -> None:
+    policy, episodes = Policy(model, critic=False), ragged(12)
+    batch = batch_of(episodes)
+    loss = loss_of(policy, batch, batch.micros(range(12), 10**6), credit(batch))
+    gradient = learned(policy)
+    other = batch_of(episodes[::-1])
+    ways: dict[str, tuple[Batch, Callable[[], Iterable[Micro]]]] = {
+        "one row each": (batch, lambda: batch.micros(range(12), 1)),
+        "a few rows": (batch, lambda: batch.micros(range(12), 150)),
+        "in two halves": (batch, lambda: [m for half in (range(6), range(6, 12)) for m in batch.micros(half, 300)]),
+        "other order": (other, lambda: other.micros(range(12), 300)),
+        "more padding": (batch, lambda: map(padded, batch.micros(range(12), 300))),
+    }
+    for way, (held, micros) in ways.items():
+        again = loss_of(policy, held, micros(), credit(held))
+        assert abs(float(again - loss)) <= 1e-6 * abs(float(loss)), way
+        assert (learned(policy) - gradient).norm() <= 1e-6 * gradient.norm(), way
+
+
+@pytest.mark.parametrize("trains", [["executor"], ["planner"]])
+def test_no_gradient_reaches_a_position_that_predicts_nothing_trained(model: Any, trains: list[str]) -> None:
+    """Logits at tokens of the other role and of observations get exactly zero, whatever the advantage."""
+    policy, batch = Policy(model, critic=False), batch_of(ragged(6), trains)
+    micro = batch.micro(range(len(batch.rows)))
+    micro = replace(micro, logprobs=policy(micro, temperature=1.3).logprobs.detach())  # ratio 1: nothing is clipped
+    states: list[Tensor] = []
+    model.get_decoder().register_forward_hook(lambda module, args, out: keep(states, out.last_hidden_state))
+    loss_of(policy, batch, [micro], torch.full((len(batch.call_row),), 2.0))
+    reached = torch.zeros(micro.ids.shape, dtype=torch.bool)
+    reached[micro.token_row, micro.token_position - 1] = True
+    gradient = states[0].grad
+    assert gradient is not None
+    assert (gradient[~reached] == 0).all()
+    assert (gradient[reached].abs().sum(-1) > 0).all()
+    assert 0 < reached.sum() < reached.numel() / 2
+
+
+def keep(states: list[Tensor], state: Tensor) -> None:
+    state.retain_grad()
+    states.append(state)
+
+
+def test_a_value_is_read_at_the_last_token_of_a_prompt(model: Any) -> None:
+    policy = Policy(model, critic=True)
+    assert policy.value is not None
+    torch.nn.init.normal_(policy.value.weight)
+    episodes = ragged(6, branches=False)
+    batch = batch_of(episodes, ["executor"])
+    values = policy(batch.micro(range(len(batch.rows))), temperature=1.0).values
+    calls = [c for one in episodes if one.reward is not None for c in one.calls if c.role == "executor"]
+    for value, one in zip(values, calls, strict=True):  # ... so it knows the prompt and nothing of the reply
+        hidden = model.get_decoder()(input_ids=torch.tensor([one.prompt]), use_cache=False).last_hidden_state
+        torch.testing.assert_close(value, policy.value(hidden[0, -1])[0], atol=1e-4, rtol=1e-4)

@@ -1,0 +1,256 @@
+"""The engine samples what it says it samples, from the very model that learns, whatever its slots held before."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare, kstest
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from pilotrl.engine.local import LocalEngine, _draw, _uniform
+from pilotrl.types import Reply, Request
+
+END = 1
+VOCABULARY = 360
+Session = tuple[int, int]
+
+
+def request(session: Session, prompt: list[int], **changes: Any) -> Request:
+    values = {"max_tokens": 12, "temperature": 1.0, "top_p": 1.0, "seed": 7} | changes
+    return Request(session, prompt, **values)
+
+
+def finish(engine: LocalEngine, count: int = 1) -> dict[Session, Reply]:
+    replies: dict[Session, Reply] = {}
+    while len(replies) < count:
+        replies |= {reply.session: reply for reply in engine.step()}
+    return replies
+
+
+def reply_to(engine: LocalEngine, prompt: list[int], **changes: Any) -> Reply:
+    """One reply in a session of its own."""
+    engine.submit(request((0, 0), prompt, **changes))
+    reply = finish(engine)[0, 0]
+    engine.release((0, 0))
+    return reply
+
+
+def noise(draw: Random, count: int) -> list[int]:
+    return [draw.randrange(5, VOCABULARY) for _ in range(count)]
+
+
+@pytest.fixture
+def plain(tiny: Path) -> Any:
+    """The same weights under transformers' own attention."""
+    return AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, attn_implementation="sdpa").eval()
+
+
+@torch.inference_mode()
+def logits_of(plain: Any, prompt: list[int], ids: list[int]) -> Tensor:
+    """[reply, vocabulary], by one forward pass over everything."""
+    logits: Tensor = plain(torch.tensor([prompt + ids]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return logits
+
+
+def recomputed(plain: Any, prompt: list[int], reply: Reply, temperature: float) -> Tensor:
+    logprobs = (logits_of(plain, prompt, reply.ids) / temperature).log_softmax(-1)
+    return logprobs.gather(1, torch.tensor(reply.ids)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 16])
+def test_sampled_log_probabilities_are_those_of_a_plain_forward_pass(model: Any, plain: Any, slots: int) -> None:
+    """Sessions of several turns: prompts that continue, that branch off, that have nothing in common."""
+    engine, draw, gaps = LocalEngine(model, END, slots), Random(slots), []
+    waiting = [(0, i) for i in range(16)]
+    prompts: dict[Session, list[int]] = {}
+    turns = dict.fromkeys(waiting, 0)
+    heat = {session: draw.choice([0.6, 1.0, 1.7]) for session in waiting}
+
+    def ask(session: Session) -> None:
+        top_p, most = draw.choice([1.0, 0.9]), draw.randrange(1, 30)
+        engine.submit(
+            request(session, prompts[session], max_tokens=most, temperature=heat[session], top_p=top_p, seed=hash(session) % 2**60)
+        )
+
+    while waiting or engine.running:
+        while waiting and len(engine.slot_of) < slots:
+            session = waiting.pop(0)
+            prompts[session] = noise(draw, draw.randrange(1, 70))
+            ask(session)
+        for reply in engine.step():
+            session, prompt = reply.session, prompts[reply.session]
+            again = recomputed(plain, prompt, reply, heat[session])
+            gaps += (again - torch.tensor(reply.logprobs)).abs().tolist()
+            turns[session] += 1
+            if turns[session] == 4:
+                engine.release(session)
+                continue
+            whole = prompt + reply.ids
+            cut = draw.choice([len(whole), len(whole), len(prompt), draw.randrange(len(prompt)), 0])
+            prompts[session] = whole[:cut] + noise(draw, draw.randrange(1, 25))
+            ask(session)
+    assert len(gaps) > 500
+    assert np.mean(gaps) <= 1e-5
+    assert max(gaps) <= 1e-4
+
+
+def test_a_prompt_inside_what_is_known_is_answered(model: Any, plain: Any) -> None:
+    engine, prompt = LocalEngine(model, END, 2), noise(Random(0), 40)
+    engine.submit(request((0, 0), prompt))
+    finish(engine)
+    for again in (prompt, prompt[:20], prompt[:1]):
+        engine.submit(request((0, 0), again))
+        reply = finish(engine)[0, 0]
+        gap = recomputed(plain, again, reply, 1.0) - torch.tensor(reply.logprobs)
+        assert gap.abs().max() <= 1e-4
+
+
+def test_keys_and_values_are_computed_once(model: Any) -> None:
+    seen: list[int] = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    engine, prompt = LocalEngine(model, END, 2), noise(Random(1), 50)
+    engine.submit(request((0, 0), prompt))
+    reply = finish(engine)[0, 0]
+    longer = prompt + reply.ids + noise(Random(2), 9)
+    engine.submit(request((0, 0), longer, max_tokens=1))
+    engine.step()
+    assert seen == [50, *[1] * (len(reply.ids) - 1), 10]  # the last sampled token was not seen yet
+
+
+def test_a_released_slot_is_clean(model: Any) -> None:
+    draw = Random(3)
+    prompt, other = noise(draw, 30), noise(draw, 60)
+    fresh = reply_to(LocalEngine(model, END, 1), prompt)
+    used = LocalEngine(model, END, 1)
+    reply_to(used, other, max_tokens=30)
+    assert reply_to(used, prompt) == fresh
+    with torch.no_grad():  # the weights change between episodes: nothing of the old ones is left
+        reply_to(used, prompt)
+        for parameter in model.parameters():
+            parameter += 0.01
+    assert reply_to(used, prompt) == reply_to(LocalEngine(model, END, 1), prompt) != fresh
+
+
+def test_release_in_the_middle_of_a_reply_frees_the_slot(model: Any) -> None:
+    engine, prompt = LocalEngine(model, END, 1), noise(Random(4), 20)
+    engine.submit(request((0, 0), prompt))
+    engine.step()
+    engine.release((0, 0))
+    assert engine.running == []
+    engine.release((9, 9))  # was never there
+    assert reply_to(engine, prompt) == reply_to(LocalEngine(model, END, 1), prompt)
+
+
+def test_a_step_with_nothing_to_do_does_nothing(model: Any) -> None:
+    assert LocalEngine(model, END, 1).step() == []
+
+
+def test_more_sessions_than_slots_are_refused(model: Any) -> None:
+    engine = LocalEngine(model, END, 1)
+    engine.submit(request((0, 0), [5, 6]))
+    with pytest.raises(RuntimeError, match="release"):
+        engine.submit(request((0, 1), [5, 6]))
+
+
+def test_greedy_is_greedy_of_transformers(model: Any, plain: Any) -> None:
+    draw = Random(5)
+    for _ in range(5):
+        prompt = noise(draw, draw.randrange(2, 40))
+        ours = reply_to(LocalEngine(model, END, 2), prompt, temperature=0.0, max_tokens=20)
+        theirs = plain.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=20,
+            eos_token_id=END,
+            pad_token_id=0,
+        )
+        assert ours.ids == theirs[0, len(prompt) :].tolist()
+        torch.testing.assert_close(torch.tensor(ours.logprobs), recomputed(plain, prompt, ours, 1.0), atol=1e-4, rtol=0)
+
+
+def test_a_reply_ends_with_the_end_token_or_at_its_limit(model: Any) -> None:
+    with torch.no_grad():
+        model.get_input_embeddings().weight[END] *= 0.0
+    endings = set()
+    for seed in range(30):
+        reply = reply_to(LocalEngine(model, END, 1), [5, 6, 7], seed=seed, max_tokens=40, temperature=3.0)
+        assert END not in reply.ids[:-1]
+        assert (reply.stop == "end") == (reply.ids[-1] == END)
+        assert reply.stop == "end" or len(reply.ids) == 40
+        endings.add(reply.stop)
+    assert endings == {"end", "length"}
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.7)])
+def test_samples_are_distributed_as_the_model_says(model: Any, plain: Any, temperature: float, top_p: float) -> None:
+    prompt, count = noise(Random(6), 8), 3000
+    engine = LocalEngine(model, END, 500)
+    drawn = np.zeros(VOCABULARY)
+    for start in range(0, count, 500):
+        for i in range(500):
+            engine.submit(
+                request((0, i), prompt, max_tokens=1, temperature=temperature, top_p=top_p, seed=11 * (start + i))
+            )
+        for session, reply in finish(engine, 500).items():
+            drawn[reply.ids[0]] += 1
+            engine.release(session)
+    probs = (logits_of(plain, prompt, [5])[0] / temperature).double().softmax(-1)
+    ordered, order = probs.sort(descending=True)
+    nucleus = order[: int((ordered.cumsum(0) < top_p).sum()) + 1] if top_p < 1 else order
+    kept = torch.zeros_like(probs)
+    kept[nucleus] = probs[nucleus] / probs[nucleus].sum()
+    expected = kept.numpy() * count
+    assert drawn[expected == 0].sum() == 0
+    often = expected >= 5
+    counts, means = [*drawn[often], drawn[~often].sum()], [*expected[often], expected[~often].sum()]
+    assert len(counts) > 10
+    assert chisquare(*([x for x, m in zip(xs, means, strict=True) if m > 1] for xs in (counts, means)), sum_check=False).pvalue > 0.01
+
+
+def test_recorded_log_probabilities_are_those_before_the_top_p_cut(model: Any, plain: Any) -> None:
+    prompt = noise(Random(7), 8)
+    reply = reply_to(LocalEngine(model, END, 1), prompt, temperature=0.8, top_p=0.3)
+    torch.testing.assert_close(
+        torch.tensor(reply.logprobs), recomputed(plain, prompt, reply, 0.8), atol=1e-4, rtol=0
+    )
+
+
+def test_a_call_samples_the_same_beside_others_of_another_kind(model: Any) -> None:
+    draw, engine = Random(8), LocalEngine(model, END, 8)
+    kinds = [(1.0, 1.0), (0.6, 0.9), (0.0, 1.0), (2.0, 1.0), (1.0, 0.5), (1.0, 1.0)]
+    due = [
+        request((1, i), noise(draw, 5 + 9 * i), temperature=heat, top_p=top_p, seed=100 + i)
+        for i, (heat, top_p) in enumerate(kinds)
+    ]
+    alone = [reply_to(engine, r.prompt, temperature=r.temperature, top_p=r.top_p, seed=r.seed).ids for r in due]
+    for one in due:
+        engine.submit(one)
+    together = finish(engine, len(due))
+    assert [together[one.session].ids for one in due] == alone
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    logprobs = torch.tensor([0.1, 0.4, 0.2, 0.3]).log().repeat(200, 1)
+    uniform = torch.linspace(0, 1, 201, dtype=torch.float64)[:-1]
+    for top_p, kept in ((0.05, {1}), (0.4 - 1e-6, {1}), (0.5, {1, 3}), (0.75, {1, 2, 3}), (0.95, {0, 1, 2, 3})):
+        assert set(_draw(logprobs, uniform, [top_p] * 200).tolist()) == kept
+    assert np.bincount(_draw(logprobs, uniform, [1.0] * 200), minlength=4).tolist() == pytest.approx([20, 80, 40, 60], abs=1)
+
+
+def test_uniform_numbers_are_uniform_and_unlike_their_neighbours() -> None:
+    seeds, places = [s for s in range(3000)], [p for p in range(3000)]
+    for drawn in (_uniform(seeds, [0] * 3000), _uniform([5] * 3000, places), _uniform([2**63 - 1] * 3000, places)):
+        assert 0 <= drawn.min() <= drawn.max() < 1
+        assert kstest(drawn, "uniform").pvalue > 0.01
+        assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 0.05
+    assert all(a != b for a, b in pairwise(_uniform([1, 2, 3], [0, 0, 0])))

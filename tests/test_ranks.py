@@ -1,0 +1,83 @@
+"""Two ranks learn what one would have learned: same loss, same gradient, same weights.
+
+Run as a script this file is one rank: it trains every case and saves what came of it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+CASES: dict[str, dict[str, Any]] = {
+    "grpo": {"algorithm": "grpo", "minibatches": 1},
+    "grpo in four minibatches": {"algorithm": "grpo", "minibatches": 4},
+    "ppo in four minibatches": {"algorithm": "ppo", "minibatches": 4},
+    "a minibatch for every episode": {"algorithm": "grpo", "minibatches": 40},
+    "one group": {"algorithm": "grpo", "minibatches": 2, "tasks": 1},
+}
+"""With one group the second rank has nothing to play."""
+
+
+def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
+    run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600).fit(**lightning)
+    return {"metrics": run.module.metrics, "weights": run.weights(), "played": len(run.source.batch(0).episodes)}
+
+
+def main(folder: Path, out: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parent))
+    from conftest import Training
+
+    torch.set_num_threads(1)
+    made = {case: train(lambda **given: Training(folder, **given), case, devices=2, strategy="ddp") for case in CASES}
+    torch.save(made, out)
+
+
+@pytest.fixture(scope="module")
+def ranks(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two processes over gloo learned in each case."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("ranks")
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "error::RuntimeWarning", __file__, str(tiny)]
+    started = [
+        subprocess.Popen(
+            [*command, str(folder / f"{rank}.pt")],
+            env=os.environ | shared | {"LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], "\n".join(said)[-4000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Callable[..., Any], case: str) -> None:
+    one, two = train(training, case), [rank[case] for rank in ranks]
+    assert sum(rank["played"] for rank in two) == one["played"]
+    assert torch.equal(two[0]["weights"], two[1]["weights"])
+    torch.testing.assert_close(two[0]["weights"], one["weights"], atol=1e-6, rtol=1e-5)
+    for name, value in one["metrics"].items():
+        if not name.startswith("seconds/"):
+            assert two[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

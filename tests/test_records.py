@@ -1,0 +1,40 @@
+"""A line of episodes.jsonl says everything about an episode but its token ids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from pilotrl.records import from_record, to_record
+from pilotrl.types import Call, Episode, Task, Turn
+
+
+def episode() -> Episode:
+    """No field has the value that it starts with."""
+    turn = Turn(("push \u2028 red", ""), "Action: press[red]", "press[red]", "“Näh”\n", True, False, 1 / 3, adherence=1)
+    return Episode(
+        task=Task("toy", "red-blue", "train", 3),
+        group=2,
+        sample=1,
+        observation="Press red.",
+        par=2,
+        turns=[turn, replace(turn, adherence=None, plan=())],
+        calls=[Call("executor", [5], [6], [-0.1], "end", ())],
+        tokens=17,
+        outcome="truncated",
+        score=0.1 + 0.2,
+        terms={"format": 0.5, "adherence": None},
+        reward=-0.0125,
+    )
+
+
+def test_an_episode_comes_back_from_its_line_without_its_calls() -> None:
+    line = json.dumps(to_record(episode(), "train", 5), ensure_ascii=False, allow_nan=False)
+    assert from_record(json.loads(line)) == replace(episode(), calls=[])
+    assert "\n" not in line
+
+
+def test_a_line_says_when_and_why_it_was_played() -> None:
+    record = to_record(replace(episode(), reward=None), "before/own plans, greedy", 0)
+    assert (record["phase"], record["step"], record["reward"]) == ("before/own plans, greedy", 0, None)
+    assert "calls" not in record

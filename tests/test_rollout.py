@@ -1,0 +1,423 @@
+"""Episodes go as Algorithm 1 says, whatever replies come, whatever breaks, and in whatever order they finish."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+from pilotrl.context import Chat, number
+from pilotrl.engine import Engine
+from pilotrl.engine.local import LocalEngine
+from pilotrl.engine.scripted import ScriptedPolicy
+from pilotrl.envs import Info, load
+from pilotrl.envs.toy import ToyEnv
+from pilotrl.rollout import ATTEMPTS, Player, Ticket, play, seed_of
+from pilotrl.types import Episode, Reply, Request, Task, UserError, WorldError
+
+KEY = (0, "train", 0)
+
+
+def make_env() -> ToyEnv:
+    env = load("toy", split="train")
+    assert isinstance(env, ToyEnv)
+    return env
+
+
+def tickets(player: Player, tasks: int = 1, samples: int = 1) -> list[Ticket]:
+    """Tasks of three colors, so that there are three turns to look at."""
+    names = [name for name in make_env().tasks if name.count("-") == 2][:tasks]
+    return [Ticket(Task("toy", name, "train", 0), g, s, player) for g, name in enumerate(names) for s in range(samples)]
+
+
+def asked(prompt: str) -> tuple[list[str], str, int]:
+    """The colors that the instruction names, and the role and turn of a prompt (0: there is no step in force)."""
+    colors = re.findall(r"Press (\w+), then (\w+), then (\w+)\.", prompt)[0]
+    found = re.search(r"\b(plan|act)(?: (\d+)(?:\. .*)?)?<\|end\|><\|assistant\|>$", prompt)
+    assert found, prompt
+    return list(colors), found[1], int(found[2] or 0)
+
+
+def able(prompt: str) -> str:
+    """Plans and presses what the instruction names."""
+    colors, role, turn = asked(prompt)
+    steps = [f"push the {color} button" for color in colors]
+    return number(steps[turn - 1 :], turn) if role == "plan" else f"Action: press[{colors[prompt.count('You pressed')]}]"
+
+
+def planning(plans: dict[int, str]) -> Callable[[str], str]:
+    """Presses the right button; plans as it is told, turn by turn."""
+
+    def script(prompt: str) -> str:
+        _, role, turn = asked(prompt)
+        return plans[turn] if role == "plan" else able(prompt)
+
+    return script
+
+
+def one(player: Player, script: Callable[[str], str], env: Callable[[], ToyEnv] = make_env) -> Episode:
+    return play(tickets(player), env, ScriptedPolicy(player.chat, script), KEY)[0]
+
+
+@dataclass
+class Watched:
+    """An engine, and what was asked of it."""
+
+    engine: Engine
+    requests: list[Request] = field(default_factory=list)
+    released: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def slots(self) -> int:
+        return self.engine.slots
+
+    def submit(self, request: Request) -> None:
+        self.requests.append(request)
+        self.engine.submit(request)
+
+    def step(self) -> list[Reply]:
+        return self.engine.step()
+
+    def release(self, session: tuple[int, int]) -> None:
+        self.released.append(session)
+        self.engine.release(session)
+
+
+class Slow(ScriptedPolicy):
+    """Finishes the newest request first, one a step."""
+
+    def step(self) -> list[Reply]:
+        return [self._reply(self.waiting.pop())]
+
+
+class Tired(ToyEnv):
+    """Fails when its `fails_at`-th step since it was made comes."""
+
+    fails_at, steps, made = 2, 0, 0
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        self.steps += 1
+        if self.steps == self.fails_at:
+            raise WorldError("the server is gone")
+        return super().step(action)
+
+
+def test_an_episode_goes_as_algorithm_1_says(player: Player) -> None:
+    episode = one(player, able)
+    assert [(call.role, call.turn) for call in episode.calls] == [(r, t) for t in (1, 2, 3) for r in ("planner", "executor")]
+    colors = episode.task.id.split("-")
+    plan = tuple(f"push the {color} button" for color in colors)
+    assert [turn.plan for turn in episode.turns] == [plan] * 3
+    assert [call.plan for call in episode.calls] == [(), *[plan] * 5]
+    assert [turn.action for turn in episode.turns] == [f"press[{color}]" for color in colors]
+    assert [turn.observation for turn in episode.turns] == [
+        f"You pressed {color}. {i} of 3 done." for i, color in enumerate(colors, 1)
+    ]
+    assert [turn.score for turn in episode.turns] == [1 / 3, 2 / 3, 1.0]
+    assert (episode.outcome, episode.score, episode.par) == ("solved", 1.0, 3)
+    assert episode.tokens == sum(len(call.ids) for call in episode.calls)
+    assert all(turn.well_formed and turn.valid for turn in episode.turns)
+
+
+def test_a_plan_is_asked_for_after_the_observation_and_before_the_action(player: Player) -> None:
+    prompts: list[str] = []
+
+    def script(prompt: str) -> str:
+        prompts.append(prompt)
+        return able(prompt)
+
+    one(player, script)
+    assert "1 of 3 done" not in prompts[1]
+    assert prompts[2].index("1. push") < prompts[2].index("1 of 3 done")
+    assert prompts[2].endswith("plan 2<|end|><|assistant|>")
+    assert re.search(r"act 2\. push the \w+ button<\|end\|><\|assistant\|>$", prompts[3])
+
+
+def test_steps_of_past_turns_never_change(player: Player) -> None:
+    episode = one(player, planning({1: "1. a\n2. b\n3. c\n4. d", 2: "2. B\n3. C", 3: "3. the last\n4. and more\n5. yet"}))
+    assert [turn.plan for turn in episode.turns] == [
+        ("a", "b", "c", "d"),
+        ("a", "B", "C"),
+        ("a", "B", "the last", "and more", "yet"),
+    ]
+
+
+def test_a_malformed_plan_leaves_the_old_one_in_force(player: Player) -> None:
+    episode = one(player, planning({1: "1. a\n2. b\n3. c", 2: "I would rather not", 3: "3. C"}))
+    assert [turn.plan for turn in episode.turns] == [("a", "b", "c"), ("a", "b", "c"), ("a", "b", "C")]
+    assert [turn.well_formed for turn in episode.turns] == [True, False, True]
+
+
+@pytest.mark.parametrize("layout", ["append", "current"])
+@pytest.mark.parametrize("first", ["", "1. only this"])
+def test_step_i_is_for_action_i_even_where_a_turn_had_no_step(player: Player, layout: str, first: str) -> None:
+    episode = one(replace(player, context=layout), planning({1: first, 2: "nothing", 3: "3. the third"}))
+    assert [len(turn.plan) > i for i, turn in enumerate(episode.turns)] == [bool(first), False, True]
+    assert episode.turns[2].plan[2] == "the third"
+    asks = [player.chat.decode(call.prompt).rsplit("\n", 1)[-1] for call in episode.calls if call.role == "executor"]
+    named = re.compile(r"act 3\. the third<")
+    assert [bool(named.search(ask)) for ask in asks] == [False, False, True]
+
+
+def test_a_malformed_action_costs_a_turn(player: Player) -> None:
+    def script(prompt: str) -> str:
+        _, role, turn = asked(prompt)
+        return " press[red] please " if (role, turn) == ("act", 2) else able(prompt)
+
+    episode = one(player, script)
+    assert [(turn.action, turn.well_formed, turn.valid) for turn in episode.turns[1:2]] == [
+        ("press[red] please", False, False)
+    ]
+    assert episode.turns[1].observation == "Nothing happens."
+
+
+@pytest.mark.parametrize(("action", "outcome", "turns"), [("press[x]", "truncated", 4), ("wrong", "failed", 1)])
+def test_a_budget_truncates_and_the_world_fails(player: Player, action: str, outcome: str, turns: int) -> None:
+    def script(prompt: str) -> str:
+        colors, role, _ = asked(prompt)
+        wrong = next(color for color in ("red", "blue") if color != colors[0])
+        return able(prompt) if role == "plan" else f"Action: {action if action != 'wrong' else f'press[{wrong}]'}"
+
+    episode = one(player, script)
+    assert (episode.outcome, len(episode.turns), episode.score) == (outcome, turns, 0.0)
+
+
+def test_a_full_context_truncates_before_the_world_is_stepped(player: Player) -> None:
+    whole = one(player, able)
+    stepped: list[str] = []
+
+    class Counted(ToyEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+            stepped.append(action)
+            return super().step(action)
+
+    def counted() -> ToyEnv:
+        return Counted(split="train", max_turns=4, seed=0)
+
+    for number_of_calls, call in enumerate(whole.calls):
+        stepped.clear()
+        room = len(call.prompt) + player.max_tokens[call.role]
+        short = one(replace(player, max_length=room - 1, max_tokens={"planner": 48, "executor": 48}), able, counted)
+        assert short.outcome == "truncated"
+        assert len(short.calls) <= number_of_calls
+        assert len(stepped) == len(short.turns) == sum(call.role == "executor" for call in short.calls)
+    enough = len(whole.calls[-1].prompt) + 48
+    limits: Any = {"planner": 48, "executor": 48}
+    assert one(replace(player, max_length=enough, max_tokens=limits), able).outcome == "solved"
+
+
+@pytest.mark.parametrize("reply", ["", " ", "\n", "<|end|>", "Action:", "1."])
+@pytest.mark.parametrize("layout", ["append", "current"])
+def test_any_reply_is_legal(player: Player, reply: str, layout: str) -> None:
+    episode = one(replace(player, context=layout), lambda prompt: reply)
+    assert (episode.outcome, len(episode.turns)) == ("truncated", 4)
+    assert not any(turn.well_formed or turn.plan for turn in episode.turns)
+
+
+def test_a_reply_without_any_token_is_legal(player: Player) -> None:
+    class Mute(ScriptedPolicy):
+        def _reply(self, request: Request) -> Reply:
+            return Reply(request.session, [], [], "length")
+
+    episode = play(tickets(player), make_env, Mute(player.chat, able), KEY)[0]
+    assert (episode.outcome, episode.tokens) == ("truncated", 0)
+
+
+def test_paradigms_differ_in_who_plans_and_when(player: Player) -> None:
+    def roles(**changes: Any) -> str:
+        def script(prompt: str) -> str:
+            colors = re.findall(r"Press (\w+), then (\w+), then (\w+)\.", prompt)[0]
+            done = prompt.count("You pressed")
+            if re.search(r"plan \d+<\|end\|><\|assistant\|>$", prompt):
+                return "1. a\n2. b\n3. c"
+            thought = "Thought: so be it\n" if prompt.endswith("think<|end|><|assistant|>") else ""
+            return f"{thought}Action: press[{colors[done]}]"
+
+        episode = one(replace(player, **changes), script)
+        assert episode.outcome == "solved"
+        return "".join(call.role[0] for call in episode.calls)
+
+    assert roles() == "pepepe"
+    assert roles(plans="once") == "peee"
+    assert roles(plans="never") == "eee"
+    assert roles(plans="never", thinks=True) == "eee"
+
+
+def test_a_teacher_writes_plans_that_are_no_calls(player: Player) -> None:
+    episode = one(replace(player, teacher=True), able)
+    colors = episode.task.id.split("-")
+    assert [call.role for call in episode.calls] == ["executor"] * 3
+    assert [turn.plan for turn in episode.turns] == [tuple(f"push the {color} button" for color in colors)] * 3
+    assert f"2. push the {colors[1]} button" in player.chat.decode(episode.calls[1].prompt)
+    assert episode.calls[1].plan == episode.turns[1].plan
+
+
+def test_a_teacher_that_does_not_exist_is_told(player: Player) -> None:
+    class Alone(ToyEnv):
+        @property
+        def expert(self) -> None:  # type: ignore[override]
+            return None
+
+    with pytest.raises(UserError, match=r"stage\.planner"):
+        one(replace(player, teacher=True), able, lambda: Alone(split="train", max_turns=4, seed=0))
+
+
+def demonstrate(player: Player, **changes: Any) -> list[Episode]:
+    """Many demonstrations; the engine must not be asked for anything."""
+
+    def never(prompt: str) -> str:
+        raise AssertionError(prompt)
+
+    expert = replace(player, teacher=True, expert=True, **changes)
+    return play(tickets(expert, 40), make_env, ScriptedPolicy(player.chat, never), KEY)
+
+
+def test_demonstrations_are_calls_of_both_roles(player: Player) -> None:
+    for episode in demonstrate(player):
+        assert episode.outcome == "solved"
+        assert [call.role for call in episode.calls] == ["planner", "executor"] * 3
+        assert all(call.ids[-1] == player.chat.end and call.stop == "end" for call in episode.calls)
+        assert all(call.logprobs == [0.0] * len(call.ids) for call in episode.calls)
+        texts = [player.chat.decode(call.ids) for call in episode.calls]
+        assert texts[1] == f"Action: press[{episode.task.id.split('-')[0]}]"
+        assert texts[2].startswith("2. push the ")
+        assert episode.tokens == 0
+
+
+@pytest.mark.parametrize("plans", ["always", "once", "never"])
+def test_slips_are_shown_and_never_learned_from(player: Player, plans: str) -> None:
+    episodes = demonstrate(player, slips=0.5, plans=plans, thinks=plans == "never")
+    env, slips = make_env(), 0
+    for episode in episodes:
+        env.reset(options={"task": episode.task.id})
+        said = {call.turn: player.chat.decode(call.ids) for call in episode.calls if call.role == "executor"}
+        last = player.chat.decode(episode.calls[-1].prompt) if episode.calls else ""
+        for t, turn in enumerate(episode.turns, 1):
+            assert env.expert
+            if t in said:
+                assert said[t] == turn.reply
+                assert turn.action == env.expert.action()
+            elif any(call.turn > t for call in episode.calls):
+                assert turn.reply in last
+            slips += t not in said
+            env.step(turn.action)
+    assert 0.3 < slips / sum(len(episode.turns) for episode in episodes) < 0.7
+
+
+def test_a_demonstration_ends_where_the_context_does(player: Player) -> None:
+    whole = demonstrate(player)[0]
+    for room in range(len(whole.calls[0].prompt), len(whole.calls[-1].prompt), 7):
+        short = demonstrate(player, max_length=room)[0]
+        assert short.outcome == "truncated"
+        assert all(len(call.prompt) + len(call.ids) <= room for call in short.calls)
+
+
+def test_a_world_that_fails_is_tried_anew(player: Player) -> None:
+    worlds: list[Tired] = []
+
+    def made() -> Tired:
+        worlds.append(Tired(split="train", max_turns=4, seed=0))
+        worlds[-1].fails_at = 2 if len(worlds) < ATTEMPTS else 99
+        return worlds[-1]
+
+    engine = Watched(ScriptedPolicy(player.chat, able))
+    episode = play(tickets(player), made, engine, KEY)[0]
+    assert (episode.outcome, len(episode.turns), len(episode.calls)) == ("solved", 3, 6)
+    assert len(worlds) == ATTEMPTS
+    seeds = [request.seed for request in engine.requests]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds[0] == seed_of(*KEY, 0, 0, 0, 1, "planner", 0)
+    assert seeds[-1] == seed_of(*KEY, 0, 0, ATTEMPTS - 1, 3, "executor", 0)
+
+
+@pytest.mark.parametrize("when", ["made", "reset", "step"])
+def test_a_world_that_fails_every_time_is_broken_and_stops_nobody(player: Player, when: str) -> None:
+    made = 0
+
+    class Cursed(ToyEnv):
+        """Fails on the second task."""
+
+        def reset(self, **given: Any) -> tuple[str, Info]:
+            self.cursed = given["options"]["task"] == unlucky
+            if self.cursed and when == "reset":
+                raise WorldError("no such room")
+            return super().reset(**given)
+
+        def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+            if self.cursed and when == "step":
+                raise WorldError("the server is gone")
+            return super().step(action)
+
+    def make() -> ToyEnv:
+        nonlocal made
+        made += 1
+        if when == "made" and made in (2, 3, 4):
+            raise WorldError("no room for another")
+        return Cursed(split="train", max_turns=4, seed=0)
+
+    due = tickets(player, 3)
+    unlucky = due[1].task.id
+    done: list[Episode] = []
+    engine = Watched(ScriptedPolicy(player.chat, able))
+    episodes = play(due, make, engine, KEY, done.append)
+    assert [episode.outcome for episode in episodes] == ["solved", "broken", "solved"]
+    assert (episodes[1].calls, episodes[1].turns, episodes[1].reward) == ([], [], None)
+    assert len(done) == 3
+    assert set(engine.released) == {(0, 0), (1, 0), (2, 0)}
+    assert made == 3 + ATTEMPTS - 1
+
+
+def test_episodes_come_in_the_order_of_tickets_whoever_finishes_first(player: Player) -> None:
+    due = tickets(player, 5, 2)
+    plain = play(due, make_env, ScriptedPolicy(player.chat, able), KEY)
+    finished: list[tuple[int, int]] = []
+    late = play(due, make_env, Slow(player.chat, able, slots=3), KEY, lambda e: finished.append((e.group, e.sample)))
+    assert [(e.group, e.sample) for e in late] == [(t.group, t.sample) for t in due]
+    assert finished != [(t.group, t.sample) for t in due]
+    assert sorted(finished) == [(t.group, t.sample) for t in due]
+    assert late == plain
+
+
+def test_nothing_is_generated_for_a_finished_episode(player: Player) -> None:
+    engine = Watched(ScriptedPolicy(player.chat, able, slots=2))
+    episodes = play(tickets(player, 3, 2), make_env, engine, KEY)
+    assert len(engine.requests) == sum(len(episode.calls) for episode in episodes)
+    assert sorted(engine.released) == [(g, s) for g in range(3) for s in range(2)]
+
+
+def test_a_request_carries_the_decoding_of_its_player(player: Player) -> None:
+    engine = Watched(ScriptedPolicy(player.chat, able))
+    play(tickets(replace(player, temperature=0.6, top_p=0.9)), make_env, engine, KEY)
+    assert {(r.temperature, r.top_p) for r in engine.requests} == {(0.6, 0.9)}
+    assert [r.max_tokens for r in engine.requests] == [48, 24] * 3
+
+
+def test_the_seed_of_a_call_says_what_it_is_and_is_the_same_everywhere() -> None:
+    assert seed_of(0, "train", 0, 0, 0, 0, 1, "planner", 0) == 7327820038623582092
+    keys = list(product((0, 1), (0, 11), (0, 1), (0, 1), (0, 1), (1, 11), ("planner", "executor")))
+    assert len({seed_of(*key) for key in keys}) == len(keys)
+
+
+def sampled(model: Any, chat: Chat, due: Sequence[Ticket], slots: int) -> dict[tuple[int, int], Episode]:
+    engine = LocalEngine(model, chat.end, slots)
+    episodes = play(due, make_env, engine, KEY)
+    assert (engine.running, sorted(engine.free), engine.slot_of) == ([], list(range(slots)), {})
+    assert not any(engine.known)
+    return {(episode.group, episode.sample): episode for episode in episodes}
+
+
+@pytest.mark.parametrize("layout", ["append", "current"])
+def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(model: Any, player: Player, layout: str) -> None:
+    due = tickets(replace(player, context=layout), 2, 3)
+    together, alone = sampled(model, player.chat, due, 8), sampled(model, player.chat, due, 1)
+    fewer = sampled(model, player.chat, [due[4], due[1]], 8)
+    assert len({tuple(e.calls[0].ids) for e in together.values()}) > 3
+    for key, episode in [*alone.items(), *fewer.items()]:
+        assert [call.ids for call in episode.calls] == [call.ids for call in together[key].calls]
+        for one, other in zip(episode.calls, together[key].calls, strict=True):
+            torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
