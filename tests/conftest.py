@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from pilotrl.envs.toy import ToyEnv
 from pilotrl.judge.rule import RuleJudge
 from pilotrl.module import PilotModule
 from pilotrl.policy import Policy
-from pilotrl.rollout import Player
+from pilotrl.rollout import Player, Ticket, play
+from pilotrl.types import Task
 
 
 def options(algorithm: str) -> dict[str, Any]:
@@ -53,10 +55,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a hundred thousand weights which saw demonstrations for some seconds: they solve a third of ToyEnv."""
+    """Folder of a hundred thousand weights which saw demonstrations until they solved a quarter of ToyEnv."""
     folders = tmp_path_factory.mktemp("models")
     start = build(folders / "cold", width=64)
-    run = Training(start, "sft", steps=30, tasks=32, group_size=1, micro_tokens=4096, lr=3e-3, player={"expert": True})
+    run = Training(start, "sft", steps=80, tasks=32, group_size=1, micro_tokens=4096, lr=3e-3, player={"expert": True})
+    run.source.over = lambda: int(run.module.version) > 20 and run.success() > 0.2
     run.fit()
     policy.save(run.policy.model, run.source.players[0].chat.tokenizer, folders / "warm")
     return folders / "warm"
@@ -173,6 +176,13 @@ class Training:
         self.source.rank, self.source.ranks = self.trainer.global_rank, self.trainer.world_size
         self.trainer.fit(self.module, DataLoader(self.source, batch_size=None) if source is None else source)
         return self
+
+    def success(self) -> float:
+        """Share of some tasks that the policy solves with the teacher's plans, sampled at temperature 1."""
+        player, names = replace(self.source.players[0], expert=False), self.source.names[:48]
+        tickets = [Ticket(Task("toy", name, "train", 0), i, 0, player) for i, name in enumerate(names)]
+        episodes = play(tickets, self.source.make_env, self.source.engine, ("success", int(self.module.version)))
+        return fmean(episode.outcome == "solved" for episode in episodes)
 
     def weights(self) -> torch.Tensor:
         return torch.cat([parameter.detach().flatten() for parameter in self.policy.parameters()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
@@ -105,7 +106,7 @@ def test_appending_keeps_every_token_said_before(tokenizer: Any, template: str) 
     chat = chat_of(tokenizer, template)
     texts = ("1. push the red button", "Action: press[red]", "", "x", "2. push", "Action: press[blue]")
     calls = played(new(chat), [[*spelled(chat, text), chat.end] for text in texts])
-    for before, after in zip(calls, calls[1:], strict=False):
+    for before, after in pairwise(calls):
         whole = before.prompt + before.ids
         assert after.prompt[: len(whole)] == whole
     assert [len(row) for row in rows_of(calls)] == [len(calls)]
@@ -199,6 +200,7 @@ def test_plans_are_read_as_they_are_written() -> None:
     plan = ("look 3. for", "push")
     assert parse_plan(number(plan, 4), 4) == plan
     assert parse_plan("2. a\n 3.b \n", 2) == ("a", "b")
+    assert number(("a", "", "c")) == "1. a\n3. c"
     for wrong in ("", "a", "1. a", "2. a\n4. b", "2. a\n\n3. b", "2. ", "2. a\nand so on", "2 a"):
         assert parse_plan(wrong, 2) is None, wrong
 

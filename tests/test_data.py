@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -167,11 +166,11 @@ class Clerk:
 
 
 @pytest.fixture
-def episode() -> Iterator[Episode]:
+def episode() -> Episode:
     """Three turns; the second one has no step in force."""
     plans = (("a1", "a2"), ("b1",), ("c1", "", "c3", "c4"))
     turns = [Turn(plan, "", f"act {t}", f"saw {t}", True, True, 0.0) for t, plan in enumerate(plans, 1)]
-    yield Episode(Task("toy", "t", "train", 0), 0, 0, "saw 0", turns=turns, outcome="failed")
+    return Episode(Task("toy", "t", "train", 0), 0, 0, "saw 0", turns=turns, outcome="failed")
 
 
 def test_an_action_is_graded_against_its_step_and_what_was_seen_before_it(

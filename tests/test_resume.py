@@ -140,7 +140,8 @@ WHERE: dict[str, tuple[str, int]] = {
 """Which call of which method does not come back."""
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+def interrupted(play: Play, folder: Path, kind: str, name: str, count: int) -> None:
+    """Start a run whose `count`-th call of a method does not come back."""
     owner: Any = running.Display if name.startswith("display.") else running.Run
     method = name.removeprefix("display.")
     kept, calls = getattr(owner, method), iter(range(1, 1000))
@@ -152,25 +153,24 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
             raise Interrupted
         return kept(*given)
 
-    monkeypatch.setattr(owner, method, once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, method, once)
+        with pytest.raises(Interrupted):
+            play(folder, kind)
+    assert not RunFolder(folder).finished
+    disturb()
 
 
 @pytest.mark.parametrize(("name", "count"), WHERE.values(), ids=WHERE)
 def test_an_interrupted_run_ends_like_one_that_never_was(
     whole: Whole, play: Play, tmp_path: Path, name: str, count: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        interrupt(patch, name, count)
-        play(tmp_path, "grpo")
-    assert not RunFolder(tmp_path).finished
-    disturb()
+    interrupted(play, tmp_path, "grpo", name, count)
     assert result(play(tmp_path, "grpo")) == result(whole("grpo"))
 
 
 def test_values_go_on_as_well(whole: Whole, play: Play, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        interrupt(patch, "display.update", 3)
-        play(tmp_path, "ppo")
+    interrupted(play, tmp_path, "ppo", "display.update", 3)
     assert result(play(tmp_path, "ppo")) == result(whole("ppo"))
     assert (tmp_path / "value.pt").read_bytes() == (whole("ppo") / "value.pt").read_bytes()
 
@@ -180,26 +180,20 @@ def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(
 ) -> None:
     folder = tmp_path / "run"
     assert 2 <= len(metrics(whole("sft"))) < 5
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        interrupt(patch, "measured", 2)
-        play(folder, "sft")
+    interrupted(play, folder, "sft", "measured", 2)
     assert result(play(folder, "sft")) == result(whole("sft"))
 
 
 def test_interrupted_again_and_again(whole: Whole, play: Play, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for count in (3, 1, 2, 2):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-            interrupt(patch, "display.update", count)
-            play(folder, "grpo")
+        interrupted(play, folder, "grpo", "display.update", count)
     assert result(play(folder, "grpo")) == result(whole("grpo"))
 
 
 def test_a_checkpoint_half_written_is_passed_over(whole: Whole, play: Play, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        interrupt(patch, "display.update", 4)
-        play(folder, "grpo")
+    interrupted(play, folder, "grpo", "display.update", 4)
     held = RunFolder(folder).checkpoints
     assert [path.name for path in held.iterdir()] == ["step-000002.ckpt"]
     (held / "step-000004.draft").write_bytes((held / "step-000002.ckpt").read_bytes()[:100])

@@ -372,6 +372,19 @@ def test_a_world_that_fails_every_time_is_broken_and_stops_nobody(player: Player
     assert made == 3 + ATTEMPTS - 1
 
 
+def test_a_new_try_gets_a_world_that_nobody_played_in(player: Player) -> None:
+    worlds: list[Tired] = []
+
+    def made() -> Tired:
+        worlds.append(Tired(split="train", max_turns=4, seed=0))
+        worlds[-1].fails_at = 5 if len(worlds) == 1 else 99  # in the second episode of the first world
+        return worlds[-1]
+
+    episodes = play(tickets(player, 3), made, ScriptedPolicy(player.chat, able, slots=1), KEY)
+    assert [episode.outcome for episode in episodes] == ["solved"] * 3
+    assert [world.steps for world in worlds] == [5, 6]  # the third episode went on in the second world
+
+
 def test_episodes_come_in_the_order_of_tickets_whoever_finishes_first(player: Player) -> None:
     due = tickets(player, 5, 2)
     plain = play(due, make_env, ScriptedPolicy(player.chat, able), KEY)
