@@ -21,6 +21,7 @@ SMALL = (
     "model=nano",
     "model.max_length=512",
     "train.lr=1e-3",
+    "train.lr_schedule=linear",
     "train.micro_tokens=8192",
     "panel.tasks=100",
     "panel.samples=1",
