@@ -1,0 +1,6 @@
+"""ALFWorld (arXiv 2010.03768) in plain Python: find things in a household, treat them, put them in their place."""
+
+from pilotrl.envs.alfworld.env import AlfWorld
+from pilotrl.envs.alfworld.text import resolve
+
+__all__ = ["AlfWorld", "resolve"]
