@@ -1,0 +1,83 @@
+"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER]`, each the folder of a run or of a sweep."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pilotrl.folder import RunFolder, write_whole
+from pilotrl.report.arms import sorted_out
+from pilotrl.report.page import PAGE, files
+from pilotrl.report.runs import Refused, Run, find, read
+from pilotrl.server import absolute, complaint, send_folder
+from pilotrl.types import UserError
+
+PARENT = "parent_run.json"
+"""In a sweep's folder: which run of MLflow stands for the sweep."""
+
+
+def command(words: Sequence[str]) -> None:
+    """Read the runs, write the report, and say where it is."""
+    places, out = arguments(words)
+    runs: list[Run] = []
+    notes: list[str] = []
+    folders = find(places)
+    for name, folder in folders.items():
+        try:
+            runs.append(read(name, folder))
+        except Refused as why:
+            notes.append(f"{name} is left out: it {why}")
+    panels, more = sorted_out(runs)
+    notes += more
+    for name, content in files(places[0].resolve().name, [str(place) for place in places], panels, notes).items():
+        write_whole(out / name, content)
+    notes += [line for place in places for line in tracked(place, out)]
+    print(*notes, out / PAGE, sep="\n")
+
+
+def arguments(words: Sequence[str]) -> tuple[list[Path], Path]:
+    """Folders, and where the report goes: `report/` in the first of them unless `out=` says otherwise."""
+    outs = [word.removeprefix("out=") for word in words if word.startswith("out=")]
+    places = [Path(word).expanduser() for word in words if not word.startswith("out=")]
+    if not places:
+        raise UserError("no folder is given; python -m pilotrl.report FOLDER... [out=FOLDER], of runs or of sweeps")
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"{place}: is no folder; name folders of runs or of sweeps, and out=FOLDER for the report")
+    out = Path(outs[-1]).expanduser() if outs else places[0] / "report"
+    try:
+        RunFolder(out).check_writable()
+    except UserError as error:
+        raise UserError(f"out={out}: cannot be written; choose another folder with out=FOLDER") from error
+    return places, out
+
+
+def tracked(place: Path, out: Path) -> list[str]:
+    """Give the report to the sweep's run in MLflow, if there is one. Returns a line where that failed."""
+    path = place / PARENT
+    if not path.is_file():
+        return []
+    uri = "its address"
+    try:
+        parent = json.loads(path.read_text(encoding="utf-8"))
+        uri = absolute(parent["uri"])
+        send_folder(uri, parent["run_id"], out)
+    except Exception as error:  # of any kind: the report is written, whatever happens in MLflow
+        return [f"{complaint(uri, error)}; the report is not in MLflow"]
+    return []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one line about what the user got wrong."""
+    try:
+        command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"pilotrl: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""Runs to arms: those of equal configuration but for the seed. Arms are compared within a panel, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from string import ascii_uppercase
+from typing import Any
+
+from pilotrl.display import BLOCKS
+from pilotrl.report.runs import DECODINGS, Cell, Run
+from pilotrl.statistics import MEASURES, Contrast, Interval, difference, gain
+
+PLAYER = ("agent", "tokens")
+"""What of a panel's protocol is said by the configuration alone, and may be the very thing that arms differ in."""
+HEADLINES = ("success", "adherence", "plan_quality")
+"""Measures on the page; the others are in the tables beside it."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs of equal configuration but for the seed, on one panel."""
+
+    mark: str
+    """A letter, unique within the panel."""
+    label: str
+    """The keys in which it differs from the panel's other arms."""
+    runs: list[Run]
+
+    @property
+    def seeds(self) -> str:
+        return ", ".join(str(run.seed) for run in self.runs)
+
+    @property
+    def name(self) -> str:
+        return f"{self.mark}: {self.label}"
+
+    def mean(self, when: str, cell: Cell) -> float | None:
+        """Over its runs, of what their summaries say; None where one of them does not define it."""
+        means = [fmean(values.values()) for run in self.runs if (values := getattr(run, when).get(cell))]
+        return fmean(means) if len(means) == len(self.runs) else None
+
+    def gain(self, cell: Cell) -> Contrast:
+        """After minus before."""
+        return gain([run.before[cell] for run in self.runs], [run.after[cell] for run in self.runs])
+
+    def spent(self, key: str) -> float:
+        """Mean over its runs of a total of summary.json, or of all the seconds they took."""
+        return fmean(run.summary[key] if key == "seconds" else run.summary["train"][key] for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One number of a panel, first minus second."""
+
+    cell: Cell
+    first: Arm
+    second: Arm
+    contrast: Contrast
+
+    @property
+    def verdict(self) -> str:
+        """Who is ahead, if that can be said: nobody is, inside an interval."""
+        found = self.contrast
+        if found.over_tasks["low"] is None:
+            return "too few tasks"
+        if not (clear(found.over_tasks) and (found.over_seeds is None or clear(found.over_seeds))):
+            return "cannot be told apart"
+        ahead = self.first if (found.over_tasks["mean"] or 0) > 0 else self.second
+        return f"{ahead.mark} higher" + ("" if found.over_seeds else " in these runs (one seed)")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What was played, and by whom."""
+
+    name: str
+    sha256: str
+    arms: list[Arm]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for arm in self.arms for run in arm.runs]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """What at least one run measured, sampled before greedy, the policy's own plans first."""
+        known = {cell for run in self.runs for cell in run.cells if run.after[cell]}
+        every = (Cell(of, decoding, measure) for of in BLOCKS for measure in MEASURES for decoding in DECODINGS)
+        return [cell for cell in every if cell in known]
+
+    @property
+    def headlines(self) -> list[Cell]:
+        """The cells that the page shows: greedy stands only beside success."""
+        return [
+            cell for cell in self.cells if cell.measure in HEADLINES and cell.decoding in ("sampled", *_beside(cell))
+        ]
+
+    def compared(self) -> Iterator[Comparison]:
+        """Every two arms, on everything that all of their runs measured."""
+        for cell in self.cells:
+            for first, second in combinations(self.arms, 2):
+                if all(run.after.get(cell) for run in (*first.runs, *second.runs)):
+                    values = [[run.after[cell] for run in arm.runs] for arm in (first, second)]
+                    yield Comparison(cell, first, second, difference(*values))
+
+    def differing(self) -> dict[str, list[Any]]:
+        """Every key in which arms differ, and each arm's value."""
+        keys = [arm.runs[0].keys for arm in self.arms]
+        return {key: [of.get(key, "absent") for of in keys] for key in differing(keys)}
+
+
+def _beside(cell: Cell) -> tuple[str, ...]:
+    return DECODINGS if cell.measure == "success" else ()
+
+
+def clear(interval: Interval) -> bool:
+    """Whether it excludes 0."""
+    low, high = interval["low"], interval["high"]
+    return low is not None and high is not None and not low <= 0 <= high
+
+
+def sorted_out(runs: Sequence[Run]) -> tuple[list[Panel], list[str]]:
+    """Panels of arms of runs, each in the order given, and what a reader has to know about that, a line each."""
+    kept, notes = _once(runs)
+    panels = [
+        _panel(members)
+        for members in _grouped(kept, lambda run: json.dumps(comparable(run.panel), sort_keys=True)).values()
+    ]
+    for panel in panels[1:]:
+        names, why = ", ".join(run.name for run in panel.runs), unlike(panels[0].runs[0].panel, panel.runs[0].panel)
+        notes.append(
+            f"panel {panel.name} ({names}) is another panel ({why}) than that of the first run: it stands by itself"
+        )
+    notes += [note for panel in panels for note in _revisions(panel)]
+    return panels, notes
+
+
+def comparable(panel: Mapping[str, Any]) -> Any:
+    """What of a panel must be equal where numbers are compared: all but the player that the configuration describes."""
+    if "protocol" not in panel:
+        return panel["sha256"]
+    protocol = {key: value for key, value in panel["protocol"].items() if key not in PLAYER}
+    return {**panel, "sha256": None, "protocol": protocol}
+
+
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """In which key two panels differ."""
+    ours, theirs = comparable(one), comparable(other)
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return f"{other['sha256'][:8]} instead of {one['sha256'][:8]}"
+    pairs = {**theirs, **theirs["protocol"]}, {**ours, **ours["protocol"]}
+    keys = [key for key in pairs[0] if key != "protocol" and pairs[0][key] != pairs[1].get(key)]
+    return f"other {', '.join(keys)}"
+
+
+def differing(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for arm in arms for key in arm)
+    return [key for key in keys if len({plain(arm.get(key)) + str(key in arm) for arm in arms}) > 1]
+
+
+def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each arm the keys, as few as tell all of them apart, and their values; what an option is called comes first,
+    since it stands for the keys that it sets."""
+    chosen: list[str] = []
+    for key in sorted(differing(arms), key=lambda key: not key.endswith(".name")):
+        if len({_shown(arm, [*chosen, key]) for arm in arms}) > len({_shown(arm, chosen) for arm in arms}):
+            chosen.append(key)
+    return [_shown(arm, chosen) for arm in arms]
+
+
+def _shown(arm: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return ", ".join(f"{_short(key, keys)}={plain(arm.get(key, 'absent'))}" for key in keys)
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """algorithm.name -> algorithm, train.lr -> lr, unless another key is then called the same."""
+    last = key.removesuffix(".name").split(".")[-1]
+    alike = [other for other in keys if other.removesuffix(".name").split(".")[-1] == last]
+    return last if len(alike) == 1 else key
+
+
+def plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _panel(runs: Sequence[Run]) -> Panel:
+    groups = list(_grouped(runs, lambda run: json.dumps(run.keys, sort_keys=True)).values())
+    said = labels([group[0].keys for group in groups])
+    if len(groups) == 1:
+        said = ["stage={stage}, algorithm={algorithm}".format(**groups[0][0].summary)]
+    marks = [*ascii_uppercase, *(f"{a}{b}" for a in ascii_uppercase for b in ascii_uppercase)]
+    arms = [Arm(mark, label, group) for mark, label, group in zip(marks, said, groups, strict=False)]
+    about = runs[0].summary["panel"]
+    return Panel(about["name"], about["sha256"], arms)
+
+
+def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Without runs that repeat another: counted twice, one seed would pass for two."""
+    seen: dict[str, Run] = {}
+    notes = []
+    for run in runs:
+        first = seen.setdefault(json.dumps([run.keys, run.seed, run.panel["sha256"]], sort_keys=True), run)
+        if first is not run:
+            notes.append(f"{run.name} is left out: it has the configuration and the seed of {first.name}")
+    return list(seen.values()), notes
+
+
+def _revisions(panel: Panel) -> Iterator[str]:
+    revisions = dict.fromkeys((run.summary["git_revision"] or "unknown")[:8] for run in panel.runs)
+    if len(revisions) > 1:
+        yield f"panel {panel.name}: its runs are of several revisions of the code ({', '.join(revisions)})"
+
+
+def _grouped(runs: Sequence[Run], key: Any) -> dict[str, list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups

@@ -1,0 +1,179 @@
+"""The pictures of a report, as PNGs. Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines of
+arms differ in their dashes too."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from pilotrl.display import LOSS, ON_POLICY, RATES, smooth
+from pilotrl.report.arms import Arm, Comparison, Panel
+from pilotrl.report.words import title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+FAILED, ALIKE = COLOURS[1], COLOURS[5]
+WIDTH = 10.0
+"""Inches, and on the page all there is ..."""
+ROW = 3
+"""... for so many pictures side by side."""
+
+SUCCESS = "env/success"
+REWARDS = {SUCCESS: "success [%]", "reward/total": "reward [at most 1]"}
+"""Metrics of training that are drawn, and what their axes are called ..."""
+TERM = "reward/"
+"""... then every reward term there is ..."""
+CURVES = {
+    "env/turns": "turns an episode",
+    "train/entropy": "entropy [nats a token]",
+    "train/grad_norm": "gradient norm",
+}
+"""... and these."""
+Points = list[tuple[int, float]]
+
+
+def pictures(panel: Panel, comparisons: Sequence[Comparison]) -> dict[str, bytes]:
+    """PNGs by name; those that have nothing to show are left out."""
+    drawn = {
+        "differences": differences(panel, comparisons),
+        "learning": learning(panel),
+        "groups": groups(panel),
+    }
+    return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def differences(panel: Panel, comparisons: Sequence[Comparison]) -> Figure | None:
+    """Every two arms on each headline: the mean, the interval over tasks (thick), over tasks and seeds (thin)."""
+    cells = [cell for cell in panel.headlines if any(found.cell == cell for found in comparisons)]
+    if not cells:
+        return None
+    pairs = list(dict.fromkeys(f"{found.first.mark} − {found.second.mark}" for found in comparisons))
+    figure, places = _grid(len(cells), height=1.0 + 0.35 * len(pairs))
+    for place, cell in zip(places, cells, strict=False):
+        for found in (found for found in comparisons if found.cell == cell):
+            row = pairs.index(f"{found.first.mark} − {found.second.mark}")
+            _interval(place, row, found, 100.0 if cell.measure in RATES else 1.0)
+        place.axvline(0, color="black", linewidth=0.8)
+        place.plot([-1, 1], [0, 0], alpha=0)  # a point to each side is always in view
+        place.set_yticks(range(len(pairs)), pairs)
+        place.set_ylim(len(pairs) - 0.5, -0.5)
+        _style(place, title(cell), "difference [percentage points]")
+    return figure
+
+
+def learning(panel: Panel) -> Figure | None:
+    """Metrics of training by arm: the mean over seeds, and from the lowest seed to the highest."""
+    names = _curves(panel)
+    if not names:
+        return None
+    figure, places = _grid(len(names), height=2.5)
+    for place, (metric, name) in zip(places, names.items(), strict=False):
+        for arm, (dash, colour) in zip(panel.arms, styles(), strict=False):
+            _band(place, [_smoothed(run.metrics, metric) for run in arm.runs], arm.name, colour, dash)
+        _style(place, name, "training step")
+        if place.dataLim.height == 0:
+            place.set_ylim(place.dataLim.y0 - 1, place.dataLim.y0 + 1)
+    lines = {line.get_label(): line for place in places for line in place.get_lines()}
+    known = [arm.name for arm in panel.arms if arm.name in lines]
+    handles = [lines[name] for name in known]
+    figure.legend(handles, known, loc="outside lower left", frameon=False, fontsize=9, handlelength=3.5)
+    return figure
+
+
+def groups(panel: Panel) -> Figure | None:
+    """Share of groups that taught nothing, by arm: never solved, or alike in another way."""
+    arms = [arm for arm in panel.arms if any("train/dead_groups" in line for line in arm.runs[0].metrics)]
+    if not arms:
+        return None
+    figure, places = _grid(len(arms), height=2.5)
+    for place, arm in zip(places, arms, strict=False):
+        dead, failed = (dict(_over_runs(arm, f"train/{key}")) for key in ("dead_groups", "dead_failed"))
+        steps = [step for step in dead if step in failed]
+        low, high = [100 * failed[step] for step in steps], [100 * dead[step] for step in steps]
+        place.fill_between(steps, 0, low, color=FAILED, label="all failed", linewidth=0)
+        place.fill_between(steps, low, high, color=ALIKE, label="all alike otherwise", linewidth=0)
+        place.set_ylim(0, 100)
+        place.set_ylabel("groups [%]", fontsize=9)
+        _style(place, fill(arm.name, 32), "training step")
+    handles, names = places[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def styles() -> Iterator[tuple[str, str]]:
+    """Dash and colour of each arm: neighbours differ in both."""
+    dashes, colours = cycle(DASHES), cycle(COLOURS)
+    return zip(dashes, colours, strict=False)
+
+
+def _curves(panel: Panel) -> dict[str, str]:
+    """Metrics that some run has, and titles. A loss is only drawn where demonstrations are learned from."""
+    known = dict.fromkeys(key for run in panel.runs for line in run.metrics for key in line if line[key] is not None)
+    terms = {key: f"reward term: {key.removeprefix(TERM)} [0 to 1]" for key in known if key.startswith(TERM)}
+    losses = {} if ON_POLICY in known else LOSS
+    return {key: name for key, name in {**REWARDS, **(terms | REWARDS), **CURVES, **losses}.items() if key in known}
+
+
+def _smoothed(metrics: Sequence[Mapping[str, Any]], key: str) -> Points:
+    points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
+    scale = 100 if key == SUCCESS else 1
+    return [(step, scale * value) for (step, _), value in zip(points, smooth([v for _, v in points]), strict=True)]
+
+
+def _over_runs(arm: Arm, key: str) -> Points:
+    """Mean over the runs of an arm, at the steps that all of them have."""
+    runs = [dict(_smoothed(run.metrics, key)) for run in arm.runs]
+    return [(step, sum(run[step] for run in runs) / len(runs)) for step in runs[0] if all(step in run for run in runs)]
+
+
+def _band(place: Axes, runs: Sequence[Points], name: str, colour: str, dash: str) -> None:
+    known = [dict(points) for points in runs if points]
+    steps = [step for step in (known[0] if known else ()) if all(step in run for run in known)]
+    if not steps:
+        return
+    columns = [[run[step] for run in known] for step in steps]
+    place.plot(steps, [sum(c) / len(c) for c in columns], dash, color=colour, linewidth=1.8, label=name)
+    if len(known) > 1:
+        lows, highs = [min(c) for c in columns], [max(c) for c in columns]
+        place.fill_between(steps, lows, highs, color=colour, alpha=0.18, linewidth=0)
+
+
+def _interval(place: Axes, row: int, found: Comparison, scale: float) -> None:
+    inner, outer = found.contrast.over_tasks, found.contrast.over_seeds
+    for interval, width, ends in ((outer, 1.4, "|"), (inner, 5.0, "")):
+        if interval is not None and interval["low"] is not None and interval["high"] is not None:
+            reach = [scale * interval["low"], scale * interval["high"]]
+            place.plot(reach, [row, row], marker=ends, color=COLOURS[0], linewidth=width, solid_capstyle="butt")
+    place.plot(scale * (inner["mean"] or 0.0), row, "o", color="white", markeredgecolor="black", markersize=5)
+
+
+def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width with `count` axes, three in a row."""
+    from matplotlib.figure import Figure  # a second to import; without pyplot there is no state and no window
+
+    rows = -(-count // ROW)
+    figure = Figure(figsize=(WIDTH, rows * height + 0.5), layout="constrained")
+    grid = figure.add_gridspec(rows, ROW)
+    return figure, [figure.add_subplot(grid[divmod(place, ROW)]) for place in range(count)]
+
+
+def _style(place: Axes, name: str, below: str) -> None:
+    place.set_title(name, fontsize=10, loc="left")
+    place.set_xlabel(below, fontsize=9)
+    place.tick_params(labelsize=9)
+    place.grid(alpha=0.25)
+    place.spines[["top", "right"]].set_visible(False)
+    place.margins(x=0.04)
+
+
+def _png(figure: Figure) -> bytes:
+    held = io.BytesIO()
+    figure.savefig(held, dpi=150, format="png", metadata={"Software": None})
+    return held.getvalue()

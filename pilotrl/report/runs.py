@@ -1,0 +1,176 @@
+"""Run folders as a report reads them: found, read, or refused with a reason. No number is taken from anywhere else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from pilotrl.check import flat
+from pilotrl.display import BLOCKS
+from pilotrl.folder import RunFolder
+from pilotrl.records import from_record
+from pilotrl.redact import without_secrets
+from pilotrl.statistics import MEASURES, per_task
+from pilotrl.types import Episode, Task, UserError
+
+SCHEMA = 1
+"""Of summary.json, the only one that is read."""
+ASIDE = ("seed", "root", "tracking", "checkpoint", "trainer")
+"""Nodes of the configuration that say where and how a run is computed, or which of several equal ones it is."""
+DECODINGS = ("sampled", "greedy")
+
+
+class Refused(Exception):
+    """Why a run is left out, in words that follow `it`."""
+
+
+class Cell(NamedTuple):
+    """What one number of a panel is about."""
+
+    block: str
+    """`eval` (the policy's own plans) or `eval_teacher`."""
+    decoding: str
+    measure: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    name: str
+    """Its folder, as short as the folders of a report allow."""
+    keys: dict[str, Any]
+    """Its configuration and, under `parent.`, that of the run it started from: dotted keys, less those of `ASIDE`."""
+    summary: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    panel: dict[str, Any]
+    """What its panel's hash is over; only the hash where the folder does not say."""
+    before: dict[Cell, dict[Task, float]]
+    after: dict[Cell, dict[Task, float]]
+
+    @property
+    def seed(self) -> int:
+        return int(self.summary["seed"])
+
+    @property
+    def cells(self) -> list[Cell]:
+        """What its panel measured, in the order of summary.json."""
+        return list(self.after)
+
+
+def find(places: Sequence[Path]) -> dict[str, RunFolder]:
+    """Every run in or below the given folders, under the shortest name that tells them apart.
+
+    Raises UserError for a folder that holds none.
+    """
+    found: dict[Path, RunFolder] = {}
+    for place in places:
+        folders = [place] if RunFolder(place).begun else [p.parent.parent for p in place.rglob(".hydra/config.yaml")]
+        if not folders:
+            raise UserError(f"{place}: holds no run; name folders of runs, of sweeps, or one that holds some of them")
+        found |= {folder.resolve(): RunFolder(folder) for folder in sorted(folders, key=natural)}
+    parts = [path.parts for path in found]
+    shared = 0
+    while len(found) > 1 and len({part[: shared + 1] for part in parts}) == 1:
+        shared += 1
+    kept = [part[shared:] if len(found) > 1 else part[-1:] for part in parts]
+    return {"/".join(part): folder for part, folder in zip(kept, found.values(), strict=True)}
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts 10 after 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
+
+
+def read(name: str, folder: RunFolder) -> Run:
+    """A finished run, whose numbers have been checked against its episodes. Raises Refused for any other."""
+    try:
+        if not folder.finished:
+            raise Refused(f"is not finished ({_progress(folder)}); python -m pilotrl resume={folder} goes on with it")
+        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        if summary["schema"] != SCHEMA:
+            raise Refused(f"has a summary.json of schema {summary['schema']}, and schema {SCHEMA} is read here")
+        values = _values(folder.episodes, summary)
+        lines = folder.metrics.read_text(encoding="utf-8").splitlines()
+        return Run(
+            name, configuration(folder), summary, [json.loads(line) for line in lines], _panel(folder, summary), *values
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).partition("\n")[0]
+        raise Refused(f"is broken and cannot be read ({type(error).__name__}: {reason})") from error
+
+
+def block(summary: Mapping[str, Any], of: str, decoding: str) -> Mapping[str, Any] | None:
+    """The part of summary.json with `before`, `after` and `paired`; None where that was not played."""
+    found: Mapping[str, Any] | None = summary[of]
+    return found.get("greedy") if found and decoding == "greedy" else found
+
+
+def configuration(folder: RunFolder) -> dict[str, Any]:
+    """What decides what a run learns, under dotted keys; a parent stands for its configuration, not for its folder."""
+    keys = flat(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(folder.config)))))
+    parent = keys.get("parent")
+    kept = {key: value for key, value in keys.items() if key.split(".")[0] not in ASIDE}
+    if parent is not None and (theirs := RunFolder(_began_in(folder) / parent)).begun:
+        del kept["parent"]
+        kept |= {f"parent.{key}": value for key, value in configuration(theirs).items()}
+    return kept
+
+
+def _began_in(folder: RunFolder) -> Path:
+    """The working folder of the command that began a run: where relative paths in its configuration count from."""
+    return Path(OmegaConf.load(folder.hydra).hydra.runtime.cwd) if folder.hydra.is_file() else Path()
+
+
+def _progress(folder: RunFolder) -> str:
+    done = folder.metrics.read_text(encoding="utf-8").count("\n") if folder.metrics.is_file() else 0
+    return f"{done} of {OmegaConf.load(folder.config).train.steps} steps"
+
+
+def _panel(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """panel.json, where it is that of the summary."""
+    path, sha256 = folder / "panel.json", summary["panel"]["sha256"]
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record if record.get("sha256") == sha256 else {"sha256": sha256}
+
+
+def _values(path: Path, summary: Mapping[str, Any]) -> Iterator[dict[Cell, dict[Task, float]]]:
+    """A number a task for each cell, before and after. Raises Refused where they do not give the summary's means."""
+    played = _played(path)
+    for when in ("before", "after"):
+        values: dict[Cell, dict[Task, float]] = {}
+        for of, planner in BLOCKS.items():
+            for decoding in DECODINGS:
+                for measure, mean in ((block(summary, of, decoding) or {}).get(when) or {}).items():
+                    cell = Cell(of, decoding, measure)
+                    values[cell] = per_task(played[f"{when}/{planner}, {decoding}"], MEASURES[measure])
+                    _check(cell, when, mean, values[cell])
+        yield values
+
+
+def _check(cell: Cell, when: str, mean: float | None, values: Mapping[Task, float]) -> None:
+    again = fmean(values.values()) if values else None
+    same = again is None if mean is None else again is not None and math.isclose(mean, again, abs_tol=1e-9)
+    if not same:
+        raise Refused(f"is broken: {when}, {' '.join(cell)} is {mean} in summary.json and {again} by episodes.jsonl")
+
+
+def _played(path: Path) -> dict[str, list[Episode]]:
+    """The episodes of panels, by phase; those of training are most of the file, and are not parsed."""
+    played: defaultdict[str, list[Episode]] = defaultdict(list)
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if not line.startswith('{"phase": "train"'):
+                record = json.loads(line)
+                played[record["phase"]].append(from_record(record))
+    return played
