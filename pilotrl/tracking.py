@@ -9,22 +9,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from pilotrl.feed import METRICS, Feed, State, Status, absolute
-from pilotrl.redact import hide_credentials, without_secrets
+from pilotrl.feed import Feed
+from pilotrl.ledger import LEDGER, METRICS, Card, Ledger, Status
+from pilotrl.server import absolute
 
 log = logging.getLogger(__name__)
 
 POLL = 1.0
 """Seconds between two looks at the folder."""
-PAUSE = 60.0
-"""Seconds before the next look once MLflow has failed."""
-GOODBYE = 30.0
-"""Seconds the end of a run waits for the last lines to arrive."""
+PAUSE = 10.0
+"""Seconds before the next look once MLflow has failed; and how long a run that fails waits for the last lines."""
+GOODBYE = 120.0
+"""How long a run that is finished does, at most. One that MLflow answers needs a few seconds of them."""
 
 
 class Tracker:
@@ -32,31 +31,21 @@ class Tracker:
 
     folder: the run folder. Where it was tracked before (a resumed run), the same MLflow run is continued.
     uri: MLflow's tracking uri; None or `off` for no tracking, and then nothing is imported, started or written.
-    params: the resolved configuration, nested as it is; secrets in it are dropped before anything is kept or sent.
-    tags: shown by MLflow beside the run.
+    card: what the run is called there, and how much of it is shown.
 
     As a context manager it ends with FINISHED, or FAILED where an exception passes through.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        uri: str | None,
-        experiment: str,
-        run_name: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-    ) -> None:
+    def __init__(self, folder: Path, uri: str | None, card: Card) -> None:
         self._folder = folder
         self._stop = threading.Event()
-        self._failed: float | None = None
+        self._failed = False
         self._thread: threading.Thread | None = None
         if uri is None or uri == "off":
             return
-        wanted = {"experiment": experiment, "run_name": run_name, "params": without_secrets(params), "tags": dict(tags)}
-        self._state = State(folder)
-        self._state.update(uri=hide_credentials(absolute(uri)), status="RUNNING", **wanted)
-        self._feed = Feed(self._state, absolute(uri))
+        self._ledger = Ledger(folder)
+        self._ledger.begin(absolute(uri), card)
+        self._feed = Feed(self._ledger, absolute(uri))
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -66,10 +55,13 @@ class Tracker:
         Returns whether MLflow now has everything; where not, a warning says how to send the rest later."""
         if self._thread is None:
             return True
-        self._state.update(status=status)
+        try:
+            self._ledger.end(status, time.time())
+        except OSError as error:  # a full disk, mostly, and then that is what the run itself complains about
+            log.warning("%s: how the run ended cannot be noted (%s)", self._folder / LEDGER, error.strerror)
         self._stop.set()
-        self._thread.join(GOODBYE)
-        complete = self._failed is None and not self._thread.is_alive()
+        self._thread.join(GOODBYE if status == "FINISHED" else PAUSE)
+        complete = not self._failed and not self._thread.is_alive()
         if not complete:
             log.warning("MLflow has not got all of this run; `python -m pilotrl.sync %s` sends the rest", self._folder)
         return complete
@@ -85,17 +77,15 @@ class Tracker:
     def _follow(self) -> None:
         ending = False
         while not ending:
-            ending = self._stop.wait(POLL if self._failed is None else PAUSE)
-            if ending and self._failed is not None and time.monotonic() - self._failed < PAUSE:
-                return  # it was down a moment ago: the end of a run does not wait for that again
+            ending = self._stop.wait(PAUSE if self._failed else POLL)
             self._try()
 
     def _try(self) -> None:
         try:
             self._feed.send()
         except Exception as error:  # whatever happens in MLflow must not end a run
-            if self._failed is None:
+            if not self._failed:
                 log.warning("%s; the run goes on, and its metrics are kept in %s", self._feed.complaint(error), METRICS)
-            self._failed = time.monotonic()
+            self._failed = True
         else:
-            self._failed = None
+            self._failed = False

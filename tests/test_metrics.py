@@ -1,0 +1,60 @@
+"""docs/metrics.md has every number that is logged, and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pilotrl import PACKAGE, rewards
+from pilotrl import run as running
+from pilotrl.compose import composed_job, parse
+from pilotrl.feed import AXES
+from pilotrl.folder import RunFolder
+from pilotrl.statistics import MEASURES
+from pilotrl.story import PANELS, panel_points
+
+PAGE = (PACKAGE.parent / "docs" / "metrics.md").read_text()
+NAMES = {name for line in PAGE.splitlines() if line.startswith("| `") for name in re.findall("`([^`]+)`", line.split("|")[1])}
+"""What the tables' first columns explain."""
+
+SIZES = ("model.max_length=192", "model.max_plan_tokens=12", "model.max_action_tokens=8", "train.steps=1", "train.tasks=2")
+SIZES += ("train.group_size=2", "train.micro_tokens=512", "panel.tasks=2", "panel.samples=1", "trainer.threads=1")
+KINDS = {
+    "grpo": ("stage=adherence",),
+    "ppo": ("stage=adherence", "algorithm=ppo"),
+    "sft": ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=2"),
+}
+
+
+@pytest.fixture(scope="module")
+def logged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The names that a run of each kind logs in one step and its panels."""
+
+    def names(kind: str) -> set[str]:
+        folder = RunFolder(tmp_path_factory.mktemp(kind))
+        chosen = [*SIZES, "env=toy", "tracking.uri=off", f"model.path={tiny}", *KINDS[kind]]
+        running.run(composed_job(parse([]), chosen).config, folder.path)
+        (line,) = map(json.loads, folder.metrics.read_text().splitlines())
+        return {*line} - {*AXES} | {name for name, _, _ in panel_points(json.loads(folder.summary.read_text()))}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "learning_curve", lambda *given: None)  # a second a picture
+        return {kind: names(kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_number_is_explained(logged: dict[str, set[str]], kind: str) -> None:
+    assert logged[kind] <= NAMES
+
+
+def test_every_name_that_is_explained_is_logged(logged: dict[str, set[str]]) -> None:
+    """By some kind of run. A panel has all its measures, though not every one is defined in every run."""
+    every = {f"{panel}/{measure}" for panel in PANELS.values() for measure in [*MEASURES, "success_greedy"]}
+    assert {name for name in NAMES if "/" in name} == every.union(*logged.values())
+
+
+def test_every_term_is_explained() -> None:
+    assert {f"reward/{term}" for term in rewards.TERMS} <= NAMES
