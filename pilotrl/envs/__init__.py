@@ -34,6 +34,10 @@ class Expert(Protocol):
         """The next action, from whatever state a sloppy player may have reached."""
         ...
 
+    def detour(self) -> str | None:
+        """A harmless action that a curious player takes here first, whatever the plan says; None where there is none."""
+        ...
+
 
 class Env(Protocol):
     """What the rollout needs of an environment."""

@@ -82,3 +82,6 @@ class ToyExpert:
 
     def action(self) -> str:
         return f"press[{self.env.colors[self.env.pressed]}]"
+
+    def detour(self) -> None:
+        """Every button counts: there is nothing to look at."""

@@ -28,6 +28,7 @@ ODD = (
     "[SEP]",
     "[]",
     "search[]",
+    "search[s]",
     "search[[]]",
     "click[",
     "press[red",

@@ -205,14 +205,15 @@ def test_choice_matters() -> None:
         return f"search[{draw.choice(text.split())}]" if action == "search[words]" else action
 
     def first_result(env: WebShop, text: str, info: dict[str, Any]) -> str:
-        step = follow_expert(env, text, info)
-        return "click[b1]" if step.startswith("click[b") and "[buy" not in step else step
+        action = follow_expert(env, text, info)
+        opens = session_of(env).page == "results" and action != "click[next >]"
+        return f"click[{session_of(env).handles()[0]}]" if opens else action
 
     def rate(choose: Any) -> float:
         return sum(play(env, task, choose)[1]["solved"] for task in some(env, 200)) / 200
 
     assert rate(at_random) < 0.03
-    assert 0.2 < rate(first_result) < 0.65
+    assert 0.2 < rate(first_result) < 0.75
     assert rate(follow_expert) == 1.0
 
 
@@ -330,7 +331,7 @@ def test_small_results_mark_what_was_opened() -> None:
     task = env.tasks[0]
     env.reset(options={"task": task})
     env.step(f"search[{goals_of(env)[task].goal.product.query}]")
-    env.step("click[b2]")
+    env.step(f"click[{session_of(env).handles()[1]}]")
     text = env.step("click[< prev]")[0]
     assert [part.endswith(" seen") for part in text.split(" [SEP] ")[-5:]] == [False, True, False, False, False]
 
@@ -340,7 +341,7 @@ def test_small_results_mark_what_was_opened() -> None:
     [
         ({"page_size": 2}, "Page 1 (Total results: 3) [SEP] Next > [SEP] B00LAMP001"),
         ({"title_words": 1}, "B00LAMP002 [SEP] Nova [SEP] $15.0"),
-        ({"handles": "short"}, "b2 [SEP] Nova Steel Lamp [SEP] $15.0"),
+        ({"handles": "short"}, "NOVA [SEP] Nova Steel Lamp [SEP] $15.0"),
         ({"repeat_instruction": False}, "? Back to Search"),
         ({"max_turns": 1}, "! truncated"),
     ],
@@ -456,7 +457,7 @@ def test_expert_solves_every_task_in_par(fidelity: str) -> None:
 
 def test_few_generated_tasks_are_rejected() -> None:
     env = shop()
-    assert len(env.tasks) > 0.9 * len(goals_of(env))
+    assert len(env.tasks) > 0.6 * len(goals_of(env))  # the rest needs more turns
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
@@ -491,11 +492,14 @@ def test_a_step_says_what_to_achieve_and_never_the_action(fidelity: str) -> None
             action, plan = env.expert.action(), env.expert.plan()
             inner = action.partition("[")[2][:-1]
             for step in plan:
-                assert "[" not in step
+                assert action not in step
+                assert "click[" not in step
+                assert "search[" not in step
                 assert 2 <= len(step.split()) <= 11
                 assert not re.search(r"\bb\d\b|\bb[vt]\d{5}", step)
             named = (*goals_of(env)[task].goal.options.values(), "features")
-            assert inner not in plan[0] or action.startswith("search[") or inner in named
+            brand = fidelity == "small" and plan[0].startswith("open ")
+            assert inner not in plan[0] or action.startswith("search[") or inner in named or brand
             _, _, terminated, truncated, _ = env.step(action)
             over = terminated or truncated
 
@@ -553,6 +557,26 @@ def _veiled(session: Session) -> Store:
     return veiled
 
 
+def test_detours_are_possible_and_cost_nothing_but_turns() -> None:
+    env, taken = shop(max_turns=60), 0
+    for task in some(env, 60):
+        _, info = env.reset(options={"task": task})
+        while not info["solved"]:
+            assert env.expert is not None
+            detour = env.expert.detour()
+            if detour is not None and detour != env.expert.action():
+                _, _, terminated, _, info = env.step(detour)
+                assert info["valid"]
+                assert not terminated
+                assert env.expert.detour() != detour
+                taken += 1
+            _, _, over, _, info = env.step(env.expert.action())
+            assert info["solved"] == over
+        assert env.expert is not None
+        assert env.expert.detour() is None
+    assert taken > 60
+
+
 # resolve
 
 
@@ -569,7 +593,10 @@ def test_resolve_says_what_every_possible_click_means(fidelity: str) -> None:
                 if kind == "open":
                     shown = session.listed()[int(which)]
                     price = f"${shown.price:.0f}" if fidelity == "small" else shown.price_text
-                    assert said == f"open {shown.title.lower()} {price}"
+                    name = shown.title.lower()
+                    if fidelity == "small":  # whose first word may carry a number
+                        name = f"{value} {name.partition(' ')[2]}"
+                    assert said == f"open {name} {price}"
                 elif kind == "option":
                     assert said == f"choose {which} {value}"
                 else:

@@ -106,7 +106,7 @@ def test_a_random_player_gets_low_marks(name: str, options: dict[str, str]) -> N
 
 @pytest.mark.parametrize("fidelity", ["small", "original"])
 def test_a_near_duplicate_of_the_product_named_is_followed_in_part(fidelity: str) -> None:
-    env = envs.load("webshop", split="valid", fidelity=fidelity)
+    env = envs.load("webshop", split="valid", fidelity=fidelity, confusable=7, max_turns=10)
     near = 0
     for step, text, action in played(env, 60, lambda expert, text, info: expert):
         wanted = resolve(text, action)
@@ -125,7 +125,7 @@ def test_a_near_duplicate_of_the_product_named_is_followed_in_part(fidelity: str
 def _handles(text: str, fidelity: str) -> list[str]:
     parts = text.split(" [SEP] ")
     if fidelity == "small":
-        return [f"b{i}" for i, _ in enumerate((part for part in parts if "$" in part), 1)]
+        return [part.split()[0] for part in parts if "$" in part]
     return [parts[i - 2].lower() for i, part in enumerate(parts) if part.startswith("$")]
 
 
@@ -188,9 +188,9 @@ def test_what_is_not_an_action_gets_nothing_and_breaks_nothing(step: str, action
 
 
 def test_the_goal_in_the_observation_changes_no_verdict() -> None:
-    page = "{}back to search [SEP] page 1 of 1 [SEP] acme soft shirt $23 b1 [SEP] nova wool shirt $19 b2"
+    page = "{}back to search [SEP] page 1 of 1 [SEP] acme soft shirt $23 [SEP] nova wool shirt $19"
     goals = ["", "instruction: [SEP] nova wool shirt [SEP] ", "instruction: [SEP] acme soft shirt [SEP] "]
-    for action in ("click[b1]", "click[b2]"):
+    for action in ("click[acme]", "click[nova]"):
         items = [("open nova wool shirt for $19", page.format(goal), action) for goal in goals]
         assert len(set(RuleJudge(resolve=resolve).grade(items))) == 1
 

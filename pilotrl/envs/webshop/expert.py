@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pilotrl.envs.webshop.catalogue import NO_CAP, Product, cut, small_price
 from pilotrl.envs.webshop.reading import Reading
-from pilotrl.envs.webshop.session import Session
+from pilotrl.envs.webshop.session import Session, first_word
 
 TITLE_WORDS = 8
 """Words of a title that a step names."""
@@ -41,6 +41,17 @@ class WebShopExpert:
             raise RuntimeError("the episode has ended: there is no next action")
         return self._moves()[0].action
 
+    def detour(self) -> str | None:
+        """What a curious shopper does here first: look at the first product that it has not seen yet."""
+        session = self.session
+        listed = zip(session.handles(), session.listed(), strict=True) if session.page == "results" else ()
+        new = [handle for handle, product in listed if product.asin not in session.opened]
+        return f"click[{new[0]}]" if new else None
+
+    def _named(self, words: str) -> str:
+        """Words to be typed or clicked as they stand: in brackets for small models, whose tokens then look the same."""
+        return f"[{words}]" if self.session.layout.small else words
+
     def _moves(self) -> list[Move]:
         product = self.session.product
         if self.session.done:
@@ -51,15 +62,14 @@ class WebShopExpert:
 
     def _search(self) -> list[Move]:
         words = self.reading.words()
-        return [Move(f"{self._find} {words}", f"search[{words}]"), self._open_best(), *self._finish(None)]
+        return [Move(f"{self._find} {self._named(words)}", f"search[{words}]"), self._open_best(), *self._finish(None)]
 
     def _from_results(self) -> list[Move]:
         listed = self.session.listed()
         best = self.reading.best(listed)
         if best is None:
             return self._elsewhere()
-        handle = self.session.handle(listed.index(best), best)
-        return [self._open(best, f"click[{handle.lower()}]"), *self._finish(best)]
+        return [self._open(best, f"click[{self.session.handles()[listed.index(best)]}]"), *self._finish(best)]
 
     def _elsewhere(self) -> list[Move]:
         """Nothing to open here: an earlier page that has something, the next one, or another search."""
@@ -89,15 +99,16 @@ class WebShopExpert:
         return Move(f"open the best match{limit}")
 
     def _open(self, product: Product, action: str = "") -> Move:
-        words = cut(product.title, min(TITLE_WORDS, self.session.layout.title_words or TITLE_WORDS)).lower()
-        price = small_price(product.price) if self.session.layout.small else product.price_text
+        layout = self.session.layout
+        words = self._named(first_word(product) if layout.short_handles else cut(product.title, TITLE_WORDS).lower())
+        price = small_price(product.price) if layout.small else product.price_text
         return Move(f"open {words} for {price}", action)
 
     def _finish(self, product: Product | None) -> list[Move]:
         """Options still to be chosen on the page that is (or will be) open, then the purchase."""
         chosen = self.session.chosen if product is not None and product is self.session.product else {}
         options = [
-            Move(f"{self._choose} {name} {value}", f"click[{value}]")
+            Move(f"{self._choose} {name} {self._named(value)}", f"click[{value}]")
             for name, value in self.goal.options.items()
             if chosen.get(name) != value
         ]

@@ -8,7 +8,7 @@ from pilotrl.envs.webshop.catalogue import Product, cut, original_text, small_pr
 from pilotrl.envs.webshop.session import SUBPAGES, Session, parse
 
 SEP = " [SEP] "
-RESULT = re.compile(r"(?P<title>.*) (?P<price>\$\d+) (?P<handle>\S+)(?: seen)?")
+RESULT = re.compile(r"(?P<handle>\S+) (?P<title>.*) (?P<price>\$\d+)(?: seen)?")
 BUTTONS = {
     "buy now": "buy now",
     "< prev": "go back",
@@ -59,9 +59,9 @@ def _original(session: Session, told: bool) -> list[str]:
 def _small_results(session: Session) -> list[str]:
     turns = [text for text, (kind, _) in session.clickables().items() if kind == "turn"]
     products = [
-        f"{_title(session, product)} {small_price(product.price)} {session.handle(place, product)}"
+        " ".join((handle, *_title(session, product).split()[session.layout.short_handles :], small_price(product.price)))
         + (" seen" if product.asin in session.opened else "")
-        for place, product in enumerate(session.listed())
+        for handle, product in zip(session.handles(), session.listed(), strict=True)
     ]
     return [f"page {session.number} of {session.pages}", *turns, *products]
 
@@ -80,8 +80,8 @@ def _title(session: Session, product: Product) -> str:
 def _original_results(session: Session) -> list[str]:
     parts = [f"Page {session.number} (Total results: {len(session.hits)})"]
     parts += [text.title() for text, (kind, _) in session.clickables().items() if kind == "turn"]
-    for place, product in enumerate(session.listed()):
-        parts += [session.handle(place, product), _title(session, product), product.price_text]
+    for handle, product in zip(session.handles(), session.listed(), strict=True):
+        parts += [handle.upper(), _title(session, product), product.price_text]
     return parts
 
 
@@ -117,7 +117,7 @@ def _opened(parts: list[str], value: str) -> str:
     for place, part in enumerate(parts):
         small = RESULT.fullmatch(part)
         if small and small["handle"].lower() == value:
-            return f"open {small['title']} {small['price']}"
+            return f"open {value} {small['title']} {small['price']}"
         if part.lower() == value and len(parts) > place + 2 and parts[place + 2].startswith("$"):
             return f"open {parts[place + 1].lower()} {parts[place + 2]}"
     return ""

@@ -34,6 +34,11 @@ def parse(action: str) -> tuple[str, str]:
     return (match[1], match[2].lower()) if match else ("", "")
 
 
+def first_word(product: Product) -> str:
+    """Of its title, in lower case, letters and digits alone; a generated product's brand."""
+    return next(iter(re.findall(r"[a-z0-9]+", product.title.lower())), product.asin.lower())
+
+
 class Store:
     """Products and the index over them."""
 
@@ -87,9 +92,14 @@ class Session:
         """Results pages of this search, at least 1."""
         return max(1, -(-len(self.hits) // self.layout.page_size))
 
-    def handle(self, place: int, product: Product) -> str:
-        """What one clicks to open a product: its place on the page, or its ASIN."""
-        return f"b{place + 1}" if self.layout.short_handles else product.asin
+    def handles(self) -> list[str]:
+        """What one clicks to open each product of the page: its title's first word, numbered where it comes again; or ASINs."""
+        listed = self.listed()
+        if not self.layout.short_handles:
+            return [product.asin.lower() for product in listed]
+        names = [first_word(product) for product in listed]
+        again = [names[:place].count(name) for place, name in enumerate(names)]
+        return [f"{name}{count + 1}" if count else name for name, count in zip(names, again, strict=True)]
 
     def clickables(self) -> dict[str, tuple[str, str]]:
         """Lower-case text of everything that can be clicked now -> (what kind of thing, which)."""
@@ -111,9 +121,7 @@ class Session:
         clicks = {"< prev": ("turn", "-1")} if self.number > 1 else {}
         if self.number < self.pages:
             clicks["next >"] = ("turn", "1")
-        return clicks | {
-            self.handle(place, product).lower(): ("open", str(place)) for place, product in enumerate(self.listed())
-        }
+        return clicks | {handle: ("open", str(place)) for place, handle in enumerate(self.handles())}
 
     def act(self, action: str) -> bool:
         """Carries out `search[words]` or `click[value]`; False, and nothing changes, where it is not possible now."""
