@@ -58,6 +58,9 @@ class Batch:
     call_position: Tensor
     call_episode: Tensor
     call_turn: Tensor
+    """[C] from 1; 0 for the words of the world, which are one call a row."""
+    call_weight: Tensor
+    """[C] of a call's tokens in the loss: 1 for what a trained role said."""
     turn_rewards: Tensor
     """[C] float64 in [0, 1]: what the judge gave the turn of each call, NaN without a verdict."""
     rewards: Tensor
@@ -66,6 +69,8 @@ class Batch:
     success: Tensor
     terminated: Tensor
     episodes: list[Episode]
+    trained: list[Call | None]
+    """The C trained calls themselves; None for the words of the world."""
     groups: int
     """Of the step, on all ranks; numbered from 0."""
     group_size: int
@@ -108,16 +113,31 @@ class Batch:
         """Trained tokens of some episodes."""
         return int(self.calls(episodes)[self.token_call].sum())
 
+    def credit(self, advantages: Tensor) -> None:
+        """Note the advantages [C] on the calls, for whoever reads the episodes."""
+        for call, advantage in zip(self.trained, advantages.tolist(), strict=True):
+            if call:
+                call.advantage = advantage
+
     def calls(self, episodes: Sequence[int]) -> Tensor:
         """[C] bool, the calls of some episodes."""
         return torch.isin(self.call_episode, torch.tensor(episodes, dtype=torch.long))
 
 
 def collate(
-    episodes: Sequence[Episode], trains: Sequence[str], step: int, version: int, groups: int, group_size: int
+    episodes: Sequence[Episode],
+    trains: Sequence[str],
+    step: int,
+    version: int,
+    groups: int,
+    group_size: int,
+    world: float = 0.0,
 ) -> Batch:
-    """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is."""
-    lists = _Lists()
+    """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is.
+
+    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining.
+    """
+    lists = _Lists(world)
     for index, episode in enumerate(episodes):
         for row in rows_of(episode.calls if episode.reward is not None else []):
             lists.add(index, row, trains, [turn.adherence for turn in episode.turns])
@@ -135,12 +155,14 @@ def collate(
         call_position=torch.tensor(lists.call_position, dtype=torch.long),
         call_episode=torch.tensor(lists.call_episode, dtype=torch.long),
         call_turn=torch.tensor(lists.call_turn, dtype=torch.long),
+        call_weight=torch.tensor(lists.call_weight, dtype=torch.float64),
         turn_rewards=torch.tensor(lists.turn_rewards, dtype=torch.float64),
         rewards=torch.tensor(rewards, dtype=torch.float64),
         group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
         success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
         terminated=torch.tensor([episode.outcome in ("solved", "failed") for episode in episodes], dtype=torch.bool),
         episodes=list(episodes),
+        trained=lists.trained,
         groups=groups,
         group_size=group_size,
     )
@@ -165,7 +187,8 @@ def _continues(last: Call, call: Call) -> bool:
 class _Lists:
     """The columns of a batch while they grow."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: float) -> None:
+        self.world = world
         self.rows: list[list[int]] = []
         self.row_episode: list[int] = []
         self.token_row: list[int] = []
@@ -176,24 +199,43 @@ class _Lists:
         self.call_position: list[int] = []
         self.call_episode: list[int] = []
         self.call_turn: list[int] = []
+        self.call_weight: list[float] = []
         self.turn_rewards: list[float] = []
+        self.trained: list[Call | None] = []
 
     def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str], verdicts: Sequence[int | None]) -> None:
         """One row, up to the last call of a trained role."""
         trained = [call for call in calls if call.role in trains and call.ids]
         if not trained:
             return
+        row = trained[-1].prompt + trained[-1].ids
+        if self.world:
+            sampled = {place for call in calls for place in _places(call)}
+            told = [place for place in range(1, len(row)) if place not in sampled]
+            self._call(episode, None, None, told, [0.0] * len(told))
         for call in trained:
-            start, number = len(call.prompt), len(self.call_row)
-            self.token_row += [len(self.rows)] * len(call.ids)
-            self.token_position += range(start, start + len(call.ids))
-            self.token_call += [number] * len(call.ids)
-            self.logprobs += call.logprobs
-            self.call_row.append(len(self.rows))
-            self.call_position.append(start - 1)
-            self.call_episode.append(episode)
-            self.call_turn.append(call.turn)
             verdict = verdicts[call.turn - 1] if call.turn <= len(verdicts) and call.role == "executor" else None
-            self.turn_rewards.append(float("nan") if verdict is None else verdict / 2)
-        self.rows.append(trained[-1].prompt + trained[-1].ids)
+            self._call(episode, call, verdict, _places(call), call.logprobs)
+        self.rows.append(row)
         self.row_episode.append(episode)
+
+    def _call(
+        self, episode: int, call: Call | None, verdict: int | None, places: Sequence[int], logprobs: Sequence[float]
+    ) -> None:
+        """A call in the row that is being added, or the words of the world there, with the places of its tokens."""
+        self.token_row += [len(self.rows)] * len(places)
+        self.token_position += places
+        self.token_call += [len(self.call_row)] * len(places)
+        self.logprobs += logprobs
+        self.call_row.append(len(self.rows))
+        self.call_position.append(places[0] - 1)
+        self.call_episode.append(episode)
+        self.call_turn.append(call.turn if call else 0)
+        self.call_weight.append(1.0 if call else self.world)
+        self.trained.append(call)
+        self.turn_rewards.append(float("nan") if verdict is None else verdict / 2)
+
+
+def _places(call: Call) -> range:
+    """Where the sampled tokens of a call stand in its row."""
+    return range(len(call.prompt), len(call.prompt) + len(call.ids))

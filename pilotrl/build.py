@@ -65,7 +65,7 @@ class Bench:
             window=agent.window,
             teacher=teacher and agent.plans != "never",
             expert=expert,
-            slips=config.stage.slips,
+            detours=config.stage.detours,
             max_length=config.model.max_length,
             max_tokens={"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens},
             temperature=config.train.temperature,

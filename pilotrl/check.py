@@ -84,7 +84,8 @@ def rules(config: Config) -> dict[str, Rule]:
         "stage.trains": some_of(["planner", "executor"]),
         "stage.terms": some_of(config.reward.weights),
         "stage.demonstrations": at_least(1),
-        "stage.slips": within(0, 1),
+        "stage.detours": within(0, 1),
+        "stage.world": within(0, 1 if config.stage.plays == "expert" else 0),
         "stage.agents": any_of(stems(CONF / "agent", ".yaml")),
         "reward.overlong_limit": at_least(1),
         "reward.overlong_buffer": within(0, config.reward.overlong_limit),
@@ -125,6 +126,8 @@ def rules(config: Config) -> dict[str, Rule]:
         "trainer.threads": at_least(1),
         "checkpoint.every": at_least(1),
         "checkpoint.calls_every": at_least(0),
+        "tracking.traces": at_least(0),
+        "tracking.model_mb": at_least(0),
         "seed": within(0, 2**32 - 1),
     }
 

@@ -76,12 +76,10 @@ class Job:
 def composed_jobs(arguments: argparse.Namespace) -> tuple[list[Job], bool]:
     """Every job of a command, and whether they are a sweep."""
     overrides: list[str] = arguments.overrides
-    if not arguments.multirun:
-        job = composed_job(arguments, overrides)
-        if job.hydra.mode != RunMode.MULTIRUN:
-            return [job], False
     unswept = [str(o.input_line) for o in parsed(arguments, overrides) if not o.is_sweep_override()]
     fixed = composed_job(arguments, unswept)
+    if not arguments.multirun and fixed.hydra.mode != RunMode.MULTIRUN:
+        return [fixed if unswept == overrides else composed_job(arguments, overrides)], False
     if not fixed.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return [fixed], True  # what another sweeper will try is not known beforehand
     lines = [f"{key}={value}" for key, value in (fixed.hydra.sweeper.params or {}).items()] + overrides
@@ -194,6 +192,8 @@ def explained(error: Exception, lines: Sequence[str], arguments: argparse.Namesp
         return UserError(
             f"{group}={option}: there is no such option; the nearest is {nearest(option, error.options)} (of {options})"
         )
+    if arguments and isinstance(error, MissingConfigException):
+        return no_config(arguments)
     if arguments and isinstance(cause, ConfigKeyError | ConfigAttributeError):
         key = (re.findall(r"'(.+?)'", message) or [cause.full_key])[0]
         return unknown(key, lines, known_keys(arguments, lines))
@@ -203,8 +203,19 @@ def explained(error: Exception, lines: Sequence[str], arguments: argparse.Namesp
     return UserError(f"{' '.join(lines)}: {' '.join(message.split())}")
 
 
+def no_config(arguments: argparse.Namespace) -> UserError:
+    """What `--config-dir` or `--config-name` should have been."""
+    name, place = arguments.config_name, Path(arguments.config_dir or CONF)
+    if not place.is_dir():
+        return UserError(f"--config-dir {place}: is no folder; name the one that holds {name}.yaml")
+    names = [path.stem for path in place.glob("*.yaml")] or ["config"]
+    near = f"the nearest is {nearest(name, names)}, and --config-dir names another folder"
+    return UserError(f"--config-name {name}: there is no {name}.yaml in {place}; {near}")
+
+
 def known_keys(arguments: argparse.Namespace, lines: Sequence[str]) -> list[str]:
     """All that may stand before `=`: the groups, and the keys under the chosen options."""
-    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    places = [CONF, Path(arguments.config_dir)] if arguments.config_dir else [CONF]
+    groups = sorted(path.name for place in places for path in place.iterdir() if path.is_dir() and path.name != "hydra")
     config = composed(arguments, [line for line in lines if key_of(line) in groups])
     return [*groups, *flat(config), "resume"]

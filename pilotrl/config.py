@@ -88,8 +88,10 @@ class Stage:
     """Paradigms in the demonstrations of an expert; empty: the run's own agent."""
     demonstrations: int | None = MISSING
     """Tasks that the expert demonstrates, the first so many of the split; null: all."""
-    slips: float = MISSING
-    """Share of an expert's actions replaced by a random legal one: shown, never learned from (DART, arXiv 1703.09327)."""
+    detours: float = MISSING
+    """Share of turns at which a demonstrating expert looks at something else first, where the environment has such a thing."""
+    world: float = MISSING
+    """Weight of a token that no role said, against 1 for one of a trained role; 0 but for demonstrations."""
 
 
 @dataclass
@@ -228,6 +230,11 @@ class Tracking:
     """MLflow's; `off` for none. Relative sqlite paths count from the folder the command was typed in."""
     experiment: str = MISSING
     """Of MLflow, that runs are filed under."""
+    traces: int = MISSING
+    """Tasks of each panel whose first episode MLflow shows turn by turn, beside a group of each training step whose calls
+    are kept; 0: no episodes at all."""
+    model_mb: int = MISSING
+    """Megabytes of weights that are copied to MLflow with the policy; of larger ones it is told where they lie."""
 
 
 @dataclass

@@ -113,6 +113,7 @@ class Rollouts(IterableDataset[Batch]):
         rank: int,
         ranks: int,
         on_episode: Callable[[int, int, int], None],
+        world: float = 0.0,
         over: Callable[[], bool] = lambda: False,
         first: int | None = None,
     ) -> None:
@@ -120,7 +121,7 @@ class Rollouts(IterableDataset[Batch]):
         self.players, self.scoring, self.trains = players, scoring, trains
         self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
-        self.rank, self.ranks, self.over = rank, ranks, over
+        self.rank, self.ranks, self.world, self.over = rank, ranks, world, over
         self.seconds = 0.0
         self.names = make_env().tasks[:first]
 
@@ -147,7 +148,7 @@ class Rollouts(IterableDataset[Batch]):
         )
         check_starts(episodes)
         self.scoring(episodes)
-        batch = collate(episodes, self.trains, step, version, self.tasks, self.group_size)
+        batch = collate(episodes, self.trains, step, version, self.tasks, self.group_size, self.world)
         if self.shuffle_rewards:
             batch.rewards = shuffled(batch.rewards, self.seed, step)
             batch.turn_rewards = shuffled(batch.turn_rewards, self.seed, step)

@@ -220,7 +220,7 @@ def _series(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, flo
 def _draw(axes: Axes, title: str, points: Sequence[tuple[int, float]]) -> None:
     steps, values = zip(*points, strict=True)
     axes.plot(steps, values, ".", color=FAINT, markersize=4)
-    axes.plot(steps, _smooth(values), color=INK, linewidth=1.8)
+    axes.plot(steps, smooth(values), color=INK, linewidth=1.8)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
@@ -229,7 +229,7 @@ def _draw(axes: Axes, title: str, points: Sequence[tuple[int, float]]) -> None:
     axes.margins(x=0.02)
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
+def smooth(values: Sequence[float]) -> list[float]:
     """Moving mean over a tenth of the values around each, 50 at most; at the ends over what there is of them."""
     half, sums = max(1, min(25, len(values) // 20)), [0.0, *accumulate(values)]
     windows = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]

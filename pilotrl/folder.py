@@ -13,9 +13,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,8 @@ from pilotrl.types import UserError
 
 LINES = ("metrics.jsonl", "episodes.jsonl")
 """Files that grow by lines, and are cut back when a run goes on from a checkpoint."""
+ROOM = 2**20
+"""Bytes of a disk below which it is full: nothing that a run writes fits."""
 
 
 class RunFolder:
@@ -56,11 +60,12 @@ class RunFolder:
     def check_writable(self) -> None:
         """Raises UserError where the folder cannot be written, or is yet to be made and cannot be. Leaves nothing.
 
-        A file is really made: permission bits say nothing to root, nor on network file systems.
+        A file is really made: permission bits say nothing to root, nor on network file systems, nor of a full disk.
         """
         place = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         try:
-            tempfile.TemporaryFile(dir=place).close()
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(bytes(ROOM))
         except OSError as error:
             raise UserError(
                 f"hydra.run.dir={self}: {place} cannot be written ({error.strerror}); choose another with root=FOLDER"
@@ -71,6 +76,16 @@ class RunFolder:
         if (self.path / ".lock").exists():
             with self.lock():
                 pass
+
+    @contextlib.contextmanager
+    def complains(self) -> Iterator[None]:
+        """Raises UserError in place of whatever fails inside because the disk is full."""
+        try:
+            yield
+        except Exception as error:
+            if not _is_full(error, self.path):
+                raise
+            raise UserError(f"{self}: no space is left on its disk; free some, then go on with resume={self}") from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -149,13 +164,27 @@ def write_whole(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(draft, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     place = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(place)
     finally:
         os.close(place)
+
+
+def _is_full(error: BaseException | None, path: Path) -> bool:
+    """Whether an error comes from a full disk. Libraries have errors of their own for that: some only say so in words,
+    others leave behind what they could not finish."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return shutil.disk_usage(path).free < ROOM

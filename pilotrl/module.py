@@ -69,6 +69,7 @@ class PilotModule(LightningModule):
             batch.call_episode,
             self.values(batch),
         )
+        batch.credit(credit.advantages)
         groups = len(set(batch.group.tolist()))
         totals = {name: share * groups / batch.groups for name, share in credit.stats.items()}
         norm = 0.0
@@ -81,7 +82,7 @@ class PilotModule(LightningModule):
                 loss, stats = self.algorithm.loss(
                     scored.logprobs,
                     micro.logprobs.to(self.device),
-                    credit.advantages[micro.token_call].to(self.device),
+                    (credit.advantages * batch.call_weight)[micro.token_call].to(self.device),
                     scored.values,
                     credit.returns[micro.call].to(self.device),
                     tokens,

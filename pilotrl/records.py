@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pilotrl.types import Episode, Task, Turn
+from pilotrl.types import Call, Episode, Task, Turn
 
 
 def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
-    """One JSON object: what was played, said and scored; the token ids are not in it. `phase` is `train` or a panel's name."""
+    """One JSON object: what was played, said and scored; of the calls, how many tokens each read and sampled, and not the
+    ids. `phase` is `train` or a panel's name."""
     return {
         "phase": phase,
         "step": step,
@@ -24,7 +25,13 @@ def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
         "tokens": episode.tokens,
         "observation": episode.observation,
         "turns": [asdict(turn) for turn in episode.turns],
+        "calls": [_call(call) for call in episode.calls],
     }
+
+
+def _call(call: Call) -> dict[str, Any]:
+    sizes = {"prompt": len(call.prompt), "sampled": len(call.ids), "stop": call.stop}
+    return {"role": call.role, "turn": call.turn, **sizes, "advantage": call.advantage}
 
 
 def from_record(record: dict[str, Any]) -> Episode:

@@ -38,8 +38,8 @@ class Player:
     """The environment's expert writes the plans."""
     expert: bool
     """The expert writes everything, and what it writes is recorded as calls (demonstrations)."""
-    slips: float
-    """Share of an expert's actions replaced by a random legal one, which is not recorded as a call (arXiv 1703.09327)."""
+    detours: float
+    """Share of an expert's actions, where it knows of a detour, that are one."""
     max_length: int
     max_tokens: dict[Role, int]
     temperature: float
@@ -155,7 +155,6 @@ class _Seat:
         self.steps: Plan = ()
         self.well_formed = True
         self.reply_text = ""
-        self.actions: list[str] = info.get("actions", [])
 
     @property
     def turn(self) -> int:
@@ -210,7 +209,6 @@ class _Seat:
         """Step the world and write down the turn."""
         text, _, terminated, truncated, info = self.env.step(action)
         self.context.observe(text)
-        self.actions = info.get("actions", [])
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
         self.episode.turns.append(turn)
         self.episode.score = info["score"]
@@ -255,17 +253,13 @@ class _Seat:
         return True
 
     def _demonstrate(self, ask: str) -> str | None:
-        """The expert's action; or a slip, which the context shows and nobody learns from. None: no room.
+        """The expert's action, or its detour. None: no room.
 
-        Where it slips follows from task and paradigm: a demonstration is the same whenever it is shown.
+        Which it is follows from task and paradigm: a demonstration is the same whenever it is shown.
         """
         player, expert = self.player, self._expert()
-        draw = Random(seed_of(self.episode.task.id, player.plans, player.thinks, self.turn, "slip"))
-        slip = self.actions and draw.random() < self.player.slips
-        action: str = draw.choice(self.actions) if slip else expert.action()
+        draw = Random(seed_of(self.episode.task.id, player.plans, player.thinks, self.turn, "detour"))
+        action = (draw.random() < player.detours and expert.detour()) or expert.action()
         thought = f"Thought: {expert.plan()[0]}\n" if self.player.thinks else ""
         self.reply_text = f"{thought}Action: {action}"
-        if slip:
-            self.context.replied(ask, "action", self.reply_text)
-            return action
         return action if self._written("executor", ask, self.reply_text) else None

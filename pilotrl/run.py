@@ -29,6 +29,7 @@ from pilotrl.data import Rollouts
 from pilotrl.display import Display, learning_curve
 from pilotrl.evaluate import Played, compared, measure, panel_of
 from pilotrl.folder import RunFolder, write_whole
+from pilotrl.ledger import Card
 from pilotrl.module import PilotModule
 from pilotrl.records import from_record, to_record
 from pilotrl.tracking import Tracker
@@ -44,12 +45,37 @@ def run(config: Config, path: Path) -> None:
     if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
         Run(config, folder, None).train(checkpoint.latest(folder))
         return
-    params: Any = OmegaConf.to_container(config, resolve=True)
-    name, tags = f"{config.stage.name}-{env_name(config)}-{config.seed}", {"folder": str(path)}
-    with folder.lock(), Display() as display:
-        with Tracker(path, config.tracking.uri, config.tracking.experiment, name, params, tags):
+    with folder.lock(), folder.complains(), Display() as display:
+        with Tracker(path, config.tracking.uri, card(config, path)):
             summary = Run(config, folder, display).play()
         display.finish(summary, path, config.tracking.uri)
+
+
+def card(config: Config, path: Path) -> Card:
+    """What the run is called in MLflow."""
+    params: Any = OmegaConf.to_container(config, resolve=True)
+    tags = {
+        "stage": config.stage.name,
+        "env": env_name(config),
+        "model": config.model.name,
+        "agent": config.agent.name,
+        "algorithm": config.algorithm.name,
+        "seed": str(config.seed),
+        "starts_from": config.parent or ("random weights" if config.model.scratch else config.model.path),
+        "folder": str(path.absolute()),
+        "mlflow.source.git.commit": git_revision() or "",
+    }
+    return Card(
+        experiment=config.tracking.experiment,
+        run_name=f"{config.stage.name}-{env_name(config)}-{config.seed}",
+        params=params,
+        tags={name: value for name, value in tags.items() if value},
+        parent=config.parent,
+        judge=str(config.judge["_target_"]).rpartition(".")[2],
+        traces=config.tracking.traces,
+        traces_every=config.checkpoint.calls_every,
+        model_mb=config.tracking.model_mb,
+    )
 
 
 def quiet() -> None:
@@ -199,6 +225,7 @@ class Run:
             players=bench.players(),
             scoring=bench.scoring,
             trains=config.stage.trains,
+            world=0.0 if validates else config.stage.world,
             steps=1 if validates else config.train.steps,
             tasks=tasks,
             group_size=group_size,

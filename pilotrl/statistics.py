@@ -1,16 +1,27 @@
-"""Before against after, on the same tasks: means over tasks, and how far chance alone could have moved them.
+"""Before against after, one way against another, on the same tasks: means over tasks, and how far chance alone could
+have moved them.
 
 Everything is a mean over tasks of a mean over the samples of a task, so that a task with a broken sample weighs as much
 as any other. Intervals are over tasks, because tasks are what a panel draws; samples of one task are not independent.
+Where several seeds were run, a second interval covers the luck of training as well.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from pilotrl.types import Episode, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Table = NDArray[np.float64]
 
 Interval = dict[str, float | None]
 """`mean`, `low` and `high`; None where too few tasks define them."""
@@ -18,6 +29,8 @@ Summary = dict[str, float | None]
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+POWER = 0.8
+"""How often an effect of the size called detectable is found."""
 SEED = 0
 
 
@@ -41,13 +54,13 @@ def summarize(episodes: Iterable[Episode]) -> Summary:
     episode defines is None. `success`, `score`, `adherence` and `plan_quality` lie in [0, 1]; `turns` and `tokens`
     (sampled ones) are counts an episode."""
     played = list(episodes)
-    return {key: _mean(_per_task(played, measure).values()) for key, measure in MEASURES.items()}
+    return {key: _mean(per_task(played, measure).values()) for key, measure in MEASURES.items()}
 
 
 def paired(before: Iterable[Episode], after: Iterable[Episode]) -> dict[str, Interval]:
     """After minus before for each of `MEASURES`, over the tasks that define the measure both times."""
     old, new = list(before), list(after)
-    return {key: _paired(_per_task(old, measure), _per_task(new, measure)) for key, measure in MEASURES.items()}
+    return {key: _paired(per_task(old, measure), per_task(new, measure)) for key, measure in MEASURES.items()}
 
 
 def panel_block(
@@ -100,7 +113,7 @@ def _paired(before: Mapping[Task, float], after: Mapping[Task, float]) -> Interv
     return paired_interval([before[task] for task in tasks], [after[task] for task in tasks])
 
 
-def _per_task(episodes: Iterable[Episode], measure: Callable[[Episode], float | None]) -> dict[Task, float]:
+def per_task(episodes: Iterable[Episode], measure: Callable[[Episode], float | None]) -> dict[Task, float]:
     """Mean over the samples of each task; tasks where no sample defines the measure are absent."""
     samples: defaultdict[Task, list[float]] = defaultdict(list)
     for episode in episodes:
@@ -108,6 +121,106 @@ def _per_task(episodes: Iterable[Episode], measure: Callable[[Episode], float | 
         if value is not None:
             samples[episode.task].append(value)
     return {task: fmean(values) for task, values in samples.items()}
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference, and how far chance could have moved it."""
+
+    tasks: int
+    """Those that every run defines; the others are left out."""
+    over_tasks: Interval
+    """Covers the choice of tasks and the sampling on them, for the very weights that these runs ended with."""
+    over_seeds: Interval | None
+    """Covers the luck of training too. None where an arm has one run: nothing then says how seeds differ."""
+    detectable: float | None
+    """The true difference which runs like these would find with probability `POWER`: by the wider interval there is."""
+
+
+Values = Sequence[Mapping[Task, float]]
+"""One number a task, for each run of an arm."""
+
+
+def gain(before: Values, after: Values) -> Contrast:
+    """After minus before of an arm's runs, in the same order both times."""
+    tasks = _shared([*before, *after])
+    return _contrast(len(tasks), [_table(after, tasks) - _table(before, tasks)])
+
+
+def difference(first: Values, second: Values) -> Contrast:
+    """The runs of one arm minus those of another, on the tasks that all of them define."""
+    tasks = _shared([*first, *second])
+    return _contrast(len(tasks), [_table(first, tasks), -_table(second, tasks)])
+
+
+def detectable(error: float, freedom: float) -> float:
+    """The true difference that a two-sided t test at 1 - `CONFIDENCE` finds with probability `POWER`.
+
+    error: standard error of the difference. freedom: its degrees of freedom. The test's statistic is noncentral t; its
+    other tail is left out (below 1e-5 there).
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    critical = t.ppf((1 + CONFIDENCE) / 2, freedom)
+    return error * float(brentq(lambda shift: nct.sf(critical, freedom, shift) - POWER, 0, 4 * critical))
+
+
+def _shared(runs: Values) -> list[Task]:
+    return [task for task in runs[0] if all(task in run for run in runs)]
+
+
+def _table(runs: Values, tasks: Sequence[Task]) -> Table:
+    import numpy as np
+
+    return np.array([[run[task] for task in tasks] for run in runs])
+
+
+def _contrast(tasks: int, parts: Sequence[Table]) -> Contrast:
+    """Of the sum of the means of the parts, each (runs, tasks)."""
+    import numpy as np
+
+    # what rounding leaves of equal numbers is no difference, and its interval would exclude 0
+    by_task = np.sum([part.mean(axis=0) for part in parts], axis=0).round(12)
+    over_tasks = paired_interval([0.0] * tasks, by_task.tolist())
+    if tasks < 2:
+        return Contrast(tasks, over_tasks, None, None)
+    several = all(len(part) > 1 for part in parts)
+    error, freedom = _error(by_task, parts if several else ())
+    if error == 0:
+        return Contrast(tasks, over_tasks, over_tasks if several else None, None)
+    over_seeds = _t_interval(float(by_task.mean()), error, freedom) if several else None
+    return Contrast(tasks, over_tasks, over_seeds, detectable(error, freedom))
+
+
+def _t_interval(mean: float, error: float, freedom: float) -> Interval:
+    from scipy.stats import t
+
+    low, high = t.interval(CONFIDENCE, freedom, loc=mean, scale=error)
+    return {"mean": mean, "low": float(low), "high": float(high)}
+
+
+def _error(by_task: Table, parts: Sequence[Table]) -> tuple[float, float]:
+    """Standard error of a mean over tasks, and its degrees of freedom; with `parts`, seeds are drawn as tasks are.
+
+    Variance over tasks, plus for each part the variance over its runs, less what of it is a run's luck on single tasks,
+    which the first already has (the two-way clustering of Cameron, Gelbach and Miller, 2011; never below 0). Degrees of
+    freedom after Satterthwaite (1946).
+    """
+    terms = [(float(by_task.var(ddof=1)) / len(by_task), len(by_task) - 1)]
+    terms += [(_between_runs(part), len(part) - 1) for part in parts]
+    variance = sum(term for term, _ in terms)
+    spread = sum(term**2 / freedom for term, freedom in terms)
+    return math.sqrt(variance), variance**2 / spread if spread else math.inf
+
+
+def _between_runs(part: Table) -> float:
+    """Variance of the mean over runs that comes from the runs themselves: the analysis of variance of a crossed table."""
+    runs, tasks = part.shape
+    means = part.mean(axis=1)
+    rest = part - part.mean(axis=0) - means[:, None] + part.mean()
+    noise = (rest**2).sum() / ((runs - 1) * (tasks - 1)) / (runs * tasks)
+    return max(0.0, float(means.var(ddof=1) / runs - noise))
 
 
 def _mean(values: Iterable[float]) -> float | None:

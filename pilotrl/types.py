@@ -50,6 +50,8 @@ class Call:
     """Of the weights: how many training steps they had seen."""
     adapter: str | None = None
     turn: int = 0
+    advantage: float | None = None
+    """How much better than expected it turned out; None where nothing is learned from it."""
 
 
 @dataclass(frozen=True, slots=True)

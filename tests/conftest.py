@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -20,11 +29,15 @@ from pilotrl.data import Rollouts, Scoring
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
+from pilotrl.folder import RunFolder
 from pilotrl.judge.rule import RuleJudge
+from pilotrl.ledger import Ledger
 from pilotrl.module import PilotModule
 from pilotrl.policy import Policy
+from pilotrl.records import to_record
 from pilotrl.rollout import Player, Ticket, play
-from pilotrl.types import Task
+from pilotrl.statistics import panel_block
+from pilotrl.types import Call, Episode, Task, Turn
 
 
 def options(algorithm: str) -> dict[str, Any]:
@@ -92,7 +105,7 @@ def adaplan(chat: Chat) -> Player:
         window=None,
         teacher=False,
         expert=False,
-        slips=0.0,
+        detours=0.0,
         max_length=512,
         max_tokens={"planner": 48, "executor": 24},
         temperature=1.0,
@@ -191,3 +204,81 @@ class Training:
 @pytest.fixture
 def training(tiny: Path) -> Callable[..., Training]:
     return lambda *given, **changes: Training(tiny, *given, **changes)
+
+
+@pytest.fixture(scope="session")
+def finished() -> Callable[[Path], Ledger]:
+    """Makes the folder of a run that is over: a step, an episode of a turn before and after it, and a policy."""
+
+    def make(folder: Path) -> Ledger:
+        (folder / "policy").mkdir(parents=True)
+        (folder / "policy" / "config.json").write_text("{}")
+        (folder / "policy" / "model.safetensors").write_bytes(bytes(1000))
+        (folder / "metrics.jsonl").write_text('{"step": 1, "time": 1.7e9, "train/loss": 0.5}\n')
+        turn = Turn(("press red",), "Action: press[red]", "press[red]", "Done.", True, True, 1.0, adherence=2)
+        calls = [Call(role, [1] * 9, [2] * 3, [0.0] * 3, "end", (), turn=1) for role in ("planner", "executor")]
+        scored: dict[str, Any] = {"outcome": "solved", "score": 1.0, "reward": 1.0, "terms": {"outcome": 1.0}, "tokens": 6}
+        episode = Episode(Task("toy", "red", "test", 0), 0, 0, "Press red.", None, [turn], calls, **scored)
+        with RunFolder(folder).lines("episodes.jsonl") as lines:
+            for step, when in enumerate(("before", "after")):
+                lines.write(to_record(episode, f"{when}/own plans, sampled", step))
+        panel = {"name": "toy-test-1x1", "sha256": "", "tasks": 1, "samples_per_task": 1}
+        measured = {"eval": panel_block([episode], [episode], [episode], [episode]), "eval_teacher": None}
+        summary = {"panel": panel, **measured, "train": {"steps": 1}, "weights_sha256": "0"}
+        RunFolder(folder).summary.write_text(json.dumps(summary))
+        return Ledger(folder)
+
+    return make
+
+
+class Server:
+    """`mlflow server` on a port of its own, with a database that outlives it."""
+
+    def __init__(self, place: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.log = place / "server.log"
+        store = ["--backend-store-uri", f"sqlite:///{place}/server.db", "--artifacts-destination", str(place / "files")]
+        self.command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(self.port), "--workers", "1"]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        alone = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=alone, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.wait_for(self.answers)
+
+    def answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def kill(self) -> None:
+        """With all its workers."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """However slow the machine is."""
+        end = time.monotonic() + 300
+        while not condition():
+            assert time.monotonic() < end, "it did not happen in time"
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    one = Server(tmp_path)
+    one.start()
+    yield one
+    one.kill()

@@ -255,6 +255,17 @@ def test_loss_and_gradient_do_not_depend_on_how_a_batch_is_cut_ordered_and_padde
         assert (learned(policy) - gradient).norm() <= 1e-6 * gradient.norm(), way
 
 
+def test_with_the_world_every_token_but_the_first_is_trained_once() -> None:
+    episodes, plain = ragged(6), batch_of(ragged(6))
+    batch = collate(episodes, ROLES, step=0, version=0, groups=8, group_size=4, world=0.25)
+    trained = sorted(zip(batch.token_row.tolist(), batch.token_position.tolist(), strict=True))
+    assert trained == [(r, place) for r, row in enumerate(batch.rows) for place in range(1, len(row))]
+    sampled = batch.call_weight[batch.token_call] == 1
+    assert torch.equal(batch.token_position[sampled], plain.token_position)
+    assert set(batch.call_weight[batch.call_turn == 0].tolist()) == {0.25}
+    assert plain.call_turn.min() > 0
+
+
 @pytest.mark.parametrize("trains", [["executor"], ["planner"]])
 def test_no_gradient_reaches_a_position_that_predicts_nothing_trained(model: Any, trains: list[str]) -> None:
     """Logits at tokens of the other role and of observations get exactly zero, whatever the advantage."""

@@ -87,6 +87,15 @@ def test_a_batch_is_the_same_whenever_it_is_played(training: Callable[..., Any])
     assert one.source.batch(1).episodes != training(seed=1).source.batch(1).episodes
 
 
+def test_a_task_that_comes_again_is_sampled_anew(training: Callable[..., Any]) -> None:
+    source = training(tasks=1, group_size=2).source
+    source.names = source.names[:1]
+    said = [[call.ids for e in source.batch(step).episodes for call in e.calls] for step in (0, 1)]
+    source.split = "valid"
+    said.append([call.ids for e in source.batch(0).episodes for call in e.calls])
+    assert said[0] != said[1] != said[2] != said[0]
+
+
 def test_ranks_share_whole_groups_and_play_what_one_would_have_played(training: Callable[..., Any]) -> None:
     whole = {(e.group, e.sample): e for e in training().source.batch(0).episodes}
     shares = [training(rank=rank, ranks=3).source.batch(0).episodes for rank in range(3)]

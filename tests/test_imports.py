@@ -12,11 +12,11 @@ from pilotrl import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "redact"),
-    ("algorithms", "attention", "batch", "config", "context", "envs", "feed", "folder"),
-    ("display", "judge", "prompts", "records", "rewards", "statistics"),
-    ("check", "checkpoint", "engine", "policy", "scratch", "sync", "tracking"),
-    ("compose", "module", "rollout"),
-    ("data", "preflight"),
+    ("algorithms", "attention", "batch", "config", "context", "envs", "folder", "server", "traces"),
+    ("display", "judge", "ledger", "prompts", "records", "rewards", "statistics"),
+    ("check", "checkpoint", "engine", "lineage", "policy", "scratch", "story"),
+    ("compose", "feed", "module", "rollout"),
+    ("data", "preflight", "report", "sync", "tracking"),
     ("build",),
     ("evaluate",),
     ("run",),
@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
 TEXT += ("check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
+TEXT += ("display", "ledger", "lineage", "report", "server", "story", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -107,12 +107,10 @@ def test_a_step_of_grpo_is_the_one_computed_by_hand(training: Make, tiny: Path, 
         rewards = [e.reward or 0.0 for e in kept]
         verdicts = [[turn.adherence / 2 for turn in e.turns if turn.adherence is not None] for e in kept]
         mean = fmean(fmean(mine) for mine in verdicts)  # each episode weighs the same
-        spread = fmean(fmean((value - mean) ** 2 for value in mine) for mine in verdicts) ** 0.5
         for episode, reward in zip(kept, rewards, strict=True):
-            advantage = 0.0 if group == 1 else (reward - fmean(rewards)) / (stdev(rewards) + 1e-4)
+            advantage = reward - fmean(rewards)
             for call, turn in zip(episode.calls, episode.turns, strict=True):
-                graded = turn.adherence is not None and spread > 0
-                credit = ((turn.adherence or 0) / 2 - mean) / (spread + 1e-4) if graded else 0.0
+                credit = 0.0 if turn.adherence is None else turn.adherence / 2 - mean
                 trained.append((call, advantage + credit))
     loss, entropy = by_hand(model, trained, temperature)
     norm, weights = adam(model, loss, lr=1e-2, clip=0.05)

@@ -22,12 +22,16 @@ CASES: dict[str, dict[str, Any]] = {
     "ppo in four minibatches": {"algorithm": "ppo", "minibatches": 4},
     "a minibatch for every episode": {"algorithm": "grpo", "minibatches": 40},
     "one group": {"algorithm": "grpo", "minibatches": 2, "tasks": 1},
+    "nothing to learn": {"algorithm": "grpo", "minibatches": 2},
 }
 """With one group the second rank has nothing to play."""
 
 
 def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
-    run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600).fit(**lightning)
+    run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600)
+    if case == "nothing to learn":
+        run.source.scoring = lambda episodes: None
+    run.fit(**lightning)
     return {"metrics": run.module.metrics, "weights": run.weights(), "played": len(run.source.batch(0).episodes)}
 
 

@@ -37,4 +37,9 @@ def test_an_episode_comes_back_from_its_line_without_its_calls() -> None:
 def test_a_line_says_when_and_why_it_was_played() -> None:
     record = to_record(replace(episode(), reward=None), "before/own plans, greedy", 0)
     assert (record["phase"], record["step"], record["reward"]) == ("before/own plans, greedy", 0, None)
-    assert "calls" not in record
+
+
+def test_a_line_says_what_each_call_read_and_sampled_and_what_it_was_worth() -> None:
+    played = replace(episode(), calls=[Call("planner", [5, 5], [6, 7, 8], [-0.1] * 3, "length", (), turn=2, advantage=-0.5)])
+    (call,) = to_record(played, "train", 5)["calls"]
+    assert call == {"role": "planner", "turn": 2, "prompt": 2, "sampled": 3, "stop": "length", "advantage": -0.5}

@@ -1,6 +1,6 @@
 """GRPO: an episode is as good as it is better than the others on its task (arXiv 2402.03300).
 
-Advantage: the reward less the mean of its group, over the group's sample standard deviation (plus 1e-4, as in TRL);
+Advantage: the reward less the mean of its group; with `scale` over its sample standard deviation (plus 1e-4, as in TRL);
 every call of an episode gets its episode's. Statistics are over episodes, never tokens, and skip missing rewards.
 Loss: minus the mean over all trained tokens of the minibatch (DAPO, arXiv 2503.14476) of min(ratio A, clipped ratio A),
 and where A is negative never below dual_clip A (arXiv 1912.09729); ratio is the token's probability now over that when

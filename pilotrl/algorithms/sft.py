@@ -1,7 +1,7 @@
 """SFT: make the demonstrated tokens likely. Cross entropy, the mean over all trained tokens of the minibatch.
 
-It is the policy gradient with advantage 1 everywhere. Rewards are not read: which demonstrations are worth learning
-from is decided where they are played.
+It is the policy gradient with advantage 1 everywhere (less for the world's words, where a stage learns those too).
+Rewards are not read: which demonstrations are worth learning from is decided where they are played.
 Degenerate case: a micro-batch without trained tokens has loss 0 and gradient 0.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from pilotrl.algorithms import Credit
 
 
-def loss(logprobs: Tensor, tokens: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Minus the sum of logprobs [N], divided by `tokens` (those of the whole minibatch, all ranks); no stats."""
-    return -logprobs.sum() / max(tokens, 1), {}
+def loss(logprobs: Tensor, advantages: Tensor, tokens: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Minus the sum of advantages [N] times logprobs [N], over `tokens` (of the whole minibatch, all ranks); no stats."""
+    return -(advantages.to(logprobs) * logprobs).sum() / max(tokens, 1), {}
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,4 @@ class Sft:
         calls: float,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm`."""
-        return loss(logprobs, tokens)
+        return loss(logprobs, advantages, tokens)

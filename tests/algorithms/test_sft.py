@@ -18,7 +18,7 @@ def test_loss_equals_that_of_transformers() -> None:
     trained[:, 0] = False
     theirs = model(input_ids=ids, labels=ids.masked_fill(~trained, -100)).loss
     logprobs = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    ours, stats = sft.loss(logprobs[trained[:, 1:]], float(trained.sum()))
+    ours, stats = sft.loss(logprobs[trained[:, 1:]], torch.ones(int(trained.sum())), float(trained.sum()))
     torch.testing.assert_close(ours, theirs)
     assert stats == {}
 
@@ -31,5 +31,5 @@ def test_every_call_counts_whatever_its_reward() -> None:
 
 
 def test_no_tokens_no_loss() -> None:
-    loss, _ = sft.loss(torch.empty(0, requires_grad=True), 0)
+    loss, _ = sft.loss(torch.empty(0, requires_grad=True), torch.empty(0), 0)
     assert loss.item() == 0.0
