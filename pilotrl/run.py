@@ -79,7 +79,8 @@ def card(config: Config, path: Path) -> Card:
 
 
 def quiet() -> None:
-    """Keep libraries from talking over the progress of the run."""
+    """Keep libraries from talking over the progress of the run, and a log on a full disk from being an error of its own."""
+    logging.raiseExceptions = False
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "bm25s"):
         logging.getLogger(name).setLevel(logging.ERROR)
