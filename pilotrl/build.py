@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,6 +13,7 @@ from typing import Any, get_args
 
 import torch
 from omegaconf import OmegaConf
+from transformers.utils import logging as transformers_logging
 
 from pilotrl import CONF, algorithms, envs, policy, prompts, scratch
 from pilotrl.algorithms import Algorithm
@@ -78,6 +81,15 @@ class Bench:
         stage = self.config.stage
         play = partial(self.player, teacher=stage.planner == "teacher", expert=stage.plays == "expert")
         return [play(agent=paradigm(name)) for name in stage.agents] or [play()]
+
+
+def quiet() -> None:
+    """Keep libraries from talking over the progress of the run, and a log on a full disk from being an error of its own."""
+    logging.raiseExceptions = False
+    transformers_logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric", "bm25s"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")  # workers for the data source, length of it, optimizer steps
 
 
 def paradigm(name: str) -> Agent:

@@ -227,7 +227,7 @@ class Checkpoint:
 @dataclass
 class Tracking:
     uri: str | None = MISSING
-    """MLflow's; `off` for none. Relative sqlite paths count from the folder the command was typed in."""
+    """MLflow's; off: none (`tracking=off`). Relative sqlite paths count from the folder the command was typed in."""
     experiment: str = MISSING
     """Of MLflow, that runs are filed under."""
     traces: int = MISSING

@@ -16,7 +16,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from pilotrl import prompts
-from pilotrl.build import Bench, env_name, plain
+from pilotrl.build import Bench, env_name, plain, quiet
 from pilotrl.config import Config
 from pilotrl.display import Display
 from pilotrl.folder import RunFolder, write_whole
@@ -151,6 +151,7 @@ def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -
 
 def command(argv: Sequence[str]) -> None:
     """`checkpoint=RUN_FOLDER` and overrides of that run's configuration beside it: env, agent, panel, ..."""
+    quiet()
     config, run = evaluated(argv)
     now = datetime.now()
     out = RunFolder(Path(config.root) / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}-evaluate-{env_name(config)}")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import subprocess
 import time
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
@@ -19,11 +17,10 @@ from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
-from transformers.utils import logging as transformers_logging
 
 from pilotrl import PACKAGE, checkpoint, policy, rewards
 from pilotrl.batch import Batch
-from pilotrl.build import Bench, env_name, plain
+from pilotrl.build import Bench, env_name, plain, quiet
 from pilotrl.config import Config
 from pilotrl.data import Rollouts
 from pilotrl.display import Display, learning_curve
@@ -76,15 +73,6 @@ def card(config: Config, path: Path) -> Card:
         traces_every=config.checkpoint.calls_every,
         model_mb=config.tracking.model_mb,
     )
-
-
-def quiet() -> None:
-    """Keep libraries from talking over the progress of the run, and a log on a full disk from being an error of its own."""
-    logging.raiseExceptions = False
-    transformers_logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning.fabric", "bm25s"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")  # workers for the data source, length of it, optimizer steps
 
 
 TOTALS = {

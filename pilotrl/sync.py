@@ -26,7 +26,7 @@ def sync(folder: Path, uri: str | None = None) -> int:
         known = ledger.read()
     except (OSError, ValueError):
         raise UserError(
-            f"folder={folder}: no readable {LEDGER}; name a run folder whose tracking.uri was not off"
+            f"folder={folder}: no readable {LEDGER}; name a run folder that was not started with tracking=off"
         ) from None
     if uri is None and has_credentials(known["uri"]):
         raise UserError(f"uri={known['uri']}: credentials are not kept in a run folder; give them with --uri")

@@ -6,6 +6,7 @@ With PILOTRL_SCREENSHOTS=FOLDER the pages are kept there.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -81,13 +82,27 @@ def sweep(page: Any, tmp_path: Path, finished: Callable[[Path], Ledger]) -> Swee
 
 def test_the_jobs_of_a_sweep_stand_under_it(sweep: Sweep) -> None:
     page = sweep.open("runs?workflowType=machine_learning")
-    page.get_by_role("link", name="the sweep").wait_for()
+    over = page.get_by_role("link", name="the sweep")
+    over.wait_for()
     assert page.get_by_role("link", name="adherence-toy-0").count() == 0
-    page.get_by_test_id("expander").first.click()
+    page.get_by_role("gridcell").filter(has=over).get_by_role("button").click()
     for name in ("adherence-toy-0", "adherence-toy-1"):
-        page.get_by_role("link", name=name).wait_for()
+        page.get_by_role("link", name=name).first.wait_for()  # the run; behind it stands its model
     sweep.keep("nested")
 
 
-def test_a_curve(sweep: Sweep) -> None: ...
-def test_an_episode_turn_by_turn(sweep: Sweep) -> None: ...
+def test_a_curve(sweep: Sweep) -> None:
+    page = sweep.open(f"runs/{sweep.jobs[0]}/model-metrics")
+    card = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text="panel/adherence")
+    card.locator(".scatterlayer .js-line").first.wait_for(state="attached")  # flat: it has no height
+    sweep.keep("curve")
+
+
+def test_an_episode_turn_by_turn(sweep: Sweep) -> None:
+    traces = MlflowClient(sweep.page.server).search_traces(locations=[sweep.experiment])
+    page = sweep.open(f"traces?selectedEvaluationId={traces[0].info.trace_id}")
+    for name in ("episode", "turn 1", "plan", "action", "environment", "verdict"):
+        page.get_by_test_id(re.compile("^span-title-row-")).filter(has_text=re.compile(f"^{name}")).wait_for()
+    page.get_by_test_id(re.compile("^span-title-row-")).filter(has_text="verdict").click()
+    page.get_by_test_id(re.compile("^assessment-tag-")).first.wait_for()
+    sweep.keep("episode")

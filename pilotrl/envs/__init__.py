@@ -60,7 +60,7 @@ def build(settings: dict[str, Any]) -> Env:
     return env
 
 
-def load(name: str, **overrides: Any) -> Env:
+def load(name: str, /, **overrides: Any) -> Env:
     """An environment by name, with the values of `conf/env/NAME.yaml` unless overridden.
 
     Raises UserError for a name without a file.
