@@ -14,7 +14,7 @@ from pilotrl.envs.webshop.words import BRANDS
 from pilotrl.types import UserError
 
 FIDELITY: dict[str, dict[str, Any]] = {
-    "small": {"page_size": 5, "title_words": 8, "handles": "short", "repeat_instruction": False, "max_turns": 5},
+    "small": {"page_size": 5, "title_words": 8, "handles": "short", "repeat_instruction": False, "max_turns": 6},
     "original": {"page_size": 10, "title_words": 0, "handles": "asin", "repeat_instruction": True, "max_turns": 10},
 }
 """What `fidelity` puts in place of null. `title_words` 0: whole titles."""
