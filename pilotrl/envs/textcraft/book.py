@@ -19,7 +19,7 @@ LINE = re.compile(r"(\d+) (\w+)(?: \((\w+)\))? = (.*)")
 class Need(NamedTuple):
     """An ingredient: so many of an item, or of any one member of a tag."""
 
-    count: int
+    number: int
     name: str
     tag: bool
 
@@ -28,15 +28,15 @@ class Recipe(NamedTuple):
     """What is made, how many at once, which group it belongs to, and of what."""
 
     item: str
-    count: int
+    number: int
     group: str | None
     needs: tuple[Need, ...]
 
     @property
     def command(self) -> str:
         """As it is told to the player."""
-        needs = ", ".join(f"{need.count} {spoken(need.name)}" for need in self.needs)
-        return f"craft {self.count} {spoken(self.item)} using {needs}"
+        needs = ", ".join(f"{need.number} {spoken(need.name)}" for need in self.needs)
+        return f"craft {self.number} {spoken(self.item)} using {needs}"
 
 
 class Book:

@@ -45,9 +45,8 @@ class TextCraft:
         ways: int | None,
         distractors: int | None,
     ) -> None:
-        for key, value, known in (("split", split, tasks.VARIANTS), ("fidelity", fidelity, FIDELITY)):
-            if value not in known:
-                raise UserError(f"env.{key}={value}: must be one of {', '.join(known)}")
+        _one_of("split", split, tuple(tasks.VARIANTS))
+        _one_of("fidelity", fidelity, tuple(FIDELITY))
         given = {"depth": depth, "ways": ways, "distractors": distractors, "max_turns": max_turns}
         values = {key: FIDELITY[fidelity][key] if value is None else value for key, value in given.items()}
         for key, value in values.items():
@@ -88,6 +87,11 @@ class TextCraft:
     def expert(self) -> TextCraftExpert | None:
         """A player bound to the running episode; None before the first reset."""
         return TextCraftExpert(self._world) if hasattr(self, "_world") else None
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"env.{key}={value}: must be one of {', '.join(allowed)}")
 
 
 def _gets(commands: list[str]) -> list[str]:

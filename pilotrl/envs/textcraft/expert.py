@@ -19,7 +19,7 @@ class Way(NamedTuple):
     """A command that is shown, read."""
 
     item: str
-    count: int
+    number: int
     needs: tuple[tuple[int, str], ...]
 
 
@@ -32,7 +32,7 @@ class TextCraftExpert:
     def plan(self) -> list[str]:
         """A step for each action from here to the goal."""
         gets, crafts = self._missing()
-        made = [f"make {way.count} {way.item}" for way, _ in crafts]
+        made = [f"make {way.number} {way.item}" for way, _ in crafts]
         return [f"collect {count} {name}" for name, count in gets.items()] + made
 
     def action(self) -> str:
@@ -44,7 +44,7 @@ class TextCraftExpert:
             name, count = next(iter(gets.items()))
             return f"get {count} {name}"
         way, using = crafts[0]
-        return f"craft {way.count} {way.item} using " + ", ".join(f"{count} {name}" for count, name in using)
+        return f"craft {way.number} {way.item} using " + ", ".join(f"{count} {name}" for count, name in using)
 
     def detour(self) -> None:
         """A look at the inventory tells nothing that the replies did not."""
@@ -82,7 +82,7 @@ class _Work:
                 self.stock[kind] -= number  # set aside
                 using.append((number, kind))
             self.crafts.append((way, using))
-            self.stock[name] += way.count
+            self.stock[name] += way.number
 
     def _kind(self, need: str, count: int) -> str:
         """The item to take for an ingredient: itself, or of the kinds it has, the one at hand or the easiest."""
@@ -105,7 +105,7 @@ def _effort(way: Way, ways: dict[str, list[Way]]) -> int:
     total = 1
     for count, need in way.needs:
         kinds = kinds_of(need, ways)
-        total += min(_cost(kind, ways) * (-(-count // ways[kind][0].count) if kind in ways else 1) for kind in kinds)
+        total += min(_cost(kind, ways) * (-(-count // ways[kind][0].number) if kind in ways else 1) for kind in kinds)
     return total
 
 

@@ -76,8 +76,9 @@ def scene(source: Source, task: str) -> World:
     goal, _, number = task.rpartition("-")
     draw = Random(f"textcraft {source.seed} {goal} {number}")
     shown = _needed(goal, source.ways, draw)
-    uses = sorted({way for recipe in shown for need in recipe.needs for way in _uses().get(need.name, ())} - set(shown))
-    commands = [way.command for way in (*shown, *draw.sample(uses, min(len(uses), source.distractors)))]
+    commands = [way.command for way in shown]
+    uses = {way.command for recipe in shown for need in recipe.needs for way in _uses()[need.name]} - set(commands)
+    commands += draw.sample(sorted(uses), min(len(uses), source.distractors))
     draw.shuffle(commands)
     return World(commands, goal)
 

@@ -65,9 +65,9 @@ class World:
             self.inventory[name] -= count
             if not self.inventory[name]:
                 del self.inventory[name]
-        self.inventory[item] = self.inventory.get(item, 0) + recipe.count
+        self.inventory[item] = self.inventory.get(item, 0) + recipe.number
         self.solved = item == self.goal
-        return f"Crafted {recipe.count} minecraft:{item}"
+        return f"Crafted {recipe.number} minecraft:{item}"
 
 
 def matching(book: Book, item: str, given: list[tuple[str, int]]) -> Recipe | None:
@@ -81,7 +81,7 @@ def _meets(book: Book, recipe: Recipe, given: list[tuple[str, int]]) -> bool:
     left = list(given)
     for need in recipe.needs:
         fits = [pair for pair in left if (book.group_of.get(pair[0]) if need.tag else pair[0]) == need.name]
-        if not fits or fits[0][1] != need.count:
+        if not fits or fits[0][1] != need.number:
             return False
         left.remove(fits[0])
     return not left
