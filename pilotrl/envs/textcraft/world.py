@@ -66,7 +66,7 @@ class World:
             if not self.inventory[name]:
                 del self.inventory[name]
         self.inventory[item] = self.inventory.get(item, 0) + recipe.number
-        self.solved = item == self.goal
+        self.solved |= item == self.goal
         return f"Crafted {recipe.number} minecraft:{item}"
 
 
