@@ -72,7 +72,7 @@ def _stems(text: str) -> frozenset[str]:
 
 FILLERS = _stems(
     "a an the to of on in into onto at for from with by and or then now next please that this which is "
-    "are be it its them you your i my me s up off out over using costing priced cost price toward towards "
+    "are be it its them you your i my me s off out over using costing priced cost price toward towards "
     "along each again just first should must need will can there here one inside"
 )
 """Words that say nothing about the object."""

@@ -105,8 +105,9 @@ def test_splits_share_no_instruction(name: str) -> None:
     for split in SPLITS:
         env = load(name, split=split)
         texts[split] = {start(env, task)[0] for task in draw.sample(list(env.tasks), min(60, len(env.tasks)))}
-    assert not texts["train"] & texts["test"]
-    assert not texts["train"] & texts["valid"]
+    if len(texts["train"]) > 1:  # in Wordle all tasks begin with the same words
+        assert not texts["train"] & texts["test"]
+        assert not texts["train"] & texts["valid"]
 
 
 def test_a_task_played_twice_says_the_same(env: Env) -> None:
@@ -173,8 +174,6 @@ def test_a_task_of_another_split_is_refused(env: Env) -> None:
 
 
 def test_an_episode_goes_on_after_pickling(env: Env) -> None:
-    if not hasattr(type(env), "__setstate__"):
-        pytest.skip("says nothing of its state")
     draw = random.Random(4)
     for task in draw.sample(list(env.tasks), 3):
         _, info = start(env, task)

@@ -1,0 +1,119 @@
+"""The tasks of a split: for each goal several sets of commands, made from the seed, once a process."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from hashlib import sha256
+from random import Random
+from typing import NamedTuple
+
+from pilotrl.envs.textcraft.book import Recipe, book
+from pilotrl.envs.textcraft.expert import TextCraftExpert
+from pilotrl.envs.textcraft.world import World
+
+VARIANTS = {"train": range(0, 6), "valid": range(6, 7), "test": range(7, 8), "unseen": range(0, 8)}
+"""Numbers of the sets of commands that a split has for each of its goals."""
+
+
+class Source(NamedTuple):
+    """What tasks are made from."""
+
+    split: str
+    seed: int
+    depth: int
+    ways: int
+    distractors: int
+
+
+class Tasks(NamedTuple):
+    """What a split offers."""
+
+    turns: dict[str, int]
+    """Task -> actions of the expert, in the order of the split."""
+    rejected: int
+    """Candidates that the expert did not finish in time."""
+
+
+@cache
+def solvable(source: Source, max_turns: int) -> Tasks:
+    """The candidates that the expert finishes within the limit, in random order."""
+    turns: dict[str, int] = {}
+    rejected = 0
+    for goal in goals(source):
+        for task in _candidates(source, goal):
+            needed = efficient(scene(source, task), max_turns)
+            rejected += needed is None
+            if needed is not None:
+                turns[task] = needed
+    items = list(turns.items())
+    Random(f"order {source.seed} {source.split}").shuffle(items)
+    return Tasks(dict(items), rejected)
+
+
+def goals(source: Source) -> list[str]:
+    """What a split asks for: in unseen, one item in five; in the others the rest."""
+    unseen = source.split == "unseen"
+    items = sorted(item for item in book().recipes if book().depth(item) <= source.depth)
+    return [item for item in items if (sha256(f"{source.seed} {item}".encode()).digest()[0] % 5 == 0) == unseen]
+
+
+def _candidates(source: Source, goal: str) -> list[str]:
+    """A goal's tasks in this split, but none that shows the same commands as one with a lower number."""
+    shown: set[frozenset[str]] = set()
+    names = []
+    for number in range(VARIANTS[source.split].stop):
+        task = f"{goal}-{number}"
+        commands = frozenset(scene(source, task).commands)
+        if commands not in shown and number in VARIANTS[source.split]:
+            names.append(task)
+        shown.add(commands)
+    return names
+
+
+@lru_cache(maxsize=16384)
+def scene(source: Source, task: str) -> World:
+    """The commands and the goal of a task, from its name: copy it before playing."""
+    goal, _, number = task.rpartition("-")
+    draw = Random(f"textcraft {source.seed} {goal} {number}")
+    shown = _needed(goal, source.ways, draw)
+    commands = [way.command for way in shown]
+    uses = {way.command for recipe in shown for need in recipe.needs for way in _uses()[need.name]} - set(commands)
+    commands += draw.sample(sorted(uses), min(len(uses), source.distractors))
+    draw.shuffle(commands)
+    return World(commands, goal)
+
+
+def _needed(goal: str, ways: int, draw: Random) -> list[Recipe]:
+    """Recipes from the goal down to what can be had, so many for each thing at most."""
+    found, pending = list[Recipe](), [goal]
+    seen = {goal}
+    while pending:
+        known = book().ways(pending.pop(0))
+        chosen = draw.sample(known, min(ways, len(known)))
+        found += [way for way in chosen if way not in found]
+        new = [need.name for way in chosen for need in way.needs if need.name not in seen]
+        seen.update(new)
+        pending += dict.fromkeys(new)
+    return found
+
+
+@cache
+def _uses() -> dict[str, list[Recipe]]:
+    """Item or tag -> the recipes that ask for it."""
+    uses: dict[str, list[Recipe]] = {}
+    for ways in book().recipes.values():
+        for way in ways:
+            for need in way.needs:
+                uses.setdefault(need.name, []).append(way)
+    return uses
+
+
+def efficient(scene: World, max_turns: int) -> int | None:
+    """Actions that the expert needs; None where it does not reach the goal within the limit."""
+    world = World(scene.commands, scene.goal)
+    for turn in range(1, max_turns + 1):
+        if not world.do(TextCraftExpert(world).action())[1]:
+            return None
+        if world.solved:
+            return turn
+    return None

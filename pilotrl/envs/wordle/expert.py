@@ -1,0 +1,57 @@
+"""A scripted player. It knows the vocabulary and what was said to its guesses, and never the word."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+
+from pilotrl.envs.wordle.game import marks, possible
+
+LOOKED_AT = 40
+"""Of the words that are possible, how many are considered as the next guess."""
+History = tuple[tuple[str, str], ...]
+"""Guesses and their marks."""
+
+
+class WordleExpert:
+    """Guesses a word that is possible and tells most about the others."""
+
+    def __init__(self, rules: str, words: tuple[str, ...], history: History, solved: bool) -> None:
+        self.rules, self.words, self.history, self.solved = rules, words, history, solved
+
+    def plan(self) -> list[str]:
+        """The next guess; what comes after it depends on the answer."""
+        if self.solved:
+            return []
+        first = f"guess {best(self.rules, self.words, self.history)}"
+        return [first] if len(left(self.rules, self.words, self.history)) == 1 else [first, "guess a matching word"]
+
+    def action(self) -> str:
+        """The next guess, letter by letter. RuntimeError once the word is found."""
+        if self.solved:
+            raise RuntimeError("the episode has ended: there is no next action")
+        return " ".join(best(self.rules, self.words, self.history))
+
+    def detour(self) -> None:
+        """Every guess counts: there is nothing to look at."""
+
+
+@cache
+def left(rules: str, words: tuple[str, ...], history: History) -> tuple[str, ...]:
+    """The words that are possible."""
+    if rules == "standard" and history:
+        return possible(rules, left(rules, words, history[:-1]), history[-1:])
+    return possible(rules, words, history)
+
+
+@cache
+def best(rules: str, words: tuple[str, ...], history: History) -> str:
+    """The guess which leaves the fewest words on average; of a sample where many are possible."""
+    known = left(rules, words, history)
+    every = -(-len(known) // LOOKED_AT)
+    return min(known[::every], key=lambda guess: (_remaining(guess, known), guess))
+
+
+def _remaining(guess: str, known: tuple[str, ...]) -> int:
+    """Sum of squares of how many words each answer would leave."""
+    return sum(n * n for n in Counter(marks(guess, word) for word in known).values())
