@@ -49,10 +49,11 @@ class Dialects(BaseHTTPRequestHandler):
         self.server.heard.append((self.path, body))
         if self.server.broken > 0:
             self.server.broken -= 1
-            return self.answer("<html>busy</html>", 502)
-        say = {"create": self.create, "reset": self.reset, "step": self.step, "close": self.close}[path]
-        said, status = say(name, body)
-        self.answer(json.dumps(said), status)
+            self.answer("<html>busy</html>", 502)
+        else:
+            say = {"create": self.create, "reset": self.reset, "step": self.step, "close": self.close}[path]
+            said, status = say(name, body)
+            self.answer(json.dumps(said), status)
 
     def answer(self, text: str, status: int) -> None:
         self.send_response(status)
