@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -129,18 +131,26 @@ def model_path(config: Config, folder: Path) -> str:
     target = folder / "scratch"
     if not (target / "config.json").is_file():
         corpus = scratch.texts(envs.build({**plain(config.env), "split": "train"}), made.texts)
-        scratch.build(
-            target,
-            [*corpus, *words(config.model.prompts)],
-            vocabulary=made.vocabulary,
-            width=made.width,
-            inner=made.inner,
-            layers=made.layers,
-            heads=made.heads,
-            kv_heads=made.kv_heads,
-            positions=config.model.max_length,
-            seed=config.seed,
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as place:  # ranks may do this at once: the first one counts
+            draft = Path(place) / target.name
+            scratch.build(
+                draft,
+                [*corpus, *words(config.model.prompts)],
+                vocabulary=made.vocabulary,
+                width=made.width,
+                inner=made.inner,
+                layers=made.layers,
+                heads=made.heads,
+                kv_heads=made.kv_heads,
+                positions=config.model.max_length,
+                seed=config.seed,
+            )
+            try:
+                os.rename(draft, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
     return str(target)
 
 
