@@ -20,13 +20,15 @@ class LocalLauncher(submitit.LocalLauncher):  # type: ignore[misc]
     """`hydra/launcher=local`: side by side on this machine."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Returns what jobs returned; of one that left no result, what is known is noted in `launch.reasons`."""
+        """Returns what the unfinished jobs returned; of one that left no result `launch.reasons` has what is known."""
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        words, same = list(map(list, job_overrides)), len(numbers)
-        arguments = (words, ["hydra.sweep.dir"] * same, numbers, [""] * same, [Singleton.get_state()] * same)
-        jobs = launch.executor(self._EXECUTOR, self.params).map_array(self, *arguments)
-        return [launch.outcome(number, job) for number, job in zip(numbers, jobs, strict=True)]
+        jobs = {number: list(words) for number, words in enumerate(job_overrides, initial_job_idx)}
+        todo, same = [number for number in jobs if number not in launch.finished], Singleton.get_state()
+        if not todo:
+            return []
+        each = [(jobs[number], "hydra.sweep.dir", number, "", same) for number in todo]
+        started = launch.executor(self._EXECUTOR, self.params).map_array(self, *zip(*each, strict=True))
+        return [launch.outcome(number, job) for number, job in zip(todo, started, strict=True)]
 
 
 class SlurmLauncher(LocalLauncher, submitit.SlurmLauncher):  # type: ignore[misc]
@@ -42,5 +44,6 @@ class SlurmLauncher(LocalLauncher, submitit.SlurmLauncher):  # type: ignore[misc
         return done
 
     def checkpoint(self, *given: Any, **named: Any) -> Any:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is near anyway, and what follows has to be whole
         launch.refuse_to_repeat(self.params, self.began)
         return super().checkpoint(*given, **named)

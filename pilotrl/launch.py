@@ -19,6 +19,9 @@ from pilotrl.types import UserError
 reasons: dict[int, str] = {}
 """Numbers of jobs of this command that went wrong, and what one knows about each in a line. A job that runs alone is 0."""
 
+finished: set[int] = set()
+"""Numbers of jobs of this command that need not be started again."""
+
 POLL = 3.0
 """Seconds between two looks at the queue."""
 EARLY = 60.0

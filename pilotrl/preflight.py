@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,10 @@ def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
     """The override that fixes a folder, unless the user gave one."""
     if any(key_of(line) == key for line in overrides):
         return []
-    text = str(folder).replace("'", "\\'").replace("${", "\\${")
-    return [f"{key}='{text}'"]
+    text = str(folder)
+    if not re.fullmatch(r"[A-Za-z0-9_/.-]+/[A-Za-z0-9_.-]+", text):
+        text = "'" + text.replace("'", "\\'").replace("${", "\\${") + "'"
+    return [f"{key}={text}"]
 
 
 def resumed(argv: Sequence[str]) -> RunFolder:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pilotrl.folder import RunFolder
-from pilotrl.launch import reasons
+from pilotrl.launch import finished, reasons
 from pilotrl.ledger import Card
 from pilotrl.tracking import Tracker
 
@@ -47,6 +47,8 @@ def conduct(sweep: Sweep, start: Callable[[], None], argv: Sequence[str]) -> int
     """Start the jobs, and keep the sweep's run in MLflow meanwhile. Returns 1 where something is left to do.
 
     Raises UserError while another command works on the same sweep."""
+    finished.clear()
+    finished.update(number for number, folder in enumerate(sweep.jobs) if folder.finished)
     with sweep.folder.lock():
         tracker, over = Tracker(sweep.folder.path, sweep.uri, sweep.card()), False
         try:
