@@ -154,6 +154,15 @@ class Cluster:
         self.commands.append(started)
         return started
 
+    def end(self, command: subprocess.Popen[str]) -> str:
+        """What a command says. A requeued job need not wait for two minutes, as SLURM would have it, and gets time again."""
+        while command.poll() is None:
+            waiting = self.ask("squeue", "-h", "--array", "-o", "%i %r")
+            for job in re.findall(r"^(\S+) BeginTime$", waiting, re.MULTILINE):
+                self.ask("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=10")
+            time.sleep(1)
+        return command.communicate()[1]
+
     def job(self, number: int) -> str:
         """Id of a job of the only array there is."""
         (found,) = re.findall(rf"^(\d+_{number})$", self.ask("squeue", "-h", "--array", "-o", "%i"), re.MULTILINE)
@@ -227,7 +236,7 @@ def test_a_sweep_survives_a_time_limit_and_a_cancelled_job(
     late, unwanted = cluster.job(1), cluster.job(2)
     sooner(cluster, late)
     cluster.ask("scancel", unwanted)
-    said = sweep.communicate()[1]
+    said = cluster.end(sweep)
     assert sweep.returncode == 1, said
     assert "pilotrl: sweep/2 (seed=2): was killed or cancelled" in said
     assert [folder.finished for folder in folders] == [True, True, False]
@@ -235,7 +244,7 @@ def test_a_sweep_survives_a_time_limit_and_a_cancelled_job(
     assert "Requeued job" in logs
     (line,) = re.findall(r"^  python -m pilotrl (.*)$", said, re.MULTILINE)
     again = cluster.pilotrl(tmp_path, *shlex.split(line))
-    said = again.communicate()[1]
+    said = cluster.end(again)
     assert again.returncode == 0, said
     assert [weights(folder) for folder in folders] == [weights(alone(seed)) for seed in range(3)]
     client = MlflowClient(f"sqlite:///{tmp_path}/multirun/mlflow.db")
@@ -254,7 +263,7 @@ def test_two_ranks_make_room_and_go_on(
     cluster.until((folder / "waits").exists)
     saved = next(folder.checkpoints.iterdir()).name
     cluster.ask("sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=true")
-    said = sweep.communicate()[1]
+    said = cluster.end(sweep)
     assert sweep.returncode == 0, said
     assert saved == "step-000001.ckpt"
     assert len(folder.metrics.read_text().splitlines()) == 3
