@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -9,60 +10,71 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pilotrl import CONF
 from pilotrl.compose import stored, typed
 from pilotrl.config import Config
-from pilotrl.folder import RunFolder
+from pilotrl.folder import RUN, RunFolder
+from pilotrl.launch import Stopped, reasons
 from pilotrl.preflight import Order, as_it_was, prepare
+from pilotrl.sweep import conduct
 from pilotrl.types import UserError
 
-RUN = "PILOTRL_RUN"
-"""Its folder, while a run lasts. The ranks that Lightning starts replay the command line, a sweep's as well: they look
-here and not there."""
-
-failed: list[UserError] | None = None
-"""What users got wrong in the jobs of this process. None in a worker of a cluster, whose errors Hydra carries home."""
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what a command line says. Returns the exit code: 2 after a line about each thing that the user got wrong."""
-    global failed
-    failed = []
+    """Do what a command line says. Returns the exit code: 2 after a line about what the user got wrong, 1 after a sweep of
+    which something is left to do."""
+    reasons.clear()
     try:
         words = sys.argv[1:] if argv is None else argv
-        obey(Order([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
+        return obey(Order([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
     except UserError as error:
-        failed.append(error)
+        print(f"pilotrl: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("pilotrl: interrupted; resume=RUN_FOLDER goes on from the last checkpoint", file=sys.stderr)
         return 130
-    for wrong in failed:
-        print(f"pilotrl: {wrong}", file=sys.stderr)
-    return 2 if failed else 0
 
 
-def obey(order: Order) -> None:
+def obey(order: Order) -> int:
     """Go on with the run of a folder, or let Hydra start jobs; its errors come back as they are, not wrapped."""
     if order.folder is not None:
         config, path = stored(order.folder), order.folder.path.absolute()
         as_it_was(order.folder)
         play(config, path)
-    else:
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        sys.argv[1:] = order.argv
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+        return 0
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[1:] = order.argv
+    start = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
+    if order.sweep is not None:
+        return conduct(order.sweep, start, order.argv)
+    start()
+    for reason in reasons.values():
+        raise UserError(reason)
+    return 0
 
 
-def job(config: DictConfig) -> None:
-    """One run, alone or in a sweep, in a folder that Hydra has made. A mistake does not stop a sweep's other jobs."""
+def job(config: DictConfig) -> str | None:
+    """One run, alone or in a sweep, in a folder that Hydra has made. Returns a line about what went wrong: Hydra would call
+    it an error and stop, and a sweep's other jobs have nothing to do with it."""
+    context = HydraConfig.get()
+    swept = context.mode == RunMode.MULTIRUN
     try:
-        play(typed(config), Path(HydraConfig.get().runtime.output_dir))
-    except UserError as error:
-        if failed is None:
+        play(typed(config), Path(context.runtime.output_dir))
+        return None
+    except (UserError, Stopped) as error:
+        reason = str(error)
+    except Exception as error:
+        if not swept:
             raise
-        failed.append(error)
+        log.exception("%s", context.runtime.output_dir)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    reasons[context.job.num if swept else 0] = reason
+    return reason
 
 
 def play(config: Config, path: Path) -> None:
@@ -80,6 +92,6 @@ def play(config: Config, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from pilotrl import __main__ as named  # under its own name a job is pickled by reference, and `failed` is one list
+    from pilotrl import __main__ as named  # under its own name a job is pickled by reference, and there is one of it
 
     sys.exit(named.main())

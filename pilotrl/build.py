@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -89,6 +91,7 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "bm25s"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     warnings.filterwarnings("ignore", module="lightning")  # workers for the data source, length of it, optimizer steps
 
 
@@ -141,18 +144,26 @@ def model_path(config: Config, folder: Path) -> str:
     target = folder / "scratch"
     if not (target / "config.json").is_file():
         corpus = scratch.texts(envs.build({**plain(config.env), "split": "train"}), made.texts)
-        scratch.build(
-            target,
-            [*corpus, *words(config.model.prompts)],
-            vocabulary=made.vocabulary,
-            width=made.width,
-            inner=made.inner,
-            layers=made.layers,
-            heads=made.heads,
-            kv_heads=made.kv_heads,
-            positions=config.model.max_length,
-            seed=config.seed,
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as place:  # ranks may do this at once: the first one counts
+            draft = Path(place) / target.name
+            scratch.build(
+                draft,
+                [*corpus, *words(config.model.prompts)],
+                vocabulary=made.vocabulary,
+                width=made.width,
+                inner=made.inner,
+                layers=made.layers,
+                heads=made.heads,
+                kv_heads=made.kv_heads,
+                positions=config.model.max_length,
+                seed=config.seed,
+            )
+            try:
+                os.rename(draft, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
     return str(target)
 
 

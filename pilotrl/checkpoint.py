@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ class Checkpoints(Callback):
 
     def __init__(self, folder: RunFolder, every: int, steps: int, record: Callable[[Any, Any], None]) -> None:
         self.folder, self.every, self.steps, self.record = folder, every, steps, record
+        self.sigterm = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """SIGTERM stays with whoever had it: Lightning's handler speaks to other ranks, in the middle of anything."""
+        if callable(self.sigterm):
+            signal.signal(signal.SIGTERM, self.sigterm)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

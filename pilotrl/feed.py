@@ -43,6 +43,7 @@ class Feed:
         self._uri = uri
         self._client: MlflowClient | None = None
         self._experiment = ""
+        self._sweep = lineage.sweep_of(self._folder)
         self._status: Status | None = None
 
     def send(self) -> None:
@@ -54,6 +55,7 @@ class Feed:
             try:
                 self._client = client = self._client or self._open()
                 sent = self._ledger.read()
+                self._send_place(client, sent)
                 self._send_metrics(client, sent)
                 self._send_traces(client, sent)
                 self._send_files(client, sent)
@@ -83,6 +85,12 @@ class Feed:
     def _create(self, client: MlflowClient, sent: Sent) -> Run:
         tags = {**sent["tags"], NOTE: description(sent["tags"], {})}
         return server.create_run(client, self._experiment, sent["run_name"], sent["created"], sent["id"], tags)
+
+    def _send_place(self, client: MlflowClient, sent: Sent) -> None:
+        """Below the run of its sweep, as soon as that is in MLflow, which may be later than this one."""
+        if self._sweep and (sweep := lineage.parent_in(self._uri, str(self._sweep))) is not None:
+            client.set_tag(sent["run_id"], "mlflow.parentRunId", sweep.run_id)
+            self._sweep = None
 
     def _send_metrics(self, client: MlflowClient, sent: Sent) -> None:
         """MLflow drops what it has, and of steps that were played again it shows the later."""

@@ -27,6 +27,9 @@ from pilotrl.types import UserError
 
 LINES = ("metrics.jsonl", "episodes.jsonl")
 """Files that grow by lines, and are cut back when a run goes on from a checkpoint."""
+RUN = "PILOTRL_RUN"
+"""The run's folder, in the environment while a run lasts. The ranks that Lightning starts replay the command line, a sweep's
+as well: they look here and not there."""
 ROOM = 2**20
 """Bytes of a disk below which it is full: nothing that a run writes fits."""
 

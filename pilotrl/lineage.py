@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pilotrl.ledger import LEDGER, Sent
+from pilotrl.redact import hide_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +35,7 @@ def parent_in(uri: str, folder: str | None) -> Parent | None:
         sent = json.loads((Path(folder or "/dev/null") / LEDGER).read_text())
     except (OSError, ValueError):
         return None
-    known = sent.get("uri") == uri and sent.get("run_id")
+    known = sent.get("uri") == hide_credentials(uri) and sent.get("run_id")
     return Parent(sent["run_id"], sent["model_id"]) if known else None
 
 
@@ -46,6 +47,11 @@ def link_parent(client: MlflowClient, run: Run, parent: Parent) -> None:
         client.log_inputs(run.info.run_id, models=[LoggedModelInput(parent.model_id)])
     if run.data.tags.get(PARENT) != parent.run_id:
         client.set_tag(run.info.run_id, PARENT, parent.run_id)
+
+
+def sweep_of(folder: Path) -> Path | None:
+    """The folder of the sweep that a run is a job of: it lies there, and has a ledger of its own."""
+    return next((above for above in folder.absolute().parents if (above / LEDGER).is_file()), None)
 
 
 def send_model(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +18,23 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF
+from pilotrl import CONF, launch
 from pilotrl.check import check, flat, nearest
 from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
+from pilotrl.sweep import Sweep
 from pilotrl.types import UserError
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a command line asks for: go on in `folder`, which holds a run; where that is None, hand `argv` to Hydra."""
+    """What a command line asks for: go on in `folder`, which holds a run; where that is None, hand `argv` to Hydra, which
+    then starts `sweep` where there is one."""
 
     argv: list[str]
     folder: RunFolder | None = None
+    sweep: Sweep | None = None
 
 
 def prepare(argv: Sequence[str]) -> Order:
@@ -53,7 +57,10 @@ def prepare(argv: Sequence[str]) -> Order:
     for job in jobs:
         check(job.config)
     if multirun:
-        return Order([*given, *named(overrides, "hydra.sweep.dir", check_sweep(jobs))])
+        sweep = check_sweep(jobs)
+        return Order([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
+    if (launcher := jobs[0].hydra.runtime.choices["hydra/launcher"]) != "basic":
+        raise UserError(f"hydra/launcher={launcher}: starts the jobs of a sweep, even of a single one; add -m")
     folder = RunFolder(jobs[0].hydra.run.dir)
     if check_folder(folder, jobs[0].config):
         return Order([], folder)
@@ -64,8 +71,10 @@ def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
     """The override that fixes a folder, unless the user gave one."""
     if any(key_of(line) == key for line in overrides):
         return []
-    text = str(folder).replace("'", "\\'").replace("${", "\\${")
-    return [f"{key}='{text}'"]
+    text = str(folder)
+    if not re.fullmatch(r"[A-Za-z0-9_/.-]+/[A-Za-z0-9_.-]+", text):
+        text = "'" + text.replace("'", "\\'").replace("${", "\\${") + "'"
+    return [f"{key}={text}"]
 
 
 def resumed(argv: Sequence[str]) -> RunFolder:
@@ -107,12 +116,29 @@ def check_folder(folder: RunFolder, config: Config) -> bool:
     return True
 
 
-def check_sweep(jobs: Sequence[Job]) -> Path:
-    """The folder of a sweep, every job's own folder checked."""
-    place = Path(jobs[0].hydra.sweep.dir)
+def check_sweep(jobs: Sequence[Job]) -> Sweep:
+    """The sweep that jobs make; the folder of each, and who is to start them, checked."""
+    first = jobs[0]
+    sweep = Sweep(RunFolder(first.hydra.sweep.dir), first.config.tracking.uri, first.config.tracking.experiment)
+    sweep.folder.check_free()
     for job in jobs:
-        check_folder(RunFolder(place / str(job.hydra.sweep.subdir)), job.config)
-    return place
+        folder = RunFolder(sweep.folder / str(job.hydra.sweep.subdir))
+        if folder.path in [other.path for other in sweep.jobs]:
+            raise UserError(f"hydra.sweep.subdir={job.hydra.sweep.subdir}: is the folder of two jobs; make it differ")
+        check_folder(folder, job.config)
+        check_launcher(job, first)
+        sweep.jobs[folder] = list(job.hydra.overrides.task)
+    return sweep
+
+
+def check_launcher(job: Job, first: Job) -> None:
+    """One launcher starts all jobs, and there has to be such a place on the cluster."""
+    settings, other = (cast(dict[str, Any], OmegaConf.to_container(j.hydra.launcher, resolve=True)) for j in (job, first))
+    for key in settings:
+        if settings[key] != other.get(key):
+            raise UserError(f"hydra.launcher.{key}: is one for all jobs of a sweep, not {other.get(key)} and {settings[key]}")
+    if job is first and str(settings["_target_"]).endswith(".SlurmLauncher"):
+        launch.check(settings, job.config.trainer.devices, job.config.trainer.num_nodes)
 
 
 def first_difference(there: Config, here: Config) -> str | None:

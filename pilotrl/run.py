@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
@@ -189,6 +190,7 @@ class Run:
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
             strategy=trainer.strategy,
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
             callbacks=[checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.record)],
             logger=False,

@@ -1,4 +1,5 @@
-"""Sends MLflow what it lacks of runs: `python -m pilotrl.sync RUN_FOLDER... [--uri URI]`. Twice changes nothing."""
+"""Sends MLflow what it lacks of runs: `python -m pilotrl.sync FOLDER... [--uri URI]`. A sweep's folder
+stands for its jobs too. Twice changes nothing."""
 
 from __future__ import annotations
 
@@ -43,13 +44,18 @@ def sync(folder: Path, uri: str | None = None) -> int:
     return int(ledger.read()[METRICS]["bytes"] - known[METRICS]["bytes"])
 
 
+def jobs(sweep: Path) -> list[Path]:
+    """Folders of a sweep's jobs; of a run's folder none."""
+    return sorted(path.parent for path in sweep.glob(f"*/**/{LEDGER}"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0; or 2 and one line on stderr for each folder that could not be sent, after all the others were."""
     parser = argparse.ArgumentParser(prog="python -m pilotrl.sync", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--uri", help="MLflow's tracking uri, where it is not the one of the run")
     given, code = parser.parse_args(arguments), 0
-    for folder in given.folders:
+    for folder in (each for place in given.folders for each in (place, *jobs(place))):
         try:
             print(f"{folder}: {sync(folder, given.uri)} bytes of metrics were new to MLflow")
         except UserError as error:

@@ -14,10 +14,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "redact"),
     ("algorithms", "attention", "batch", "config", "context", "envs", "folder", "server", "traces"),
     ("display", "judge", "ledger", "prompts", "records", "rewards", "statistics"),
-    ("check", "checkpoint", "engine", "lineage", "policy", "scratch", "story"),
+    ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story"),
     ("compose", "feed", "module", "rollout"),
-    ("data", "preflight", "report", "sync", "tracking"),
-    ("build",),
+    ("data", "report", "sync", "tracking"),
+    ("build", "sweep"),
+    ("preflight",),
     ("evaluate",),
     ("run",),
     ("__main__",),
@@ -26,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
 TEXT += ("check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
-TEXT += ("display", "ledger", "lineage", "report", "server", "story", "sync", "tracking", "traces")
+TEXT += ("display", "launch", "ledger", "lineage", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
