@@ -45,7 +45,7 @@ class Bench:
         tokenizer = policy.load_tokenizer(source)
         chat = Chat(tokenizer)
         algorithm = algorithms.load(**plain(config.algorithm))
-        actor = Policy(policy.load_model(source, config.model.dtype), algorithm.critic)
+        actor = Policy(load_model(config, source), algorithm.critic)
         engine = LocalEngine(actor.model, chat.end, config.engine.slots)
         return cls(config, tokenizer, chat, actor, algorithm, engine, scoring(config))
 
@@ -117,6 +117,12 @@ def judge(config: Config) -> Judge:
     world = import_module(str(config.env["_target_"]).rpartition(".")[0])
     made: Judge = getattr(import_module(module), name)(resolve=getattr(world, "resolve", None), **keywords)
     return made
+
+
+def load_model(config: Config, source: str) -> Any:
+    """The model of a run: its weights, and what of them learns."""
+    model = config.model
+    return policy.load_model(source, model.dtype, model.gradient_checkpointing, **plain(model.lora))
 
 
 def model_path(config: Config, folder: Path) -> str:

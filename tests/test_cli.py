@@ -80,6 +80,8 @@ BAD = {
     "cold": (("train.temperature=0",), "train.temperature=0.0: must be above 0"),
     "top_p": (("panel.top_p=1.5",), "panel.top_p=1.5: must be above 0, at most 1"),
     "dtype": (("model.dtype=float16",), "model.dtype=float16: must be one of bfloat16, float32"),
+    "all weights in bfloat16": (("model.dtype=bfloat16",), "model.dtype=bfloat16: rounds updates of all weights away"),
+    "adapters on nothing": (("model=scratch", "model.lora.rank=4"), "model.lora.rank=4: a model from nothing"),
     "schedule": (("train.lr_schedule=cos",), "constant, cosine, linear"),
     "role": (("stage.trains=[critic]",), "stage.trains=[critic]: must be one or more of executor, planner"),
     "term": (("stage.terms=[style]",), "stage.terms=[style]: must be"),
