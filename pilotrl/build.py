@@ -43,7 +43,7 @@ class Bench:
         torch.manual_seed(config.seed)
         source = model_path(config, folder)
         tokenizer = policy.load_tokenizer(source)
-        chat = Chat(tokenizer)
+        chat = Chat(tokenizer, **plain(config.model.template))
         algorithm = algorithms.load(**plain(config.algorithm))
         actor = Policy(load_model(config, source), algorithm.critic)
         engine = LocalEngine(actor.model, chat.end, config.engine.slots)

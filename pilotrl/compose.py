@@ -170,7 +170,7 @@ def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
     """`+key=value` adds keys past the types. Those of the open nodes are held against their classes, elsewhere."""
     known = set(config_keys())
     for key in flat(config):
-        if key not in known and not key.startswith(("hydra.", "reward.weights.", *(f"{node}." for node in OPEN))):
+        if key not in known and not key.startswith(("hydra.", "reward.weights.", "model.template.", *(f"{node}." for node in OPEN))):
             raise unknown(key, lines, sorted(known))
 
 
