@@ -6,16 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import CONF
-from pilotrl.compose import stored, typed
+from pilotrl.compose import DRY, composed_jobs, parse, stored, typed
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
 from pilotrl.preflight import Order, as_it_was, prepare
+from pilotrl.redact import without_secrets
 from pilotrl.types import UserError
 
 RUN = "PILOTRL_RUN"
@@ -32,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = []
     try:
         words = sys.argv[1:] if argv is None else argv
-        obey(Order([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
+        if DRY in words:
+            rehearse([word for word in words if word != DRY])
+        else:
+            obey(Order([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
     except UserError as error:
         failed.append(error)
     except KeyboardInterrupt:
@@ -53,6 +58,17 @@ def obey(order: Order) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv[1:] = order.argv
         hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+
+
+def rehearse(argv: Sequence[str]) -> None:
+    """Check a command line, and print what each of its runs would be and what memory it needs. Writes no run folder."""
+    order = prepare(argv)
+    configs = [stored(order.folder)] if order.folder else [job.config for job in composed_jobs(parse(argv))[0]]
+    from pilotrl.build import memory
+
+    for config in configs:
+        print(OmegaConf.to_yaml(without_secrets(OmegaConf.to_container(cast(DictConfig, config), resolve=True))))
+        print(memory(config))
 
 
 def job(config: DictConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 from omegaconf import OmegaConf
 
-from pilotrl import CONF, algorithms, envs, policy, prompts, scratch
+from pilotrl import CONF, algorithms, envs, policy, prompts, rehearsal, scratch
 from pilotrl.algorithms import Algorithm
 from pilotrl.config import Agent, Config
 from pilotrl.context import Chat
@@ -21,6 +21,7 @@ from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import Env
 from pilotrl.judge import Judge
 from pilotrl.policy import Policy
+from pilotrl.rehearsal import Memory
 from pilotrl.rollout import Player
 from pilotrl.types import Role
 
@@ -135,19 +136,30 @@ def model_path(config: Config, folder: Path) -> str:
     target = folder / "scratch"
     if not (target / "config.json").is_file():
         corpus = scratch.texts(envs.build({**plain(config.env), "split": "train"}), made.texts)
-        scratch.build(
-            target,
-            [*corpus, *words(config.model.prompts)],
-            vocabulary=made.vocabulary,
-            width=made.width,
-            inner=made.inner,
-            layers=made.layers,
-            heads=made.heads,
-            kv_heads=made.kv_heads,
-            positions=config.model.max_length,
-            seed=config.seed,
-        )
+        scratch.build(target, [*corpus, *words(config.model.prompts)], seed=config.seed, **sizes(config))
     return str(target)
+
+
+def sizes(config: Config) -> dict[str, int]:
+    """Of a model from scratch."""
+    made = {name: size for name, size in plain(config.model.scratch).items() if name != "texts"}
+    return made | {"positions": config.model.max_length}
+
+
+def memory(config: Config) -> Memory:
+    """What a run needs at most, known before anything is loaded."""
+    model, fresh = config.model, config.model.scratch is not None and config.parent is None
+    length = model.max_length
+    return rehearsal.memory(
+        scratch.architecture(**sizes(config)) if fresh else rehearsal.config_of(model_path(config, Path())),
+        model.dtype,
+        model.gradient_checkpointing,
+        **plain(model.lora),
+        row=max(config.train.micro_tokens, length),
+        trained=1.0 if config.stage.world else 0.25,
+        slots=config.engine.slots,
+        length=length,
+    )
 
 
 def words(name: str) -> Sequence[str]:

