@@ -7,18 +7,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import CONF
-from pilotrl.compose import stored, typed
+from pilotrl.compose import DRY, composed_jobs, parse, stored, typed
 from pilotrl.config import Config
 from pilotrl.folder import RUN, RunFolder
 from pilotrl.launch import Stopped, reasons
 from pilotrl.preflight import Order, as_it_was, prepare
+from pilotrl.redact import without_secrets
 from pilotrl.sweep import conduct
 from pilotrl.types import UserError
 
@@ -31,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     reasons.clear()
     try:
         words = sys.argv[1:] if argv is None else argv
+        if DRY in words:
+            rehearse([word for word in words if word != DRY])
+            return 0
         return obey(Order([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
     except UserError as error:
         print(f"pilotrl: {error}", file=sys.stderr)
@@ -56,6 +61,17 @@ def obey(order: Order) -> int:
     for reason in reasons.values():
         raise UserError(reason)
     return 0
+
+
+def rehearse(argv: Sequence[str]) -> None:
+    """Check a command line, and print what each of its runs would be and what memory it needs. Writes no run folder."""
+    order = prepare(argv)
+    configs = [stored(order.folder)] if order.folder else [job.config for job in composed_jobs(parse(argv))[0]]
+    from pilotrl.build import memory
+
+    for config in configs:
+        print(OmegaConf.to_yaml(without_secrets(OmegaConf.to_container(cast(DictConfig, config), resolve=True))))
+        print(memory(config))
 
 
 def job(config: DictConfig) -> str | None:

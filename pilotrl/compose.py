@@ -36,6 +36,9 @@ from pilotrl.folder import RunFolder
 from pilotrl.redact import without_secrets
 from pilotrl.types import UserError
 
+DRY = "--dry-run"
+"""Check and print, and start nothing: a flag of ours, which is taken out before Hydra sees the others."""
+
 ConfigStore.instance().store(name="schema", node=Config)
 
 
@@ -51,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
     parser.error = refuse  # type: ignore[method-assign]
     arguments, unknown = parser.parse_known_intermixed_args(argv)
-    flags = [flag for action in parser._actions for flag in action.option_strings]
+    flags = [DRY, *(flag for action in parser._actions for flag in action.option_strings)]
     for word in unknown:
         raise UserError(f"{word}: there is no such flag; the nearest is {nearest(word, flags)}")
     return arguments
@@ -169,8 +172,9 @@ def stored(folder: RunFolder) -> Config:
 def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
     """`+key=value` adds keys past the types. Those of the open nodes are held against their classes, elsewhere."""
     known = set(config_keys())
+    free = ("hydra.", "reward.weights.", "model.template.", *(f"{node}." for node in OPEN))
     for key in flat(config):
-        if key not in known and not key.startswith(("hydra.", "reward.weights.", *(f"{node}." for node in OPEN))):
+        if key not in known and not key.startswith(free):
             raise unknown(key, lines, sorted(known))
 
 

@@ -33,6 +33,18 @@ class Scratch:
 
 
 @dataclass
+class Lora:
+    """Low-rank adapters, trained in place of the weights (arXiv 2106.09685)."""
+
+    rank: int | None = MISSING
+    """Of the adapters; null: no adapters, all weights are trained."""
+    alpha: float = MISSING
+    """What the adapters add is multiplied by alpha / rank."""
+    targets: list[str] = MISSING
+    """Names of the linear layers, in every block, that get an adapter."""
+
+
+@dataclass
 class Model:
     """Who plays: a causal language model that transformers can load."""
 
@@ -41,7 +53,13 @@ class Model:
     path: str = MISSING
     """A local folder, `pilotrl:NAME` for weights shipped with the package, or a name on a model hub."""
     dtype: str = MISSING
-    """Of weights and arithmetic: float32 or bfloat16."""
+    """Of weights and arithmetic: float32, or bfloat16 where adapters, which stay in float32, are what is trained."""
+    lora: Lora = MISSING
+    """What is trained: adapters, or all weights."""
+    gradient_checkpointing: bool = MISSING
+    """Compute each block again in the backward pass instead of keeping what is in it: less memory, more time."""
+    template: dict[str, Any] = MISSING
+    """Keywords that the model's own chat template takes, such as `enable_thinking`."""
     prompts: str = MISSING
     """Folder of `pilotrl/prompts/` whose words are used."""
     max_length: int = MISSING

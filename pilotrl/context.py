@@ -2,7 +2,8 @@
 
 What the model wrote is kept as ids and never tokenized again. Text from the world is tokenized so that the name of a
 control token inside it stays text. The template is rendered once a conversation shape, with placeholders for contents,
-so a template cannot rewrite what was written; whether one prompt continues another is decided on tokens, in batch.py.
+so a template cannot rewrite what was written, but for one thing: where it drops the thinking from earlier replies, their
+ids before the answer are left out. Whether one prompt continues another is decided on tokens, in batch.py.
 """
 
 from __future__ import annotations
@@ -11,22 +12,35 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal
+
+from jinja2 import TemplateError
 
 from pilotrl.types import Plan, UserError
 
 Speaker = Literal["system", "user", "assistant"]
 Content = str | Sequence[int]
+_THINKING = "<think>\n\ue000\n</think>\n\nv"
 _PLACE = re.compile("\ue000(\\d+)\ue001")
 
 
 class Chat:
-    """A chat format: messages in, token ids out. `tokenizer` is a transformers tokenizer with a chat template."""
+    """A chat format: messages in, token ids out.
 
-    def __init__(self, tokenizer: Any) -> None:
+    `tokenizer` is a transformers tokenizer with a chat template, which takes the keywords.
+    """
+
+    def __init__(self, tokenizer: Any, **keywords: Any) -> None:
         if not tokenizer.chat_template:
             raise UserError(f"model.path={tokenizer.name_or_path}: its tokenizer has no chat template; choose a chat model")
-        self.tokenizer = tokenizer
+        self.tokenizer, self.keywords = tokenizer, keywords
+        added = tokenizer.added_tokens_decoder.items()
+        self.thought = next((i for i, token in added if token.content == "</think>"), None)
+        # Names that are tokens without being special: transformers finds those in any text.
+        names = "|".join(re.escape(token.content) for _, token in added if not token.special and token.content.strip())
+        self.names = re.compile(f"(?={names})" if names else "(?!)")
+        self.forgets = "\ue000" not in self._template([("user", "u"), ("assistant", _THINKING), ("user", "u")], True)
         self.end = self._end_of_turn()
         self.scaffold = lru_cache(maxsize=4096)(self._scaffold)
         self.encode = lru_cache(maxsize=65536)(self._encode)
@@ -37,7 +51,7 @@ class Chat:
         for piece in self.scaffold(tuple(speaker for speaker, _ in messages)):
             if isinstance(piece, int):
                 content = messages[piece][1]
-                ids += self.encode(content) if isinstance(content, str) else content
+                ids += self.encode(content) if isinstance(content, str) else self._remembered(content)
             else:
                 ids += piece
         return ids
@@ -47,13 +61,28 @@ class Chat:
         return [*self.encode(text), self.end]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of a reply, without the token that ends it: a view for parsing, never trained on."""
-        body = ids[:-1] if ids and ids[-1] == self.end else ids
+        """Text of a reply, without thinking and the token that ends it: a view for parsing, never trained on."""
+        body = self._answer(ids[:-1] if ids and ids[-1] == self.end else ids)
         text: str = self.tokenizer.decode(list(body), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
+    def _remembered(self, ids: Sequence[int]) -> Sequence[int]:
+        """What of an earlier reply the template shows."""
+        return self._answer(ids) if self.forgets else ids
+
+    def _answer(self, ids: Sequence[int]) -> Sequence[int]:
+        """A reply's ids behind its thinking, and behind the blanks that follow that; all ids where it did not think."""
+        start = max((i + 1 for i, token in enumerate(ids) if token == self.thought), default=0)
+        while 0 < start < len(ids) and not self.tokenizer.decode([ids[start]]).strip():
+            start += 1
+        return ids[start:]
+
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        """The name of a control token is cut in two, or split by the tokenizer: it is no token then."""
+        cuts = [found.start() + 1 for found in self.names.finditer(text)]
+        pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+        encode = self.tokenizer.encode
+        return tuple(i for piece in pieces for i in encode(piece, add_special_tokens=False, split_special_tokens=True))
 
     def _scaffold(self, speakers: tuple[Speaker, ...]) -> list[int | tuple[int, ...]]:
         """The template around the contents: tuples of ids, and numbers of the messages between them."""
@@ -68,7 +97,12 @@ class Chat:
 
     def _template(self, messages: Sequence[tuple[Speaker, str]], generate: bool) -> str:
         chat = [{"role": speaker, "content": content} for speaker, content in messages]
-        text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+        render = self.tokenizer.apply_chat_template
+        try:
+            text: str = render(chat, tokenize=False, add_generation_prompt=generate, **self.keywords)
+        except TemplateError as error:
+            name = self.tokenizer.name_or_path
+            raise UserError(f"model.path={name}: its chat template fails ({error}); choose another model or prompts") from error
         return text
 
     def _end_of_turn(self) -> int:

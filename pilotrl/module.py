@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pilotrl.algorithms import Algorithm
 from pilotrl.batch import Batch
-from pilotrl.policy import Policy
+from pilotrl.policy import Policy, learned
 
 
 class PilotModule(LightningModule):
@@ -181,6 +181,13 @@ class PilotModule(LightningModule):
         micros = batch.micros(everything, self.micro_tokens)
         loss = sum(float(-self.policy(micro.to(self.device), self.temperature).logprobs.sum()) for micro in micros)
         return loss / batch.tokens(everything)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = learned(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen weights are loaded already."""
+        checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """A batch stays where it is; micro-batches follow the weights."""

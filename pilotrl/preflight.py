@@ -18,7 +18,7 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF, launch
+from pilotrl import CONF, launch, prompts
 from pilotrl.check import check, flat, nearest
 from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
 from pilotrl.config import Config
@@ -56,6 +56,7 @@ def prepare(argv: Sequence[str]) -> Order:
     jobs, multirun = composed_jobs(arguments)
     for job in jobs:
         check(job.config)
+        check_language_model(job.config)
     if multirun:
         sweep = check_sweep(jobs)
         return Order([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
@@ -65,6 +66,21 @@ def prepare(argv: Sequence[str]) -> Order:
     if check_folder(folder, jobs[0].config):
         return Order([], folder)
     return Order([*given, *named(overrides, "hydra.run.dir", folder.path)])
+
+
+def check_language_model(config: Config) -> None:
+    """What only the model's own files show; a shipped model and what a run has left are in order. Loads torch."""
+    model, parent = config.model, config.parent
+    strange = parent is None and model.scratch is None and not model.path.startswith("pilotrl:")
+    if not strange and model.lora.rank is None:
+        return
+    from pilotrl import rehearsal
+
+    if model.lora.rank is not None:
+        rehearsal.check_targets(str(Path(parent) / "policy") if parent else model.path, model.lora.targets)
+    if strange:
+        template = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, model.template), resolve=True))
+        rehearsal.check_model(model.path, template, "system" in prompts.load(model.prompts))
 
 
 def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
@@ -170,6 +186,7 @@ def evaluated(argv: Sequence[str]) -> tuple[Config, RunFolder]:
     if config.model.name != model:
         raise UserError(f"model={config.model.name}: checkpoint={folder} is of model={model}; leave model out")
     check(config)
+    check_language_model(config)
     return config, folder
 
 

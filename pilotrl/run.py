@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from pilotrl import PACKAGE, checkpoint, policy, rewards
 from pilotrl.batch import Batch
-from pilotrl.build import Bench, env_name, plain, quiet
+from pilotrl.build import Bench, env_name, memory, plain, quiet
 from pilotrl.config import Config
 from pilotrl.data import Rollouts
 from pilotrl.display import Display, learning_curve
@@ -44,6 +44,8 @@ def run(config: Config, path: Path) -> None:
         Run(config, folder, None).train(checkpoint.latest(folder))
         return
     with folder.lock(), folder.complains(), Display() as display:
+        if not (config.model.scratch or config.model.path.startswith("pilotrl:")):
+            print(memory(config))  # before anything large is loaded
         with Tracker(path, config.tracking.uri, card(config, path)):
             summary = Run(config, folder, display).play()
         display.finish(summary, path, config.tracking.uri)

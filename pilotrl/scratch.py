@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pilotrl.envs import Env
 from pilotrl.types import UserError
@@ -32,23 +33,40 @@ def texts(env: Env, tasks: int) -> Iterator[str]:
         yield text
 
 
+def architecture(
+    *, vocabulary: int, width: int, inner: int, layers: int, heads: int, kv_heads: int, positions: int
+) -> Any:
+    """The configuration of such a Llama, as transformers has it."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=positions,
+        tie_word_embeddings=True,
+        initializer_range=width**-0.5,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+
+
 def build(
     folder: Path,
     corpus: Sequence[str],
     *,
     vocabulary: int,
-    width: int,
-    inner: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    positions: int,
     seed: int,
+    **sizes: int,
 ) -> None:
-    """Write tokenizer and random weights into `folder`, where transformers loads them like any other model."""
+    """Write tokenizer and random weights, of the sizes that `architecture` takes, where transformers loads them."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     inside = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
@@ -67,19 +85,5 @@ def build(
     tokenizer.add_special_tokens({"additional_special_tokens": list(CONTROL[2:])})
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=positions,
-        tie_word_embeddings=True,
-        initializer_range=width**-0.5,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(architecture(vocabulary=vocabulary, **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

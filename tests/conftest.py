@@ -143,10 +143,10 @@ class Training:
     """A small run: `fit` trains `module` on `source`. Random players get their rewards from how long they talk."""
 
     def __init__(self, folder: Path, algorithm: str = "grpo", *, player: dict[str, Any] | None = None, **changes: Any) -> None:
-        """`player` changes the player; other changes go to the module or the source."""
+        """`player` changes the player, `model` is the folder's, loaded otherwise; other changes go to module or source."""
         chat = Chat(policy.load_tokenizer(str(folder)))
         chosen = algorithms.load(**options(algorithm))
-        self.policy = Policy(policy.load_model(str(folder), "float32"), chosen.critic)
+        self.policy = Policy(changes.get("model") or policy.load_model(str(folder), "float32"), chosen.critic)
         trains = ["executor"]
         settings = {
             "seed": 0,

@@ -13,9 +13,9 @@ from pilotrl import PACKAGE
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "redact"),
     ("algorithms", "attention", "batch", "config", "context", "envs", "folder", "server", "traces"),
-    ("display", "judge", "ledger", "prompts", "records", "rewards", "statistics"),
+    ("display", "judge", "ledger", "prompts", "records", "rewards", "statistics", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story"),
-    ("compose", "feed", "module", "rollout"),
+    ("compose", "feed", "module", "rehearsal", "rollout"),
     ("data", "report", "sync", "tracking"),
     ("build", "sweep"),
     ("preflight",),

@@ -43,6 +43,7 @@ SMALL = (
 KINDS: dict[str, tuple[str, ...]] = {
     "grpo": ("stage=adherence",),
     "ppo": ("stage=adherence", "algorithm=ppo", "agent.context=current"),
+    "lora": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "model.gradient_checkpointing=true"),
     "sft": (
         "stage=warmstart",
         "stage.world=0",
@@ -88,7 +89,7 @@ def result(folder: Path) -> tuple[Any, ...]:
     counted = {k: v for k, v in summary["train"].items() if not k.endswith("_seconds")}
     panels = {k: summary[k] for k in ("eval", "eval_teacher", "panel", "weights_sha256", "config_sha256")}
     calls = sorted(path.name for path in run.calls.glob("*"))
-    policy = (run.policy / "model.safetensors").read_bytes()
+    policy = [path.read_bytes() for path in run.policy.glob("*.safetensors")]
     return panels, counted, metrics(folder), run.episodes.read_bytes(), calls, policy
 
 
@@ -176,6 +177,14 @@ def test_values_go_on_as_well(whole: Whole, play: Play, tmp_path: Path) -> None:
     values = torch.load(tmp_path / "value.pt", weights_only=True)
     assert all(torch.equal(tensor, values[name]) for name, tensor in torch.load(whole("ppo") / "value.pt").items())
     assert values["weight"].abs().sum() > 0
+
+
+def test_adapters_go_on_as_well_and_frozen_weights_are_not_kept(whole: Whole, play: Play, tmp_path: Path) -> None:
+    interrupted(play, tmp_path, "lora", "display.update", 3)
+    (checkpoint,) = RunFolder(tmp_path).checkpoints.iterdir()
+    kept = torch.load(checkpoint, weights_only=False)["state_dict"]
+    assert all("lora_" in name or name in ("version", "policy.value.weight", "policy.value.bias") for name in kept)
+    assert result(play(tmp_path, "lora")) == result(whole("lora"))
 
 
 def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(
