@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("display", "judge", "ledger", "prompts", "records", "rewards", "statistics", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story"),
     ("compose", "feed", "module", "rehearsal", "rollout"),
-    ("data", "report", "sync", "tracking"),
+    ("data", "play", "report", "sync", "tracking"),
     ("build", "sweep"),
     ("preflight",),
     ("evaluate",),
@@ -27,12 +27,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
 TEXT += ("check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
-TEXT += ("display", "launch", "ledger", "lineage", "report", "server", "story", "sweep", "sync", "tracking", "traces")
+TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
 
-CONFIGURED = {"check", "compose", "preflight", "build", "evaluate", "run", "__main__"}
+CONFIGURED = {"check", "compose", "play", "preflight", "build", "evaluate", "run", "__main__"}
 """Where the configuration object ends; everything below takes plain arguments."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

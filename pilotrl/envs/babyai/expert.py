@@ -1,0 +1,249 @@
+"""A scripted player. One rule says what to do next from what was seen; a plan is that rule, followed in the mind.
+
+Its map holds only cells that came into view. Where nothing known will do it looks around, for as many new cells a turn as it
+can get, and a plan hopes that what is wanted is found there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from pilotrl.envs.babyai.commands import LIST, commands
+from pilotrl.envs.babyai.goals import Goal, Kind
+from pilotrl.envs.babyai.mind import Mind, beside
+from pilotrl.envs.babyai.view import FORWARD, LEFT, PICKUP, RIGHT, TOGGLE, Cell, Pose, Way
+
+HORIZON = 20
+"""Steps of a plan, at most."""
+REACH = 12
+"""Turns that a way to somewhere may take."""
+AROUND = 5
+"""Turns that a look around may take, unless nothing new is so near."""
+
+
+class Move(NamedTuple):
+    """An action, and what it comes down to; `looks` for what is not known yet."""
+
+    action: str
+    way: Way
+    looks: bool = False
+
+
+class BabyAiExpert:
+    """Goes to what it has seen, looks around for what it has not, fetches the keys it needs."""
+
+    def __init__(self, mind: Mind) -> None:
+        self.mind = mind
+        mind.meant()
+
+    def plan(self) -> list[str]:
+        """Steps from the next turn to the end; after a look around, those that are left if it finds what is wanted."""
+        mind, steps = self.mind.copy(), list[str]()
+        while len(steps) < HORIZON:
+            move = _next(mind)
+            steps.append(_step(mind, move, first=not steps))
+            goal = _due(mind)
+            mind.do(move.way)
+            if move.looks:
+                return steps + _hoped(mind, goal)
+            if not mind.goals:
+                break
+        return steps
+
+    def action(self) -> str:
+        """The next action."""
+        return _next(self.mind).action
+
+    def detour(self) -> None:
+        """Looking around is what most of the plan is: there is nothing to do on the side."""
+
+
+def _due(mind: Mind) -> Goal:
+    return mind.goals[0]
+
+
+def _step(mind: Mind, move: Move, first: bool) -> str:
+    """A move in words that are not those of its action. Only what is in sight now has its number."""
+    action, (_, cell), _ = move
+    thing = mind.cells.get(cell) if cell else None
+    if thing is None or cell is None:
+        if action == "drop":
+            return f"put down the {mind.carrying.color} {mind.carrying.kind}" if mind.carrying else "let go"
+        return {"turn left": "look to the left", "turn right": "look to the right"}.get(action, "walk on ahead")
+    number = re.search(r" (\d+)$", action)
+    several = first and number and sum(other == thing for _, other in mind.view().things()) > 1
+    name = f"{thing.color} {thing.kind}{number[0] if several and number else ''}"
+    if "toggle" in action:
+        return f"open the {name}"
+    if action.startswith("go through"):
+        return f"pass through the {name}"
+    return f"get the {name}" if action.startswith("pickup") else f"reach the {name}"
+
+
+def _hoped(mind: Mind, due: Goal) -> list[str]:
+    """The steps that are left once what is wanted is in sight."""
+    goals = [due, *(goal for goal in mind.goals if goal is not due)]
+    steps = []
+    for verb, what, near in goals:
+        if verb == "put":
+            held = mind.carrying and mind.carrying.kind == what.kind
+            steps += ([] if held else [f"get the {what}"]) + [f"reach the {near}", f"put down the {what}"]
+        else:
+            steps.append(f"{ {'go to': 'reach', 'pick up': 'get', 'open': 'open'}[verb]} the {what}")
+    return steps
+
+
+# The rule
+
+
+def _next(mind: Mind) -> Move:
+    """What an efficient player does now."""
+    verb, what, near = _due(mind)
+    if verb == "go to":
+        return _reach(mind, mind.where(what)) or _look(mind)
+    if verb == "pick up":
+        return _fetch(mind, what)
+    if verb == "open":
+        return _open(mind, [cell for cell in mind.where(what) if (door := mind.cells[cell]) and door.state != "open"])
+    if near is None or mind.carrying is None or not what._replace(side=None).means(mind.carrying, (0, 0), mind.start):
+        return _fetch(mind, what)
+    return _bring(mind, near)
+
+
+def _fetch(mind: Mind, what: Kind) -> Move:
+    """Take a thing, with the hand freed first."""
+    if mind.carrying is not None and mind.where(what):
+        return _put_down(mind)
+    return _reach(mind, mind.where(what), "pickup") or _look(mind)
+
+
+def _open(mind: Mind, doors: list[Cell]) -> Move:
+    """Open one of some doors, from in front of it; a locked one needs its key. (Who also walks through misses the end.)"""
+    for cell in doors:
+        door = mind.cells[cell]
+        if door and door.state == "locked" and (mind.carrying is None or mind.carrying[:2] != ("key", door.color)):
+            return _fetch(mind, Kind(door.color, "key", None))
+    return (_now(mind, "toggle") if mind.pose.front in doors else None) or _reach(mind, doors) or _look(mind)
+
+
+def _put_down(mind: Mind) -> Move:
+    """Here if there is room in front, else after a turn or a step."""
+    way = _search(mind, REACH, lambda at, pose: at.cells.get(pose.front, WALL) is None)
+    return _now(mind, "drop") or way or _any(mind)
+
+
+def _bring(mind: Mind, near: Kind) -> Move:
+    """Put what is carried beside one of some things."""
+    beside_it = {cell for there in mind.where(near) for cell in beside(there) if mind.cells.get(cell, WALL) is None}
+    if mind.pose.front in beside_it and (drop := _now(mind, "drop")):
+        return drop
+    return _search(mind, REACH, lambda _, pose: pose.front in beside_it) or _look(mind)
+
+
+WALL = object()
+
+
+def _now(mind: Mind, action: str) -> Move | None:
+    way = commands(mind.view()).ways.get(action)
+    return Move(action, way) if way else None
+
+
+def _any(mind: Mind) -> Move:
+    return Move("turn left", Way([LEFT]))
+
+
+def _reach(mind: Mind, cells: list[Cell], verb: str = "go to") -> Move | None:
+    """An action of this kind on one of the cells if it is possible now, the shortest; else what leads there."""
+
+    def able(at: Mind, pose: Pose) -> dict[str, Way]:
+        if not any(_in_square(pose, cell) for cell in cells):
+            return {}
+        ways = commands(at.view(pose)).ways
+        named = {name: way for name, way in ways.items() if way.cell in cells and name.startswith(verb) and way.moves}
+        return {name: way for name, way in named.items() if _open_to(at, pose, way)}
+
+    if found := able(mind, mind.pose):
+        action = min(found, key=lambda name: (len(found[name].moves), name))
+        return Move(action, found[action])
+    return _search(mind, REACH, lambda at, pose: bool(able(at, pose))) if cells else None
+
+
+def _in_square(pose: Pose, cell: Cell) -> bool:
+    ahead, right = pose.relative(cell)
+    return 0 <= ahead <= 6 and -3 <= right <= 3
+
+
+def _look(mind: Mind) -> Move:
+    """Where the most cells come into view a turn; then the way to where any do; then a key for a locked door."""
+    gains = [(mind_there.unknown(pose) / turns, move) for mind_there, pose, turns, move in _poses(mind, AROUND)]
+    gain, move = max(gains, key=lambda pair: pair[0])
+    if gain >= 1:
+        return move._replace(looks=True)
+    far = _search(mind, 3 * REACH, lambda at, pose: at.unknown(pose) > 0)
+    return far._replace(looks=True) if far else _unlock(mind)
+
+
+def _unlock(mind: Mind) -> Move:
+    """Behind a locked door there is something that was not seen."""
+    for cell, door in mind.cells.items():
+        if door and door.state == "locked":
+            key = Kind(door.color, "key", None)
+            if mind.carrying and mind.carrying[:2] == ("key", door.color):
+                return _reach(mind, [cell], "toggle") or _any(mind)
+            if mind.where(key):
+                return _put_down(mind) if mind.carrying else _reach(mind, mind.where(key), "pickup") or _any(mind)
+    return _any(mind)._replace(looks=True)
+
+
+def _search(mind: Mind, turns: int, wanted: Callable[[Mind, Pose], bool]) -> Move | None:
+    """The first of the fewest actions after which something is so; None where that takes too many."""
+    return next((move for at, pose, _, move in _poses(mind, turns) if wanted(at, pose)), None)
+
+
+def _poses(mind: Mind, most: int) -> Iterator[tuple[Mind, Pose, int, Move]]:
+    """(mind, pose, turns, first action) of poses that can be reached, in the order of turns: first by any action that is
+    possible now, from there by turns and steps."""
+    queue = deque[tuple[Mind, Pose, int, Move]]()
+    known = {mind.pose}
+    for action, way in commands(mind.view()).ways.items():
+        if action == LIST or action == "drop" or action.startswith("pickup") or not way.moves:
+            continue
+        after = mind
+        if TOGGLE in way.moves:
+            after = mind.copy()
+            after.do(way)
+        pose = after.pose if after is not mind else _along(mind, way)
+        if pose not in known or after is not mind:
+            known.add(pose)
+            queue.append((after, pose, 1, Move(action, way)))
+    while queue:
+        at, pose, turns, move = queue.popleft()
+        yield at, pose, turns, move
+        if turns < most:
+            for step in (FORWARD, LEFT, RIGHT):
+                there = pose.after(step)
+                if there not in known and (step != FORWARD or at.free(there.cell)):
+                    known.add(there)
+                    queue.append((at, there, turns + 1, move))
+
+
+def _along(mind: Mind, way: Way) -> Pose:
+    """Where an action that is only turns and steps ends: at what blocks it."""
+    pose = mind.pose
+    for move in way.moves:
+        if move == FORWARD and not mind.free(pose.front):
+            break
+        pose = pose.after(move)
+    return pose
+
+
+def _open_to(mind: Mind, pose: Pose, way: Way) -> bool:
+    """Whether all of its steps are known to be free: AgentGym's ways lead over what is not in sight, too."""
+    for move in way.moves:
+        if move == FORWARD and not mind.free(pose.front):
+            return False
+        pose = pose.after(move) if move < PICKUP else pose
+    return True

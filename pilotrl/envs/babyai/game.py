@@ -1,0 +1,96 @@
+"""Minigrid's levels, one object each, played move by move."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import redirect_stdout
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from pilotrl.envs.babyai.view import Cell, Pose, Thing, View, Way, scan
+from pilotrl.types import WorldError
+
+LEVELS = (
+    *("GoToRedBallGrey", "GoToRedBall", "GoToRedBallNoDists", "GoToObjS6", "GoToLocalS8N7", "GoToObjMazeS7"),
+    *("GoToImpUnlock", "GoToSeqS5R2", "GoToRedBlueBall", "GoToDoor", "GoToObjDoor", "Open", "OpenRedDoor"),
+    *("OpenDoorLoc", "OpenRedBlueDoorsDebug", "OpenDoorsOrderN4Debug", "Pickup", "UnblockPickup", "PickupLoc"),
+    *("PickupDistDebug", "PickupAbove", "PutNextLocalS6N4", "PutNextS7N4Carrying", "Unlock", "UnlockLocalDist"),
+    *("KeyInBox", "UnlockPickupDist", "BlockedUnlockPickup", "UnlockToUnlock", "ActionObjDoor", "FindObjS7"),
+    *("KeyCorridorS6R3", "OneRoomS20", "MoveTwoAcrossS8N9", "SynthS5R2", "SynthLoc", "SynthSeq", "MiniBossLevel"),
+    *("BossLevel", "BossLevelNoUnlock"),
+)
+"""AgentGym's forty, in its order: its task i is level i % 40 with seed i // 40."""
+
+SIZES = {"GoToObjS6": {"room_size": 4}}
+"""Where minigrid's level was another in the version that AgentGym used."""
+
+
+class Game:
+    """A level being played. Raises WorldError where the engine fails."""
+
+    def __init__(self) -> None:
+        self._levels: dict[str, Any] = {}
+
+    def start(self, level: str, seed: int) -> View:
+        """The first look at the grid of a seed."""
+        if level not in self._levels:
+            self._levels[level] = _made(level)
+        self.grid = self._levels[level]
+        try:
+            with redirect_stdout(io.StringIO()):  # the engine tells of every mission that it rejects
+                seen, _ = self.grid.reset(seed=seed)
+        except Exception as error:  # whatever its generators throw
+            raise WorldError(f"minigrid cannot make {level} {seed}: {error}") from error
+        self._image = seen["image"]
+        return self._view()
+
+    @property
+    def mission(self) -> str:
+        return str(self.grid.mission)
+
+    def do(self, way: Way) -> tuple[View, bool, bool]:
+        """Moves until one changes nothing. What is seen then, whether the last one ended the mission, and in success."""
+        ended, reward = False, 0.0
+        for move in way.moves:
+            seen, reward, ended, _, _ = self.grid.step(move)
+            if np.array_equal(seen["image"], self._image):
+                break
+            self._image = seen["image"]
+        return self._view(), bool(ended), float(reward) > 0
+
+    def _view(self) -> View:
+        x, y = map(int, self.grid.agent_pos)
+        pose, held = Pose(x, y, int(self.grid.agent_dir)), self.grid.carrying
+        image: list[list[list[int]]] = self._image.tolist()
+        seen: dict[Cell, Thing | None] = {}
+        for column, row, cell in scan(pose):
+            kind, color, state = image[column][row]
+            if kind != UNSEEN:
+                seen[cell] = _thing(kind, color, state)
+        return View(pose, Thing(held.type, held.color) if held else None, seen)
+
+
+UNSEEN = 0
+KINDS = {2: "wall", 4: "door", 5: "key", 6: "ball", 7: "box"}
+COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
+STATES = ("open", "closed", "locked")
+
+
+@cache
+def _thing(kind: int, color: int, state: int) -> Thing | None:
+    """What three numbers of the engine's image stand for; None for a free cell."""
+    name = KINDS.get(kind)
+    return Thing(name, COLORS[color], STATES[state] if name == "door" else "") if name else None
+
+
+def _made(level: str) -> Any:
+    """An unwrapped level, in the newest version that is registered."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import minigrid  # noqa: F401, registers its levels
+    from gymnasium.envs.registration import load_env_creator, registry
+
+    spec = max((spec for spec in registry.values() if spec.name == f"BabyAI-{level}"), key=lambda spec: spec.version or 0)
+    return load_env_creator(str(spec.entry_point))(**spec.kwargs | SIZES.get(level, {}))

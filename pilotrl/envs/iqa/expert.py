@@ -1,0 +1,172 @@
+"""A scripted player: looks along the walls, opens what is closed, and answers as soon as it can be sure.
+
+It reads the texts that the player was shown, and nothing else. A plan is its rule followed in the mind, where nothing new
+turns up; so it is written anew when something does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from pilotrl.envs.iqa import questions
+from pilotrl.envs.iqa.questions import Question
+from pilotrl.envs.iqa.room import Cell, Pose, Size, border, kind, sight, truth
+
+HORIZON = 40
+"""Steps of a plan, at most."""
+SIDE = re.compile(r"(In front of you|On your left|On your right), you see (.*?)\.(?= |$)")
+PIECE = re.compile(r"(?:^|; )a (closed )?(\w+)(?: with ([^;]*))?")
+OPENED = re.compile(r"You open the (\w+)\. In it, you see (.*)\.")
+FREE = re.compile(r"Free steps: (\d+) ahead, (\d+) left, (\d+) right, (\d+) behind\.")
+THING = re.compile(r"a (\w+)")
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a player knows. It calls the first direction it looks in north; the floor's size follows from the free steps."""
+
+    question: Question
+    size: Size
+    pose: Pose
+    seen: frozenset[Cell] = frozenset()
+    """Squares along the walls that were in sight."""
+    closed: dict[str, Pose] = field(default_factory=dict)
+    """Closed piece -> a pose that has it in front."""
+    things: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Piece whose inside was seen -> what is there."""
+
+    @classmethod
+    def of(cls, observation: str, view: int) -> Notes:
+        """From the first observation."""
+        said, _, seen = observation.partition("\n")
+        free = FREE.search(seen)
+        assert free is not None
+        ahead, left, right, behind = map(int, free.groups())
+        size = Size(left + right + 1, ahead + behind + 1, view)
+        notes = cls(questions.read(said), size, Pose(left, behind, 0))
+        notes.look(seen)
+        return notes
+
+    def copy(self) -> Notes:
+        """One that can be changed without this one changing."""
+        return replace(self, closed=dict(self.closed), things=dict(self.things))
+
+    def read(self, action: str, reply: str) -> None:
+        """Take in what an action led to."""
+        if opened := OPENED.match(reply):
+            self.closed.pop(opened[1], None)
+            self.things[opened[1]] = tuple(THING.findall(opened[2]))
+        elif FREE.search(reply):
+            self.pose = _after(self.pose, action)
+            self.look(reply)
+
+    def look(self, said: str) -> None:
+        """Who turns to a side has in front what was there."""
+        self.seen |= frozenset(sight(self.size, self.pose))
+        turns = {"In front of you": 0, "On your left": -1, "On your right": 1}
+        for words, pieces in SIDE.findall(said):
+            for closed, piece, things in PIECE.findall(pieces):
+                if closed:
+                    self.closed[piece] = self.pose.turned(turns[words])
+                else:
+                    self.things[piece] = tuple(THING.findall(things))
+
+    def answer(self) -> str | None:
+        """The answer, if it is certain."""
+        asked = self.question
+        so_far = truth(asked._asdict(), self.things)
+        if so_far in ("True", "3"):
+            return so_far
+        return None if self.unseen() or self.wanted() else so_far
+
+    def unseen(self) -> frozenset[Cell]:
+        return frozenset(border(self.size)) - self.seen
+
+    def wanted(self) -> list[str]:
+        """Closed pieces that matter."""
+        asked = self.question
+        return [piece for piece in self.closed if asked.type != "contains" or kind(piece) == asked.container]
+
+
+class IqaExpert:
+    """Goes where the fewest actions show something new."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    def plan(self) -> list[str]:
+        """Steps from the next turn to the answer, if nothing new turns up."""
+        notes, steps = self.notes.copy(), list[str]()
+        while len(steps) < HORIZON:
+            action = _next(notes)
+            if action is None:
+                break
+            steps.append(_step(action))
+            _imagine(notes, action)
+        return [*steps, "report the result" if steps else _conclusion(self.action())]
+
+    def action(self) -> str:
+        """The next action."""
+        return _next(self.notes) or f"answer [{self.notes.answer() or truth(self.notes.question._asdict(), self.notes.things)}]"
+
+    def detour(self) -> None:
+        """Looking around is what most of the plan is: there is nothing to do on the side."""
+
+
+def _conclusion(action: str) -> str:
+    said = action.removeprefix("answer [").rstrip("]")
+    return {"True": "say that it is true", "False": "say that it is false"}.get(said, f"report {said}")
+
+
+def _step(action: str) -> str:
+    """An action in words that are not its own."""
+    if action.startswith("open "):
+        return f"look inside {action.removeprefix('open ').replace('_', ' ')}"
+    return {"turn left": "look to the left", "turn right": "look to the right"}.get(action, "walk on ahead")
+
+
+def _next(notes: Notes) -> str | None:
+    """What an efficient player does now; None where it would answer."""
+    if notes.answer() is not None:
+        return None
+    for piece in notes.wanted():
+        if notes.closed[piece] == notes.pose:
+            return f"open {piece}"
+    unseen, faced = notes.unseen(), {notes.closed[piece] for piece in notes.wanted()}
+    return _towards(notes, lambda pose: pose in faced or bool(unseen & sight(notes.size, pose).keys()))
+
+
+def _towards(notes: Notes, wanted: Callable[[Pose], bool]) -> str | None:
+    """The first of the fewest actions that lead to a pose like that."""
+    queue = deque([(notes.pose, "")])
+    known = {notes.pose}
+    while queue:
+        pose, first = queue.popleft()
+        if first and wanted(pose):
+            return first
+        for action in ("move ahead", "turn left", "turn right"):
+            there = _after(pose, action)
+            if there not in known and notes.size.floor((there.x, there.y)):
+                known.add(there)
+                queue.append((there, first or action))
+    return None
+
+
+def _after(pose: Pose, action: str) -> Pose:
+    if action == "move ahead":
+        return Pose(*pose.front, pose.facing)
+    return pose.turned(1 if action == "turn right" else -1)
+
+
+def _imagine(notes: Notes, action: str) -> None:
+    """What an action leads to if nothing new turns up."""
+    if action.startswith("open "):
+        piece = action.removeprefix("open ")
+        del notes.closed[piece]
+        notes.things[piece] = ()
+    else:
+        notes.pose = _after(notes.pose, action)
+        notes.seen |= frozenset(sight(notes.size, notes.pose))

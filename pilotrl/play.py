@@ -1,0 +1,83 @@
+"""Play an environment in the terminal: `python -m pilotrl.play env=alfworld [task=NAME] [seed=N] [env.KEY=VALUE]`.
+
+Type an action. `?` lists the actions, `plan` shows the expert's plan, `hint` its next action, `quit` leaves.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+
+from pilotrl import envs
+from pilotrl.check import check
+from pilotrl.compose import composed_job, key_of, parse
+from pilotrl.envs import Env, Info
+from pilotrl.types import UserError
+
+HELP = "Type an action, or: ? (what can be done), plan, hint, quit"
+
+
+def play(env: Env, console: Console, options: dict[str, Any], seed: int) -> Info:
+    """An episode of a person: what is known at its end, or where the person left it."""
+    text, info = env.reset(seed=seed, options=options)
+    console.print(f"[dim]{HELP}[/]\n\n{escape(text)}")
+    over, turn = False, 0
+    while not over:
+        try:
+            said = console.input(f"\n[bold cyan]{turn + 1}>[/] ").strip()
+        except EOFError:
+            break
+        if said == "quit":
+            break
+        if said in ("?", "plan", "hint"):
+            console.print(escape(_help(env, info, said)), style="yellow")
+            continue
+        text, _, terminated, truncated, info = env.step(said)
+        over, turn = terminated or truncated, turn + 1
+        console.print(escape(text), style=None if info["valid"] else "red")
+    ending = "solved" if info["solved"] else "not solved"
+    console.print(f"\n[bold]{ending}[/], score {info['score']:.2f}, {turn} turns")
+    return info
+
+
+def _help(env: Env, info: Info, asked: str) -> str:
+    """What was asked for, in a line an item."""
+    if asked == "?":
+        return "\n".join(info.get("actions", ["this environment does not list its actions"]))
+    if env.expert is None:
+        return "this environment ships no expert"
+    if asked == "hint":
+        return env.expert.action()
+    return "\n".join(f"{i}. {step}" for i, step in enumerate(env.expert.plan(), 1))
+
+
+def command(argv: Sequence[str], console: Console) -> None:
+    """Reads the command line and plays. Raises UserError for what is wrong with it."""
+    arguments = parse(argv)
+    lines = [line for line in arguments.overrides if key_of(line) != "task"]
+    tasks = [line.partition("=")[2] for line in arguments.overrides if key_of(line) == "task"]
+    config = composed_job(arguments, lines).config
+    check(config)
+    env = envs.build(cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config.env), resolve=True)))
+    if tasks and tasks[-1] not in env.tasks:
+        raise UserError(f"task={tasks[-1]}: is not of this split; its first is {env.tasks[0]}")
+    play(env, console, {"task": tasks[-1]} if tasks else {}, config.seed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one line about what the user got wrong."""
+    try:
+        command(sys.argv[1:] if argv is None else argv, Console(highlight=False))
+    except UserError as error:
+        print(f"pilotrl: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
