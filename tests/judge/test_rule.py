@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 
 from pilotrl import envs
+from pilotrl.envs import maze, textcraft, wordle
 from pilotrl.envs.webshop import resolve
 from pilotrl.judge.rule import RuleJudge, read_action, read_step, verdict
 
 LABELS = [json.loads(line) for line in Path(__file__).with_name("labels.jsonl").read_text("utf-8").splitlines()]
-JUDGES = {"webshop": RuleJudge(resolve=resolve), "toy": RuleJudge(resolve=None)}
+JUDGES = {
+    "webshop": RuleJudge(resolve=resolve),
+    "maze": RuleJudge(resolve=maze.resolve),
+    "textcraft": RuleJudge(resolve=textcraft.resolve),
+    "wordle": RuleJudge(resolve=wordle.resolve),
+    "toy": RuleJudge(resolve=None),
+}
 Matrix = list[list[int]]
 
 
@@ -84,7 +91,7 @@ def played(env: envs.Env, tasks: int, choose: Callable[[str, str, envs.Info], st
 WORLDS = [("webshop", {"fidelity": "small"}), ("webshop", {"fidelity": "original"}), ("toy", {})]
 
 
-@pytest.mark.parametrize(("name", "options"), WORLDS, ids=["webshop small", "webshop original", "toy"])
+@pytest.mark.parametrize(("name", "options"), [*WORLDS, ("maze", {}), ("textcraft", {}), ("wordle", {})])
 def test_an_expert_that_follows_its_plan_gets_full_marks(name: str, options: dict[str, str]) -> None:
     items = played(envs.load(name, split="valid", **options), 100, lambda expert, text, info: expert)
     low = [item for item, given in zip(items, judge_of(name).grade(items), strict=True) if given != 2]

@@ -16,7 +16,7 @@ FIDELITY: dict[str, dict[str, int]] = {
     "original": {"depth": 4, "ways": 100, "distractors": 10, "max_turns": 20},
 }
 """What `fidelity` puts in place of null."""
-SAID = re.compile(r"(craft [0-9]+ .*?) using .*|get [0-9]+ .*|inventory")
+SAID = re.compile(r"craft .+ using .+|get [0-9]+ .+|inventory")
 
 
 class TextCraft:
@@ -102,6 +102,5 @@ def _gets(commands: list[str]) -> list[str]:
 
 
 def resolve(observation: str, action: str) -> str:
-    """An action without its ingredients, which are a matter of the recipe; "" for what is no command."""
-    said = SAID.fullmatch(action.strip())
-    return said[1] or said[0] if said else ""
+    """The action as it is; "" for what is no command."""
+    return action.strip() if SAID.fullmatch(action.strip()) else ""

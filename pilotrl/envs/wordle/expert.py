@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
+from functools import lru_cache
 
 from pilotrl.envs.wordle.game import marks, possible
 
@@ -36,7 +36,7 @@ class WordleExpert:
         """Every guess counts: there is nothing to look at."""
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def left(rules: str, words: tuple[str, ...], history: History) -> tuple[str, ...]:
     """The words that are possible."""
     if rules == "standard" and history:
@@ -44,7 +44,7 @@ def left(rules: str, words: tuple[str, ...], history: History) -> tuple[str, ...
     return possible(rules, words, history)
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def best(rules: str, words: tuple[str, ...], history: History) -> str:
     """The guess which leaves the fewest words on average; of a sample where many are possible."""
     known = left(rules, words, history)

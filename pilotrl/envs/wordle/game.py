@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from random import Random
@@ -58,7 +58,7 @@ class Lmrl:
         return "".join(_mark(self.known[letter], i) for i, letter in enumerate(word))
 
 
-@cache
+@lru_cache(maxsize=1 << 18)
 def marks(guess: str, target: str) -> str:
     """Greens first; a yellow uses up one of the letters that are left."""
     left = [b for a, b in zip(guess, target, strict=True) if a != b]
