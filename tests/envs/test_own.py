@@ -1,0 +1,56 @@
+"""The page on adding an environment, followed to the letter: its Python file, its YAML file, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from pilotrl import envs, play
+from pilotrl.check import check
+from pilotrl.compose import composed_job, parse
+
+PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder with the two files of the page."""
+    page = PAGE.read_text()
+    blocks = [dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", page, re.M)]
+    (code,) = [block for block in blocks if block.lstrip().startswith("class Guess")]
+    (values,) = [block for block in blocks if "_target_" in block]
+    (tmp_path / "my_module.py").write_text(code)
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "guess.yaml").write_text(values)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    return tmp_path
+
+
+def test_two_files_are_enough(folder: Path) -> None:
+    arguments = parse(["-cd", str(folder), "env=guess", "env.max_turns=9"])
+    config = composed_job(arguments, arguments.overrides).config
+    check(config)
+    env = envs.build({**config.env, "split": "test"})
+    assert env.reset(options={"task": "z"})[0] == "Which letter is it?"
+    assert env.step("m")[0] == "Later."
+    assert env.step("z")[4]["solved"]
+
+
+def test_it_can_be_played(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = iter(["m", "plan", "a"])
+    monkeypatch.setattr("builtins.input", lambda *_: next(lines))
+    assert play.main(["-cd", str(folder), "env=guess", "task=a"]) == 0
+    shown = capsys.readouterr().out
+    assert "Earlier." in shown
+    assert "ships no expert" in shown
+    assert "solved, score 1.00, 2 turns" in shown
+
+
+def test_a_key_that_it_does_not_know_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert play.main(["-cd", str(folder), "env=guess", "env.turns=9"]) == 2
+    assert "env.turns" in capsys.readouterr().err
