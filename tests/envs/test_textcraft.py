@@ -90,11 +90,10 @@ def test_the_book_has_the_goals_of_the_original() -> None:
 # Tasks
 
 
-@pytest.mark.parametrize("fidelity", FIDELITY)
-def test_splits_are_big_enough_and_unseen_goals_are_goals_of_their_own(fidelity: str) -> None:
+def test_splits_are_big_enough_and_unseen_goals_are_goals_of_their_own() -> None:
     goals, every = {}, set[str]()
     for split in SPLITS:
-        names = textcraft(split=split, fidelity=fidelity).tasks
+        names = textcraft(split=split).tasks
         assert len(names) >= (1000 if split == "train" else 200)
         assert not every & set(names)
         every |= set(names)
@@ -273,7 +272,7 @@ def test_the_original_has_the_same_recipes(original: Any) -> None:
 def test_the_original_says_the_same(original: Any, fidelity: str) -> None:
     """Random actions, some of them garbled, then the expert: every reply, and when it is over."""
     env, draw = textcraft(split="test", fidelity=fidelity), random.Random(2)
-    for task in env.tasks[:150]:
+    for task in env.tasks[:100]:
         _, info = env.reset(options={"task": task})
         world = env._world
         original.inventory, original.goal = {}, f"minecraft:{world.goal}"
