@@ -11,13 +11,17 @@ from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
-from hydra_plugins.hydra_submitit_launcher import submitit_launcher as submitit
+from hydra_plugins.hydra_submitit_launcher import submitit_launcher as theirs
 
 from pilotrl import launch
 
 
-class LocalLauncher(submitit.LocalLauncher):  # type: ignore[misc]
-    """`hydra/launcher=local`: side by side on this machine."""
+class Patient:
+    """Waits for every job."""
+
+    _EXECUTOR: str
+    config: Any
+    params: dict[str, Any]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Returns what the unfinished jobs returned; of one that left no result `launch.reasons` has what is known."""
@@ -31,11 +35,13 @@ class LocalLauncher(submitit.LocalLauncher):  # type: ignore[misc]
         return [launch.outcome(number, job) for number, job in zip(todo, started, strict=True)]
 
 
-class SlurmLauncher(LocalLauncher, submitit.SlurmLauncher):  # type: ignore[misc]
+class LocalLauncher(Patient, theirs.LocalLauncher):  # type: ignore[misc]
+    """`hydra/launcher=local`: side by side on this machine."""
+
+
+class SlurmLauncher(Patient, theirs.SlurmLauncher):  # type: ignore[misc]
     """`hydra/launcher=slurm`: an array on a cluster. Signals have one owner: here they end a run, which is safe at any moment,
     and submitit, to whom the one before the time limit belongs, has put the job back into the queue by then."""
-
-    _EXECUTOR = "slurm"
 
     def __call__(self, *given: Any) -> JobReturn:
         self.began = time.time()

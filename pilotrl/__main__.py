@@ -88,6 +88,8 @@ def job(config: DictConfig) -> str | None:
         if not swept:
             raise
         log.exception("%s", context.runtime.output_dir)
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            sys.exit(1)  # so that SLURM ends the other ranks: they would wait for this one
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     reasons[context.job.num if swept else 0] = reason
     return reason

@@ -125,7 +125,7 @@ def outcome(number: int, job: Any) -> JobReturn:
         if done.return_value is not None:
             reasons[number] = done.return_value
         return done
-    reasons[number] = f"{'failed' if spoke else 'was killed or cancelled'}; its last words are in {first.paths.stderr}"
+    reasons[number] = f"{'failed' if spoke else 'was killed or cancelled'}; its last words are in {first.paths.folder}"
     return JobReturn(status=JobStatus.COMPLETED)
 
 

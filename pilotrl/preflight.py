@@ -136,7 +136,6 @@ def check_sweep(jobs: Sequence[Job]) -> Sweep:
     """The sweep that jobs make; the folder of each, and who is to start them, checked."""
     first = jobs[0]
     sweep = Sweep(RunFolder(first.hydra.sweep.dir), first.config.tracking.uri, first.config.tracking.experiment)
-    sweep.folder.check_free()
     for job in jobs:
         folder = RunFolder(sweep.folder / str(job.hydra.sweep.subdir))
         if folder.path in [other.path for other in sweep.jobs]:
@@ -151,7 +150,7 @@ def check_launcher(job: Job, first: Job) -> None:
     """One launcher starts all jobs, and there has to be such a place on the cluster."""
     settings, other = (cast(dict[str, Any], OmegaConf.to_container(j.hydra.launcher, resolve=True)) for j in (job, first))
     for key in settings:
-        if settings[key] != other.get(key):
+        if key not in launch.OURS and settings[key] != other.get(key):
             raise UserError(f"hydra.launcher.{key}: is one for all jobs of a sweep, not {other.get(key)} and {settings[key]}")
     if job is first and str(settings["_target_"]).endswith(".SlurmLauncher"):
         launch.check(settings, job.config.trainer.devices, job.config.trainer.num_nodes)

@@ -70,6 +70,13 @@ def test_a_failed_job_stops_no_other_and_the_command_goes_on_with_it(
     assert runs.seeds == [1]
 
 
+def test_a_rank_that_fails_takes_the_others_with_it(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    runs.bad = 0
+    with pytest.raises(SystemExit, match="1"):
+        main([*STUB, "seed=0,1"])
+
+
 def test_an_interrupted_sweep_says_what_is_left(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
