@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
 
+from pilotrl import sync
 from pilotrl.feed import Feed
 from pilotrl.ledger import Card, Ledger
 from pilotrl.story import description
@@ -126,3 +127,14 @@ def test_the_description_says_what_was_gained_unless_somebody_wrote_another(
     client.set_tag(run.info.run_id, note, "mine")
     ledger.update(result=None)
     assert run_of(client, send(ledger, uri)).data.tags[note] == "mine"
+
+
+def test_a_job_stands_below_its_sweep_even_if_that_arrives_later(
+    finished: Finished, tmp_path: Path, uri: str, client: MlflowClient
+) -> None:
+    sweep = Ledger(tmp_path)
+    sweep.begin(uri, replace(CARD, tags={"folder": str(tmp_path), "jobs": "1"}))
+    job = send(finished(tmp_path / "0"), uri)
+    assert "mlflow.parentRunId" not in run_of(client, job).data.tags
+    assert sync.main([str(tmp_path)]) == 0
+    assert run_of(client, job).data.tags["mlflow.parentRunId"] == run_of(client, sweep).info.run_id
