@@ -40,7 +40,7 @@ def resets(env: Env, draw: random.Random) -> float:
 
 def main(names: list[str]) -> None:
     print(f"{'environment':12} {'build, s':>9} {'steps/s':>9} {'expert steps/s':>15} {'resets/s':>9}")
-    ours = {path.stem for path in (CONF / "env").glob("*.yaml")} - {"gymnasium"}  # which is somebody else's world
+    ours = {path.stem for path in (CONF / "env").glob("*.yaml")} - {"agentgym", "gymnasium"}  # which are somebody else's
     for name in names or sorted(ours):
         begin, draw = process_time(), random.Random(0)
         env = load(name)
