@@ -23,7 +23,7 @@ from pilotrl.config import Agent, Config
 from pilotrl.context import Chat
 from pilotrl.data import Scoring
 from pilotrl.engine.local import LocalEngine
-from pilotrl.envs import Env
+from pilotrl.envs import MIXTURE, Env, mixture
 from pilotrl.judge import Judge
 from pilotrl.policy import Policy
 from pilotrl.rehearsal import Memory
@@ -114,9 +114,23 @@ def env_name(config: Config) -> str:
     return str(config.env["_target_"]).split(".")[-2]
 
 
+def worlds(config: Config) -> dict[str, dict[str, Any]]:
+    """The environments that a run plays in, by name, and their settings: one, or those of a mixture."""
+    name, settings = env_name(config), plain(config.env)
+    return mixture.members(**settings) if name == MIXTURE else {name: settings}
+
+
+def averages(config: Config) -> dict[str, list[str]]:
+    """Of a mixture, what is averaged over which environments: those trained (ID), held out (OOD), and all (Avg)."""
+    if env_name(config) != MIXTURE:
+        return {}
+    trained, held_out = list(config.env["trains"]), list(config.env["holds_out"])
+    return {"ID": trained, **({"OOD": held_out} if held_out else {}), "Avg": trained + held_out}
+
+
 def scoring(config: Config) -> Scoring:
     return Scoring(
-        judge=judge(config),
+        judges={name: judge(config, str(settings["_target_"])) for name, settings in worlds(config).items()},
         terms=list(config.stage.terms),
         weights=dict(config.reward.weights),
         overlong_buffer=config.reward.overlong_buffer,
@@ -126,11 +140,11 @@ def scoring(config: Config) -> Scoring:
     )
 
 
-def judge(config: Config) -> Judge:
-    """The judge, told how the environment's actions read in words where that needs telling."""
+def judge(config: Config, env: str) -> Judge:
+    """The judge, told how the actions of `env`, a class's dotted path, read in words where that needs telling."""
     keywords = plain(config.judge)
     module, _, name = keywords.pop("_target_").rpartition(".")
-    world = import_module(str(config.env["_target_"]).rpartition(".")[0])
+    world = import_module(env.rpartition(".")[0])
     made: Judge = getattr(import_module(module), name)(resolve=getattr(world, "resolve", None), **keywords)
     return made
 

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 
 from pilotrl.batch import Batch, collate
 from pilotrl.engine import Engine
-from pilotrl.envs import Env
+from pilotrl.envs import Env, home
 from pilotrl.judge import Item, Judge
 from pilotrl.rewards import score
 from pilotrl.rollout import ATTEMPTS, Player, Ticket, play
@@ -29,7 +29,8 @@ from pilotrl.types import Episode, Role, Task, UserError, WorldError
 class Scoring:
     """How episodes become rewards."""
 
-    judge: Judge
+    judges: Mapping[str, Judge]
+    """Who grades, by the name of the environment."""
     terms: Sequence[str]
     weights: Mapping[str, float]
     overlong_buffer: int
@@ -39,31 +40,26 @@ class Scoring:
 
     def __call__(self, episodes: Sequence[Episode]) -> None:
         """Grade every turn against the step in force, then fill in terms and rewards."""
-        due = [
-            (turn, (turn.plan[t], before, turn.action))
-            for episode in episodes
-            for t, (turn, before) in enumerate(zip(episode.turns, _seen(episode), strict=True))
-            if t < len(turn.plan)
-        ]
-        for (turn, _), verdict in zip(due, self._grade([item for _, item in due]), strict=True):
-            turn.adherence = verdict
+        for env, judge in self.judges.items():
+            due = [
+                (turn, (turn.plan[t], before, turn.action))
+                for episode in episodes
+                for t, (turn, before) in enumerate(zip(episode.turns, _seen(episode), strict=True))
+                if t < len(turn.plan) and episode.task.env == env
+            ]
+            for (turn, _), verdict in zip(due, _grade(judge, [item for _, item in due]), strict=True):
+                turn.adherence = verdict
         for episode in episodes:
-            score(
-                episode,
-                self.terms,
-                self.weights,
-                self.overlong_buffer,
-                self.overlong_limit,
-                self.overlong_penalty,
-                self.trains,
-            )
+            lengths = self.overlong_buffer, self.overlong_limit, self.overlong_penalty
+            score(episode, self.terms, self.weights, *lengths, self.trains)
 
-    def _grade(self, items: Sequence[Item]) -> Sequence[int | None]:
-        """Verdicts; none of a judge who fails every time, which leaves the episodes without a reward."""
-        for _ in range(ATTEMPTS):
-            with suppress(WorldError):
-                return self.judge.grade(items)
-        return [None] * len(items)
+
+def _grade(judge: Judge, items: Sequence[Item]) -> Sequence[int | None]:
+    """Verdicts; none of a judge who fails every time, which leaves the episodes without a reward."""
+    for _ in range(ATTEMPTS):
+        with suppress(WorldError):
+            return judge.grade(items)
+    return [None] * len(items)
 
 
 def _seen(episode: Episode) -> list[str]:
@@ -160,7 +156,7 @@ class Rollouts(IterableDataset[Batch]):
         names = schedule(self.names, self.seed, step, self.tasks)
         players = [replace(player, version=version) for player in self.players]
         return [
-            Ticket(Task(self.env, name, self.split, self.seed), group, sample, players[group % len(players)])
+            Ticket(Task(home(self.env, name), name, self.split, self.seed), group, sample, players[group % len(players)])
             for group, name in enumerate(names)
             if group % self.ranks == self.rank
             for sample in range(self.group_size)

@@ -114,6 +114,9 @@ class Display:
         self._console.print()
         self._console.print(results(summary))
         self._console.print()
+        if any((summary.get(key) or {}).get("by_env") for key in BLOCKS):
+            self._console.print(by_env(summary))
+            self._console.print()
         if uri and uri != "off":
             self._console.print(f"mlflow ui --backend-store-uri {hide_credentials(uri)}", markup=False, soft_wrap=True)
         self._console.print(folder, markup=False, soft_wrap=True)
@@ -146,10 +149,7 @@ class Display:
 
 def results(summary: Mapping[str, Any]) -> Table:
     """Before, after, and the difference with its interval, for every block of a summary; bold where 0 is not in it."""
-    table = Table(title=f"panel {summary['panel']['name']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for heading in ("before", "after", "difference", "95 % interval"):
-        table.add_column(heading, justify="right")
+    table = _table(f"panel {summary['panel']['name']}")
     for key, whose in BLOCKS.items():
         if (block := summary.get(key)) is not None:
             table.add_row(Text(whose, style="italic"))
@@ -157,23 +157,43 @@ def results(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def by_env(summary: Mapping[str, Any]) -> Table:
+    """Success in each environment of a mixture, and the averages over them: what papers put side by side."""
+    table = _table("success by environment")
+    for key, whose in BLOCKS.items():
+        if (block := summary.get(key)) is not None:
+            table.add_row(Text(whose, style="italic"))
+            for name, of in [*block["by_env"].items(), *block["averages"].items()]:
+                before, after = of["before"]["success"], of["after"]["success"]
+                _add_row(table, "success", name, before, after, of["paired"]["success"])
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for heading in ("before", "after", "difference", "95 % interval"):
+        table.add_column(heading, justify="right")
+    return table
+
+
 def _add_rows(table: Table, block: Mapping[str, Any], note: str = "") -> None:
     for key, after in block["after"].items():
         if after is not None and (not note or key == "success"):
-            _add_row(table, key, note, block["before"][key], after, block["paired"][key])
+            _add_row(table, key, f"{key.replace('_', ' ')}{note}", block["before"][key], after, block["paired"][key])
         if key == "success" and block.get("greedy"):
             _add_rows(table, block["greedy"], ", greedy")
 
 
 def _add_row(
-    table: Table, key: str, note: str, before: float | None, after: float, paired: Mapping[str, float | None]
+    table: Table, key: str, name: str, before: float | None, after: float | None, paired: Mapping[str, float | None]
 ) -> None:
     scale, unit = (100.0, " %") if key in RATES else (1.0, "")
     low, high = paired["low"], paired["high"]
     sure = low is not None and high is not None and not low <= 0 <= high
     interval = "-" if low is None or high is None else f"{scale * low:+.1f} to {scale * high:+.1f}"
     cells = [_cell(before, scale, ".1f", unit), _cell(after, scale, ".1f", unit), _cell(paired["mean"], scale, "+.1f")]
-    table.add_row(f"  {key.replace('_', ' ')}{note}", *cells, interval, style="bold" if sure else "")
+    table.add_row(f"  {name}", *cells, interval, style="bold" if sure else "")
 
 
 def _cell(value: float | None, scale: float, form: str, unit: str = "") -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from pilotrl import prompts
-from pilotrl.build import Bench, env_name, plain, quiet
+from pilotrl.build import Bench, averages, env_name, plain, quiet, worlds
 from pilotrl.config import Config
 from pilotrl.display import Display
+from pilotrl.envs import MIXTURE, home
 from pilotrl.folder import RunFolder, write_whole
 from pilotrl.preflight import evaluated
 from pilotrl.records import to_record
@@ -53,11 +56,10 @@ class Panel:
     def tickets(self, player: Player, greedy: bool) -> list[Ticket]:
         decoding = replace(player, temperature=0.0 if greedy else self.temperature, top_p=1.0 if greedy else self.top_p)
         return [
-            Ticket(Task(self.env, name, self.split, 0), group, sample, decoding)
+            Ticket(Task(home(self.env, name), name, self.split, 0), group, sample, decoding)
             for group, name in enumerate(self.tasks)
             for sample in range(1 if greedy else self.samples)
         ]
-
 
     def record(self) -> dict[str, Any]:
         """panel.json: everything that the panel's hash is over."""
@@ -70,14 +72,12 @@ class Panel:
 
 
 def panel_of(bench: Bench) -> Panel:
-    """The panel of a configuration: the same tasks for every run, in a fixed random order; all where there are fewer."""
-    config = bench.config
-    names = bench.env(config.panel.split).tasks
-    order = np.random.default_rng(PANEL_SEED).permutation(len(names))[: config.panel.tasks]
+    """The panel of a configuration: the same tasks for every run."""
+    config, env = bench.config, env_name(bench.config)
     return Panel(
-        env=env_name(config),
+        env=env,
         split=config.panel.split,
-        tasks=tuple(names[int(i)] for i in order),
+        tasks=drawn(env, bench.env(config.panel.split).tasks, config.panel.tasks),
         samples=config.panel.samples,
         temperature=config.panel.temperature,
         top_p=config.panel.top_p,
@@ -86,8 +86,16 @@ def panel_of(bench: Bench) -> Panel:
             "agent": plain(config.agent),
             "prompts": prompts.load(config.model.prompts),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
+            **({"worlds": worlds(config)} if env == MIXTURE else {}),
         },
     )
+
+
+def drawn(env: str, names: Sequence[str], tasks: int) -> tuple[str, ...]:
+    """So many in a fixed random order, or all where there are fewer; of a mixture, as many of each environment as can be."""
+    order = [names[int(i)] for i in np.random.default_rng(PANEL_SEED).permutation(len(names))]
+    places: defaultdict[str, Iterator[int]] = defaultdict(count)
+    return tuple(sorted(order, key=lambda name: next(places[home(env, name)]))[:tasks])
 
 
 def arms(bench: Bench) -> dict[str, tuple[Player, bool]]:
@@ -119,14 +127,14 @@ def _report(on_done: Callable[[str, int, int], None], arm: str, done: Iterator[i
     on_done(arm, next(done), total)
 
 
-def compared(before: Played, after: Played) -> dict[str, Any]:
+def compared(before: Played, after: Played, averages: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The blocks `eval` and `eval_teacher` of summary.json; the latter is null where no teacher played."""
 
     def block(planner: str) -> dict[str, object] | None:
         sampled, greedy = f"{planner} plans, sampled", f"{planner} plans, greedy"
         if sampled not in after:
             return None
-        return panel_block(before[sampled], after[sampled], before.get(greedy, ()), after.get(greedy, ()))
+        return panel_block(before[sampled], after[sampled], before.get(greedy, ()), after.get(greedy, ()), averages)
 
     return {"eval": block(OWN), "eval_teacher": block(TEACHER)}
 
@@ -144,7 +152,7 @@ def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -
                 for episode in episodes:
                     lines.write(to_record(episode, f"{when}/{arm}", 0))
     summary = {"checkpoint": str(run.path), "env": panel.env, "agent": config.agent.name, "panel": panel.summary()}
-    summary |= compared(played["before"], played["after"])
+    summary |= compared(played["before"], played["after"], averages(config))
     write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     return summary
 

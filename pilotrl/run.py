@@ -21,16 +21,18 @@ from torch.utils.data import DataLoader
 
 from pilotrl import PACKAGE, checkpoint, policy, rewards
 from pilotrl.batch import Batch
-from pilotrl.build import Bench, env_name, memory, plain, quiet
+from pilotrl.build import Bench, averages, env_name, memory, plain, quiet
 from pilotrl.config import Config
 from pilotrl.data import Rollouts
 from pilotrl.display import Display, learning_curve
+from pilotrl.envs import MIXTURE
 from pilotrl.evaluate import Played, compared, measure, panel_of
 from pilotrl.folder import RunFolder, write_whole
 from pilotrl.ledger import Card
 from pilotrl.module import PilotModule
 from pilotrl.records import from_record, to_record
 from pilotrl.tracking import Tracker
+from pilotrl.types import Episode
 
 
 def run(config: Config, path: Path) -> None:
@@ -110,6 +112,13 @@ def played(batch: Batch) -> dict[str, float]:
         "tokens/generated": sum(episode.tokens for episode in batch.episodes),
         "tokens/trained": len(batch.logprobs),
     }
+
+
+def by_env(episodes: Iterable[Episode]) -> dict[str, float]:
+    """Success in each environment of a mixture that was played."""
+    solved = [(episode.task.env, episode.outcome == "solved") for episode in episodes if episode.outcome != "broken"]
+    names = sorted({name for name, _ in solved})
+    return {f"env/{name}/success": fmean(yes for other, yes in solved if other == name) for name in names}
 
 
 class Run:
@@ -249,6 +258,7 @@ class Run:
         for episode in batch.episodes:
             self.episodes.write(to_record(episode, "train", batch.step + 1))
         metrics = {"step": batch.step + 1, "time": time.time(), **played(batch), **module.metrics}
+        metrics |= by_env(batch.episodes) if env_name(self.config) == MIXTURE else {}
         metrics["seconds/rollout"] = self.source.seconds
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
             metrics["valid/loss"] = module.held_out_loss(self.held_out)
@@ -277,7 +287,7 @@ class Run:
             "git_revision": git_revision(),
             "config_sha256": hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest(),
             "panel": self.panel.summary(),
-            **compared(before, after),
+            **compared(before, after, averages(config)),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
             "weights_sha256": policy.weights_sha256(self.bench.policy),
             "seconds": time.perf_counter() - self.start,

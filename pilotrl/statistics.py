@@ -60,7 +60,7 @@ def summarize(episodes: Iterable[Episode]) -> Summary:
 def paired(before: Iterable[Episode], after: Iterable[Episode]) -> dict[str, Interval]:
     """After minus before for each of `MEASURES`, over the tasks that define the measure both times."""
     old, new = list(before), list(after)
-    return {key: _paired(per_task(old, measure), per_task(new, measure)) for key, measure in MEASURES.items()}
+    return {key: _paired([old], [new], measure) for key, measure in MEASURES.items()}
 
 
 def panel_block(
@@ -68,17 +68,58 @@ def panel_block(
     after: Sequence[Episode],
     greedy_before: Sequence[Episode] = (),
     greedy_after: Sequence[Episode] = (),
+    averages: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, object]:
     """The `eval` block of summary.json: `before`, `after`, `paired`, and under `greedy` the same three where that was
-    played too."""
+    played too. In a mixture, where `averages` says what is averaged over which environments, `by_env` and `averages`."""
     block: dict[str, object] = {
         "before": summarize(before),
         "after": summarize(after),
         "paired": paired(before, after),
     }
+    if averages:
+        block["by_env"] = _by_env(before, after)
+        block["averages"] = {name: _averaged(before, after, envs) for name, envs in averages.items()}
     if greedy_before or greedy_after:
-        block["greedy"] = panel_block(greedy_before, greedy_after)
+        block["greedy"] = panel_block(greedy_before, greedy_after, averages=averages)
     return block
+
+
+def _by_env(before: Sequence[Episode], after: Sequence[Episode]) -> dict[str, dict[str, object]]:
+    """Blocks of the environments that were played, by name."""
+    names = sorted({episode.task.env for episode in after})
+    return {name: panel_block(_of(before, name), _of(after, name)) for name in names}
+
+
+def _averaged(before: Sequence[Episode], after: Sequence[Episode], envs: Sequence[str]) -> dict[str, object]:
+    """The block of a mean over environments of what each one's block has; None where one of them does not define it."""
+    old, new = [_of(before, name) for name in envs], [_of(after, name) for name in envs]
+    return {
+        "before": _mean_summary([summarize(episodes) for episodes in old]),
+        "after": _mean_summary([summarize(episodes) for episodes in new]),
+        "paired": {key: _paired(old, new, measure) for key, measure in MEASURES.items()},
+    }
+
+
+def _of(episodes: Iterable[Episode], env: str) -> list[Episode]:
+    return [episode for episode in episodes if episode.task.env == env]
+
+
+def _mean_summary(summaries: Sequence[Summary]) -> Summary:
+    found = {key: [value for one in summaries if (value := one[key]) is not None] for key in MEASURES}
+    return {key: fmean(values) if len(values) == len(summaries) else None for key, values in found.items()}
+
+
+def _mean_interval(samples: Sequence[Sequence[float]]) -> Interval:
+    """Of the mean of the means of samples, each of which is drawn from by itself."""
+    if not all(samples):
+        return {"mean": None, "low": None, "high": None}
+    # the mean of equal numbers is that number: what rounding leaves of a sum is no difference
+    equal = [min(sample) == max(sample) for sample in samples]
+    mean = fmean(sample[0] if same else fmean(sample) for sample, same in zip(samples, equal, strict=True))
+    if min(map(len, samples)) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    return {"mean": mean} | ({"low": mean, "high": mean} if all(equal) else _bootstrap(samples))
 
 
 def paired_interval(before: Sequence[float | None], after: Sequence[float | None]) -> Interval:
@@ -89,28 +130,27 @@ def paired_interval(before: Sequence[float | None], after: Sequence[float | None
     gives equal output.
     """
     pairs = zip(before, after, strict=True)
-    differences = [new - old for old, new in pairs if old is not None and new is not None]
-    if len(differences) < 2:
-        return {"mean": _mean(differences), "low": None, "high": None}
-    if min(differences) == max(differences):  # nothing to resample, and a sum's rounding is no difference
-        return dict.fromkeys(("mean", "low", "high"), differences[0])
-    return {"mean": fmean(differences)} | _bootstrap(differences)
+    return _mean_interval([[new - old for old, new in pairs if old is not None and new is not None]])
 
 
-def _bootstrap(values: Sequence[float]) -> Interval:
+def _bootstrap(samples: Sequence[Sequence[float]]) -> Interval:
     import numpy as np
     from scipy.stats import bootstrap  # takes a second to import: not at the start of every command
 
+    def mean(*drawn: Table, axis: int) -> Table:
+        return np.mean([np.mean(sample, axis=axis) for sample in drawn], axis=0, dtype=np.float64)
+
     # percentile rather than BCa, whose correction is undefined when nearly all tasks moved alike
-    result = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=SEED
-    )
+    result = bootstrap(samples, mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=SEED)
     return {"low": float(result.confidence_interval.low), "high": float(result.confidence_interval.high)}
 
 
-def _paired(before: Mapping[Task, float], after: Mapping[Task, float]) -> Interval:
-    tasks = [task for task in before if task in after]
-    return paired_interval([before[task] for task in tasks], [after[task] for task in tasks])
+def _paired(
+    before: Sequence[Sequence[Episode]], after: Sequence[Sequence[Episode]], measure: Callable[[Episode], float | None]
+) -> Interval:
+    """Each holds the episodes of one environment or of several, in the same order both times."""
+    pairs = [(per_task(old, measure), per_task(new, measure)) for old, new in zip(before, after, strict=True)]
+    return _mean_interval([[new[task] - old[task] for task in old if task in new] for old, new in pairs])
 
 
 def per_task(episodes: Iterable[Episode], measure: Callable[[Episode], float | None]) -> dict[Task, float]:

@@ -21,6 +21,8 @@ def panel_points(summary: Summary) -> Iterator[Point]:
         if measured := summary.get(block):
             for when, step in (("before", 0), ("after", summary["train"]["steps"])):
                 named = {f"{prefix}/{name}": value for name, value in measured[when].items()}
+                for env, of in (measured.get("by_env", {}) | measured.get("averages", {})).items():
+                    named[f"{prefix}/{env}/success"] = of[when]["success"]
                 if greedy := measured.get("greedy"):
                     named[f"{prefix}/success_greedy"] = greedy[when]["success"]
                 yield from ((name, float(value), step) for name, value in named.items() if value is not None)

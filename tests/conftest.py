@@ -128,7 +128,7 @@ def toy() -> ToyEnv:
 
 def scoring(**changes: Any) -> Scoring:
     values: dict[str, Any] = {
-        "judge": RuleJudge(resolve=None),
+        "judges": {"toy": RuleJudge(resolve=None)},
         "terms": ["format", "adherence", "outcome"],
         "weights": {"format": 1.0, "adherence": 1.0, "outcome": 1.0},
         "overlong_buffer": 40,

@@ -186,7 +186,7 @@ def test_an_action_is_graded_against_its_step_and_what_was_seen_before_it(
     training: Callable[..., Any], episode: Episode
 ) -> None:
     clerk = Clerk()
-    replace(training().source.scoring, judge=clerk)([episode])
+    replace(training().source.scoring, judges={"toy": clerk})([episode])
     assert clerk.seen == [("a1", "saw 0", "act 1"), ("c3", "saw 2", "act 3")]
     assert [turn.adherence for turn in episode.turns] == [2, None, 2]
     assert episode.terms["adherence"] == 1.0
@@ -197,8 +197,8 @@ def test_a_judge_that_fails_is_asked_again_and_then_leaves_no_verdict(
     training: Callable[..., Any], episode: Episode
 ) -> None:
     scoring = training().source.scoring
-    replace(scoring, judge=Clerk(failures=2))([episode])
+    replace(scoring, judges={"toy": Clerk(failures=2)})([episode])
     assert episode.reward is not None
-    replace(scoring, judge=Clerk(failures=99))([episode])
+    replace(scoring, judges={"toy": Clerk(failures=99)})([episode])
     assert (episode.reward, episode.terms["adherence"]) == (None, None)
     assert [turn.adherence for turn in episode.turns] == [None] * 3

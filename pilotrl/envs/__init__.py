@@ -22,6 +22,9 @@ from pilotrl.types import UserError
 
 Info = dict[str, Any]
 
+MIXTURE = "mixture"
+"""What an environment is called whose tasks are those of others, under names such as `maze/maze-0-1,1-3,3`."""
+
 
 class Expert(Protocol):
     """A scripted player bound to one live environment. It knows what the player has seen, and no more."""
@@ -49,6 +52,9 @@ class Env(Protocol):
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]: ...
 
     @property
+    def max_turns(self) -> int | None: ...
+
+    @property
     def expert(self) -> Expert | None: ...
 
 
@@ -65,12 +71,22 @@ def load(name: str, /, **overrides: Any) -> Env:
 
     Raises UserError for a name without a file.
     """
+    return build(settings_of(name) | overrides)
+
+
+def settings_of(name: str, key: str = "env") -> dict[str, Any]:
+    """The values of `conf/env/NAME.yaml`. Raises UserError, which names `key`, where there is no such file."""
     from omegaconf import OmegaConf
 
     path = CONF / "env" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise UserError(f"env={name}: there is no such environment; there are {known}")
-    settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    assert isinstance(settings, dict)
-    return build({str(k): v for k, v in settings.items()} | overrides)
+        raise UserError(f"{key}={name}: there is no such environment; there are {known}")
+    held = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(held, dict)
+    return {str(k): v for k, v in held.items()}
+
+
+def home(env: str, task: str) -> str:
+    """The environment that a task is of: where `env` is a mixture, that which the task's name begins with."""
+    return task.partition("/")[0] if env == MIXTURE else env

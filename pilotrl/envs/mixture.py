@@ -1,0 +1,156 @@
+"""Several environments as one: learned from in proportion to weights, and tested beside others that were held out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from random import Random
+from typing import Any
+
+from pilotrl.envs import MIXTURE, Env, Expert, Info, build, home, settings_of
+from pilotrl.types import UserError
+
+LEARNED = ("train", "valid")
+"""Splits that decide what is learned, and for how long: held-out environments have no tasks there."""
+
+Settings = dict[str, Any]
+
+_read = cache(settings_of)  # a mixture is made for every seat at the table, and a file takes longer than the rest
+
+
+class Mixture:
+    """Tasks of several environments, each played by its own. A task is called by both: `maze/maze-23-7,2-5,5`.
+
+    Actions, observation, reward, end: those of the environment that the task is of.
+    Arguments: `split`, which every environment has to have; `trains`, names of the environments to learn from;
+    `weights`, their shares of the tasks of `train`, in the same order, None for equal ones (elsewhere all environments
+    have equal shares); `holds_out`, names of those that have tasks only in splits other than train and valid;
+    `options`, by name: keys of an environment that differ from its own file.
+    An environment has as many tasks as its share asks for and the smallest of the others allows.
+    Raises UserError for names, weights and options that make no mixture.
+    References: trained and held-out environments as in PilotRL (arXiv 2508.00344).
+    """
+
+    def __init__(
+        self,
+        *,
+        split: str,
+        trains: list[str],
+        weights: list[float] | None,
+        holds_out: list[str],
+        options: dict[str, Settings],
+    ) -> None:
+        shares = _shares(trains, weights)
+        parts = members(trains=trains, holds_out=holds_out, options=options)
+        self._members = {name: settings | {"split": split} for name, settings in parts.items()}
+        if split != "train":
+            shares = dict.fromkeys(trains if split in LEARNED else parts, 1.0)
+        self.tasks: Sequence[str] = _tasks(json.dumps([(name, self._members[name], shares[name]) for name in shares]))
+        self._worlds: dict[str, Env] = {}
+        self._world: Env | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        """Starts `options["task"]`, or the task that `seed` picks. KeyError for a task that is not of this split."""
+        task = (options or {}).get("task", self.tasks[(seed or 0) % len(self.tasks)])
+        if task not in self.tasks:
+            raise KeyError(task)
+        name = home(MIXTURE, task)
+        if name not in self._worlds:
+            self._worlds[name] = build(self._members[name])
+        self._world = self._worlds[name]
+        return self._world.reset(seed=seed, options={"task": task.removeprefix(f"{name}/")})
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        """One turn; RuntimeError once the episode has ended, or before the first reset."""
+        if self._world is None:
+            raise RuntimeError("no episode has begun: reset first")
+        return self._world.step(action)
+
+    @property
+    def max_turns(self) -> int | None:
+        """Of the running episode; None before the first reset."""
+        return self._world.max_turns if self._world else None
+
+    @property
+    def expert(self) -> Expert | None:
+        """A player bound to the running episode; None where its environment ships none, and before the first reset."""
+        return self._world.expert if self._world else None
+
+
+def members(
+    *, trains: Sequence[str], holds_out: Sequence[str], options: Mapping[str, Settings], **_: Any
+) -> dict[str, Settings]:
+    """The environments of a mixture, from its keywords: settings by name, those that are trained first.
+
+    Raises UserError for a name that is unknown, a mixture, or there twice, and for options of nothing.
+    """
+    found: dict[str, Settings] = {}
+    for key, names in (("env.trains", trains), ("env.holds_out", holds_out)):
+        for name in names:
+            own = _read(name, key)
+            if str(own["_target_"]).startswith(f"{__name__}."):
+                raise UserError(f"{key}={name}: is a mixture itself; name its environments")
+            if name in found:
+                raise UserError(f"{key}={name}: is named twice in env.trains and env.holds_out; leave one out")
+            found[name] = own | _changed(name, own, options.get(name, {}))
+    for name in options:
+        if name not in found:
+            raise UserError(f"env.options.{name}: is not in env.trains or env.holds_out; add it there, or leave it out")
+    return found
+
+
+def _changed(name: str, own: Settings, options: Settings) -> Settings:
+    """An environment's options, all of which it knows."""
+    known = sorted(own.keys() - {"_target_", "split"})
+    for key, value in options.items():
+        if key not in known:
+            raise UserError(f"env.options.{name}.{key}={value}: there is no such key; there are {', '.join(known)}")
+    return options
+
+
+def _shares(trains: Sequence[str], weights: Sequence[float] | None) -> dict[str, float]:
+    """Weight of each environment that is trained."""
+    if not trains:
+        raise UserError("env.trains=[]: must name at least one environment")
+    given = [1.0] * len(trains) if weights is None else weights
+    if len(given) != len(trains):
+        raise UserError(f"env.weights={_shown(given)}: must be {len(trains)} numbers, one for each of {_shown(trains)}")
+    if not all(weight > 0 for weight in given):
+        raise UserError(f"env.weights={_shown(given)}: must be above 0; leave an environment out of env.trains instead")
+    return dict(zip(trains, given, strict=True))
+
+
+def _shown(values: Sequence[Any]) -> str:
+    return f"[{','.join(map(str, values))}]"
+
+
+@cache
+def _tasks(mixed: str) -> tuple[str, ...]:
+    """Tasks of what `mixed` lists as JSON: (name, settings, share) of each environment."""
+    parts = json.loads(mixed)
+    shares = {name: share for name, _, share in parts}
+    return blended({name: _build(name, settings).tasks for name, settings, _ in parts}, shares)
+
+
+def _build(name: str, settings: Settings) -> Env:
+    """A user error tells its key; that of an option is longer."""
+    try:
+        return build(settings)
+    except UserError as error:
+        line = str(error)
+        raise UserError(line if line.startswith("env.split=") else line.replace("env.", f"env.options.{name}.")) from error
+
+
+def blended(tasks: Mapping[str, Sequence[str]], shares: Mapping[str, float]) -> tuple[str, ...]:
+    """Full names of as many tasks of each environment as its share asks for and the smallest allows, at least one.
+
+    Each environment's are spread evenly over the whole, so that any long stretch has the shares of the whole. Which
+    tasks are taken, where not all are, is a fixed random choice.
+    """
+    size = min(len(tasks[name]) / shares[name] for name in tasks)
+    places: list[tuple[float, str]] = []
+    for name, every in tasks.items():
+        chosen = Random(name).sample(list(every), max(1, round(size * shares[name])))
+        places += [((i + 0.5) / len(chosen), f"{name}/{task}") for i, task in enumerate(chosen)]
+    return tuple(task for _, task in sorted(places))
