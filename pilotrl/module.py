@@ -60,14 +60,9 @@ class PilotModule(LightningModule):
         start, step = time.perf_counter(), int(self.version)
         if batch.version != step:
             raise RuntimeError(f"the batch was played by weights of version {batch.version}, these are version {step}")
+        values = self.values(batch)
         credit = self.algorithm.advantages(
-            batch.rewards,
-            batch.turn_rewards,
-            batch.group,
-            batch.success,
-            batch.terminated,
-            batch.call_episode,
-            self.values(batch),
+            batch.rewards, batch.turn_rewards, batch.group, batch.success, batch.terminated, batch.call_episode, values
         )
         batch.credit(credit.advantages)
         groups = len(set(batch.group.tolist()))
