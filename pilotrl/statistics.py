@@ -119,7 +119,8 @@ def _mean_interval(samples: Sequence[Sequence[float]]) -> Interval:
     mean = fmean(sample[0] if same else fmean(sample) for sample, same in zip(samples, equal, strict=True))
     if min(map(len, samples)) < 2:
         return {"mean": mean, "low": None, "high": None}
-    return {"mean": mean} | ({"low": mean, "high": mean} if all(equal) else _bootstrap(samples))
+    level: Interval = {"low": mean, "high": mean}
+    return {"mean": mean, **(level if all(equal) else _bootstrap(samples))}
 
 
 def paired_interval(before: Sequence[float | None], after: Sequence[float | None]) -> Interval:
@@ -138,7 +139,8 @@ def _bootstrap(samples: Sequence[Sequence[float]]) -> Interval:
     from scipy.stats import bootstrap  # takes a second to import: not at the start of every command
 
     def mean(*drawn: Table, axis: int) -> Table:
-        return np.mean([np.mean(sample, axis=axis) for sample in drawn], axis=0, dtype=np.float64)
+        means: Table = np.mean([np.mean(sample, axis=axis) for sample in drawn], axis=0)
+        return means
 
     # percentile rather than BCa, whose correction is undefined when nearly all tasks moved alike
     result = bootstrap(samples, mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=SEED)

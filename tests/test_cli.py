@@ -101,6 +101,10 @@ BAD = {
     "split of the shop": (("env=webshop", "panel.split=exam"), "panel.split=exam: must be one of train, valid, test"),
     "judge": (("judge=nope",), "judge=nope: there is no such option; the nearest is rule"),
     "judge that cannot be imported": (("judge._target_=pilotrl.judge.Nope",), "judge._target_=pilotrl.judge.Nope"),
+    "weights of a mixture": (
+        ("env=paper", "env.trains=[toy]", "env.holds_out=[]", "env.weights=[-1]"),
+        "env.weights=[-1]: must be numbers above 0",
+    ),
     "world that is no class": (("env._target_=pilotrl.envs.load",), "is not a class"),
     "shipped model": (("model=nano", "model.path=pilotrl:nono"), "model.path=pilotrl:nono"),
     "model folder": (("model=nano", "model.path=/nowhere/model"), "model.path=/nowhere/model"),

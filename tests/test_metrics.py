@@ -26,6 +26,7 @@ KINDS = {
     "grpo": ("stage=adherence",),
     "ppo": ("stage=adherence", "algorithm=ppo"),
     "sft": ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=2"),
+    "mixture": ("stage=adherence", "env=paper", "env.trains=[toy]", "env.holds_out=[maze]"),
 }
 
 
@@ -35,10 +36,11 @@ def logged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, se
 
     def names(kind: str) -> set[str]:
         folder = RunFolder(tmp_path_factory.mktemp(kind))
-        chosen = [*SIZES, "env=toy", "tracking.uri=off", f"model.path={tiny}", *KINDS[kind]]
+        chosen = ["env=toy", *SIZES, "tracking.uri=off", f"model.path={tiny}", *KINDS[kind]]
         running.run(composed_job(parse([]), chosen).config, folder.path)
         (line,) = map(json.loads, folder.metrics.read_text().splitlines())
-        return {*line} - {*AXES} | {name for name, _, _ in panel_points(json.loads(folder.summary.read_text()))}
+        found = {*line} - {*AXES} | {name for name, _, _ in panel_points(json.loads(folder.summary.read_text()))}
+        return {re.sub("/(toy|maze|ID|OOD|Avg)/", "/NAME/", name) for name in found}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "learning_curve", lambda *given: None)  # a second a picture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 
@@ -114,3 +115,20 @@ def test_panel_block_has_the_keys_of_the_summary() -> None:
     greedy = panel_block(before, after, after, before)["greedy"]
     assert isinstance(greedy, dict)
     assert greedy["paired"]["success"]["mean"] == -1.0
+
+
+def test_an_average_over_environments_weighs_each_alike_and_draws_tasks_within_each() -> None:
+    def episodes(env: str, scores: list[float]) -> list[Episode]:
+        return [Episode(Task(env, f"{env}/{i}", "test", 0), i, 0, "", outcome="failed", score=x) for i, x in enumerate(scores)]
+
+    before = [*episodes("a", [0.0] * 40), *episodes("b", [0.0] * 4)]
+    after = [*episodes("a", [0.5] * 40), *episodes("b", [0.0, 0.25, 0.75, 1.0])]
+    block: Any = panel_block(before, after, averages={"ID": ["a"], "Avg": ["a", "b"], "OOD": ["c"]})
+    means = {name: of["after"]["score"] for name, of in block["averages"].items()}
+    assert means == {"ID": 0.5, "Avg": 0.5, "OOD": None}
+    assert block["averages"]["OOD"]["paired"]["score"] == {"mean": None, "low": None, "high": None}
+    assert block["averages"]["ID"]["paired"] == block["by_env"]["a"]["paired"]
+    own, average = block["by_env"]["b"]["paired"]["score"], block["averages"]["Avg"]["paired"]["score"]
+    for end in ("low", "high"):  # a has no spread, and half the weight: half of b's is left
+        assert average[end] - 0.5 == pytest.approx((own[end] - 0.5) / 2, abs=0.02)
+    assert "by_env" not in panel_block(before, after)

@@ -26,7 +26,7 @@ class Mixture:
     Arguments: `split`, which every environment has to have; `trains`, names of the environments to learn from;
     `weights`, their shares of the tasks of `train`, in the same order, None for equal ones (elsewhere all environments
     have equal shares); `holds_out`, names of those that have tasks only in splits other than train and valid;
-    `options`, by name: keys of an environment that differ from its own file.
+    `options`, by name: keys of an environment that differ from its own file; None for none.
     An environment has as many tasks as its share asks for and the smallest of the others allows.
     Raises UserError for names, weights and options that make no mixture.
     References: trained and held-out environments as in PilotRL (arXiv 2508.00344).
@@ -39,7 +39,7 @@ class Mixture:
         trains: list[str],
         weights: list[float] | None,
         holds_out: list[str],
-        options: dict[str, Settings],
+        options: dict[str, Settings] | None,
     ) -> None:
         shares = _shares(trains, weights)
         parts = members(trains=trains, holds_out=holds_out, options=options)
@@ -79,13 +79,14 @@ class Mixture:
 
 
 def members(
-    *, trains: Sequence[str], holds_out: Sequence[str], options: Mapping[str, Settings], **_: Any
+    *, trains: Sequence[str], holds_out: Sequence[str], options: Mapping[str, Settings] | None, **_: Any
 ) -> dict[str, Settings]:
     """The environments of a mixture, from its keywords: settings by name, those that are trained first.
 
     Raises UserError for a name that is unknown, a mixture, or there twice, and for options of nothing.
     """
     found: dict[str, Settings] = {}
+    changes = {name: dict(values) for name, values in dict(options or {}).items()}
     for key, names in (("env.trains", trains), ("env.holds_out", holds_out)):
         for name in names:
             own = _read(name, key)
@@ -93,14 +94,14 @@ def members(
                 raise UserError(f"{key}={name}: is a mixture itself; name its environments")
             if name in found:
                 raise UserError(f"{key}={name}: is named twice in env.trains and env.holds_out; leave one out")
-            found[name] = own | _changed(name, own, options.get(name, {}))
-    for name in options:
+            found[name] = own | _known(name, own, changes.get(name, {}))
+    for name in changes:
         if name not in found:
             raise UserError(f"env.options.{name}: is not in env.trains or env.holds_out; add it there, or leave it out")
     return found
 
 
-def _changed(name: str, own: Settings, options: Settings) -> Settings:
+def _known(name: str, own: Settings, options: Settings) -> Settings:
     """An environment's options, all of which it knows."""
     known = sorted(own.keys() - {"_target_", "split"})
     for key, value in options.items():
@@ -109,20 +110,16 @@ def _changed(name: str, own: Settings, options: Settings) -> Settings:
     return options
 
 
-def _shares(trains: Sequence[str], weights: Sequence[float] | None) -> dict[str, float]:
+def _shares(trains: list[str], weights: list[float] | None) -> dict[str, float]:
     """Weight of each environment that is trained."""
     if not trains:
         raise UserError("env.trains=[]: must name at least one environment")
     given = [1.0] * len(trains) if weights is None else weights
-    if len(given) != len(trains):
-        raise UserError(f"env.weights={_shown(given)}: must be {len(trains)} numbers, one for each of {_shown(trains)}")
-    if not all(weight > 0 for weight in given):
-        raise UserError(f"env.weights={_shown(given)}: must be above 0; leave an environment out of env.trains instead")
+    if not isinstance(given, list) or len(given) != len(trains):
+        raise UserError(f"env.weights={given}: must be a list of {len(trains)}, a number for each of {', '.join(trains)}")
+    if not all(isinstance(weight, int | float) and weight > 0 for weight in given):
+        raise UserError(f"env.weights={given}: must be numbers above 0; leave an environment out of env.trains instead")
     return dict(zip(trains, given, strict=True))
-
-
-def _shown(values: Sequence[Any]) -> str:
-    return f"[{','.join(map(str, values))}]"
 
 
 @cache

@@ -105,8 +105,9 @@ def test_splits_share_no_instruction(name: str) -> None:
     draw, texts = random.Random(0), {}
     for split in SPLITS:
         env = load(name, split=split)
-        texts[split] = {start(env, task)[0] for task in draw.sample(list(env.tasks), min(60, len(env.tasks)))}
-    if len(texts["train"]) > 1:  # in Wordle all tasks begin with the same words
+        tasks = [task for task in env.tasks if not task.startswith("wordle/")]  # in Wordle all begin with the same words
+        texts[split] = {start(env, task)[0] for task in draw.sample(tasks, min(60, len(tasks)))}
+    if len(texts["train"]) > 1:  # and so in Wordle by itself
         assert not texts["train"] & texts["test"]
         assert not texts["train"] & texts["valid"]
 
@@ -154,7 +155,8 @@ def test_an_odd_action_is_answered_and_flagged(env: Env) -> None:
 
 def test_the_turn_limit_truncates_and_does_not_terminate(env: Env) -> None:
     start(env, env.tasks[0])
-    limit = env.max_turns  # type: ignore[attr-defined]
+    limit = env.max_turns
+    assert limit is not None
     endings = [env.step("?")[2:4] for _ in range(limit)]
     assert endings == [(False, False)] * (limit - 1) + [(False, True)]
 

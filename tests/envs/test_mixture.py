@@ -57,10 +57,10 @@ def test_tasks_are_in_proportion_to_the_weights_everywhere_in_the_list() -> None
 
 
 def test_a_schedule_sees_environments_as_often_as_their_weights_say() -> None:
-    tasks = mixture(split="train", trains=["toy", "wordle"], weights=[1, 3]).tasks
-    assert counts(tasks)["wordle"] == pytest.approx(3 * counts(tasks)["toy"], abs=1.5)
+    tasks = mixture(split="train", trains=["toy", "iqa"], weights=[1, 3]).tasks
+    assert counts(tasks)["iqa"] == pytest.approx(3 * counts(tasks)["toy"], abs=1.5)
     seen = counts([task for step in range(60) for task in schedule(tasks, 0, step, 8)])
-    assert seen["wordle"] / seen.total() == pytest.approx(0.75, abs=0.06)
+    assert seen["iqa"] / seen.total() == pytest.approx(0.75, abs=0.06)
 
 
 def test_tasks_are_the_same_every_time_and_those_of_their_environments() -> None:
@@ -114,7 +114,7 @@ def test_options_reach_their_environment_alone() -> None:
 def test_a_task_that_was_not_taken_is_refused() -> None:
     env = mixture(split="train")
     with pytest.raises(KeyError):
-        env.reset(options={"task": f"maze/{load('maze', split='train').tasks[0]}"})
+        env.reset(options={"task": f"maze/{load('maze', split='test').tasks[0]}"})
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,11 @@ def test_a_task_that_was_not_taken_is_refused() -> None:
         ({"trains": ["maze"]}, "env.holds_out=maze: is named twice in env.trains and env.holds_out; leave one out"),
         ({"trains": ["toy", "toy"]}, "env.trains=toy: is named twice"),
         ({"trains": ["paper"]}, "env.trains=paper: is a mixture itself; name its environments"),
-        ({"weights": [-1]}, "env.weights=[-1]: must be above 0; leave an environment out of env.trains instead"),
-        ({"weights": [0]}, "env.weights=[0]: must be above 0"),
-        ({"weights": [1, 1]}, "env.weights=[1,1]: must be 1 numbers, one for each of [toy]"),
+        ({"weights": [-1]}, "env.weights=[-1]: must be numbers above 0; leave an environment out of env.trains instead"),
+        ({"weights": [0]}, "env.weights=[0]: must be numbers above 0"),
+        ({"weights": ["a"]}, "env.weights=['a']: must be numbers above 0"),
+        ({"weights": [1, 1]}, "env.weights=[1, 1]: must be a list of 1, a number for each of toy"),
+        ({"weights": 1}, "env.weights=1: must be a list of 1, a number for each of toy"),
         ({"options": {"wordle": {"seed": 1}}}, "env.options.wordle: is not in env.trains or env.holds_out; "),
         ({"options": {"toy": {"sead": 1}}}, "env.options.toy.sead=1: there is no such key; there are max_turns, seed"),
         ({"options": {"maze": {"rows": 8}}}, "env.options.maze.rows=8: must be an odd number"),
@@ -145,9 +147,9 @@ def test_a_bad_value_is_told_with_its_key(options: dict[str, Any], told: str) ->
 
 
 def test_verdicts_in_a_mixture_are_those_of_each_environment_alone() -> None:
-    """Maze and textcraft say in words of their own what an action refers to; whoever grades has to know which is which."""
-    names = ("maze", "textcraft", "wordle")
-    mixed = Mixture(split="test", trains=[*names], weights=None, holds_out=[], options={})
+    """Maze and BabyAI say in words of their own what an action refers to; whoever grades has to know which is which."""
+    names = ("maze", "babyai", "toy")
+    mixed = Mixture(split="test", trains=[*names], weights=None, holds_out=[], options=None)
     alone = [_sloppy(mixed, Task(home("mixture", task), task, "test", 0)) for task in mixed.tasks[:60]]
     together = deepcopy(alone)
     scoring(composed_job(parse([]), ["env=paper", f"env.trains=[{','.join(names)}]", "env.holds_out=[]"]).config)(together)
@@ -165,7 +167,7 @@ def _sloppy(env: Env, task: Task) -> Episode:
     while not over:
         assert env.expert is not None
         plan = ("",) * len(episode.turns) + tuple(env.expert.plan())
-        action = env.expert.action() if len(episode.turns) % 2 else str(info.get("actions", ["inventory"])[0])
+        action = env.expert.action() if len(episode.turns) % 2 else str(info["actions"][0])
         text, _, terminated, truncated, info = env.step(action)
         episode.turns.append(Turn(plan, "", action, text, info["valid"], True, info["score"]))
         over = terminated or truncated
