@@ -75,10 +75,11 @@ class Tracker:
         self.finish("FINISHED" if kind is None else "FAILED")
 
     def _follow(self) -> None:
-        ending = False
-        while not ending:
-            ending = self._stop.wait(PAUSE if self._failed else POLL)
+        over = False
+        while not over:
+            ending, gone = self._stop.wait(PAUSE if self._failed else POLL), self._failed
             self._try()
+            over = ending and (gone or not self._failed)  # what fails only now may be back already, and empty
 
     def _try(self) -> None:
         try:

@@ -77,9 +77,9 @@ def test_a_server_killed_in_the_middle(
 def test_a_server_that_comes_back_empty_gets_everything_again(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "PAUSE", 0.5)
+    monkeypatch.setattr(tracking, "POLL", 1000.0)  # nobody looks while it is gone
     folder, tracker = begin(tmp_path, "run", server.uri)
-    server.wait_for(has(folder, 50))
+    tracker._try()
     server.kill()
     (tmp_path / "server.db").unlink()
     server.start()
