@@ -27,7 +27,6 @@ class Worlds(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Dialects)
         self.worlds: dict[int, ToyEnv] = {}
-        self.heard: list[tuple[str, dict[str, Any]]] = []
         self.broken = 0
         """Requests from now on that get an answer that is none."""
 
@@ -46,7 +45,6 @@ class Dialects(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         _, name, *_, path = self.path.split("/")
-        self.server.heard.append((self.path, body))
         if self.server.broken > 0:
             self.server.broken -= 1
             self.answer("<html>busy</html>", 502)
