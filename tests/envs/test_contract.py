@@ -216,3 +216,21 @@ def test_the_expert_plans_from_whatever_a_sloppy_player_did(env: Env) -> None:
             assert expert.plan()
             _, _, terminated, truncated, info = env.step(garbled(draw, info) if draw.random() < 0.5 else expert.action())
             over = terminated or truncated
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_detour_ends_nothing_and_is_not_taken_twice_in_a_row(name: str) -> None:
+    """With or without them an expert comes to the end, if there are turns enough for both."""
+    env, draw = load(name, split="train"), random.Random(0)
+    for task in env.tasks[:10]:
+        start(env, task)
+        over, last = False, None
+        while not over:
+            assert env.expert is not None
+            detour = env.expert.detour()
+            assert detour is None or detour != last
+            last = detour if detour and draw.random() < 0.5 else None
+            _, _, terminated, truncated, info = env.step(last or env.expert.action())
+            assert last is None or (info["valid"] and not terminated)
+            over = terminated or truncated
+        assert info["solved"] or truncated

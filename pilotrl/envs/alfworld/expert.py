@@ -55,8 +55,9 @@ class AlfWorldExpert:
             raise RuntimeError("the episode has ended: there is no next action")
         return self._command(_next(self.notes))
 
-    def detour(self) -> None:
-        """Looking about is what most of the plan is: there is nothing to do on the side."""
+    def detour(self) -> str | None:
+        """Look around wherever one has come to, though arriving told what is there."""
+        return "look" if self.notes.at != self.notes.faced else None
 
     def _command(self, move: Move) -> str:
         verb, thing, place = move

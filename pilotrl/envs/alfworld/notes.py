@@ -27,6 +27,8 @@ class Notes:
     qualities: frozenset[tuple[str, str]] = frozenset()
     """(thing, quality) that one's own treatments gave."""
     lit: frozenset[str] = frozenset()
+    faced: str | None = None
+    """Where one was when one last looked."""
     refused: frozenset[tuple[str | None, str]] = frozenset()
     """(kind of thing, place) that did not go together; (where one was, place) where there was no way."""
 
@@ -42,6 +44,7 @@ class Notes:
 
     def read(self, action: str, reply: str) -> None:
         """Take in what an action led to."""
+        self.faced = self.at if action == "look" else self.faced
         if reply == text.NOTHING_HAPPENS:
             self._failed(action)
         elif shown := text.SHOWN.fullmatch(said := text.ARRIVAL.sub("", reply)):

@@ -133,7 +133,7 @@ class BabyAi:
         for view in self._unread:
             self._mind.look(view)
         self._unread = []
-        return BabyAiExpert(self._mind)
+        return BabyAiExpert(self._mind, asked=self._actions[-1:] == [LIST])
 
     def __getstate__(self) -> dict[str, Any]:
         """The arguments and what was done since the reset: the grid is made again."""

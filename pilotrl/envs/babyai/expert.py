@@ -35,8 +35,9 @@ class Move(NamedTuple):
 class BabyAiExpert:
     """Goes to what it has seen, looks around for what it has not, fetches the keys it needs."""
 
-    def __init__(self, mind: Mind) -> None:
-        self.mind = mind
+    def __init__(self, mind: Mind, asked: bool = False) -> None:
+        """`asked`: the last action was to ask what can be done."""
+        self.mind, self.asked = mind, asked
         mind.meant()
 
     def plan(self) -> list[str]:
@@ -57,8 +58,9 @@ class BabyAiExpert:
         """The next action."""
         return _next(self.mind).action
 
-    def detour(self) -> None:
-        """Looking around is what most of the plan is: there is nothing to do on the side."""
+    def detour(self) -> str | None:
+        """Ask first what can be done here."""
+        return None if self.asked else LIST
 
 
 def _due(mind: Mind) -> Goal:

@@ -112,8 +112,10 @@ class IqaExpert:
         """The next action."""
         return _next(self.notes) or f"answer [{self.notes.answer() or truth(self.notes.question._asdict(), self.notes.things)}]"
 
-    def detour(self) -> None:
-        """Looking around is what most of the plan is: there is nothing to do on the side."""
+    def detour(self) -> str | None:
+        """Open what one stands before, whether or not it matters."""
+        notes = self.notes
+        return next((f"open {piece}" for piece, pose in notes.closed.items() if pose == notes.pose), None)
 
 
 def _conclusion(action: str) -> str:

@@ -46,8 +46,9 @@ class TextCraftExpert:
         way, using = crafts[0]
         return f"craft {way.number} {way.item} using " + ", ".join(f"{count} {name}" for count, name in using)
 
-    def detour(self) -> None:
-        """A look at the inventory tells nothing that the replies did not."""
+    def detour(self) -> str | None:
+        """Count what one has whenever it has changed, though the replies told it."""
+        return "inventory" if self.world.inventory != self.world.told else None
 
     def _missing(self) -> tuple[Counter[str], list[tuple[Way, list[tuple[int, str]]]]]:
         """What to get, and the crafts to do with it in order, each with its ingredients."""

@@ -22,6 +22,8 @@ class World:
         """`goal` is an item's name as players say it."""
         self.commands, self.goal = commands, goal.replace(" ", "_")
         self.inventory: dict[str, int] = {}
+        self.told: dict[str, int] = {}
+        """The inventory when it was last asked for."""
         self.solved = False
 
     def opening(self) -> str:
@@ -35,6 +37,7 @@ class World:
             if match := GET.match(action):
                 return self._get(int(match[1]), match[2]), True
             if action.startswith("inventory"):
+                self.told = dict(self.inventory)
                 return self._told(), True
             raise Refused(f"Could not execute {action}")
         except Refused as refusal:
