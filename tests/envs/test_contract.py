@@ -126,9 +126,10 @@ def test_a_reset_says_what_it_has_to(env: Env) -> None:
     assert info["par"] is None or info["par"] >= 1
 
 
-def test_nothing_that_a_player_may_say_breaks_an_episode(env: Env) -> None:
+@pytest.mark.parametrize("enough", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_nothing_that_a_player_may_say_breaks_an_episode(env: Env, enough: int) -> None:
     draw, turns, endings = random.Random(2), 0, set()
-    while turns < 400:
+    while turns < enough:
         said = fuzzed(env, draw.choice(env.tasks), draw)
         turns += len(said)
         for text, reward, terminated, truncated, info in said:
