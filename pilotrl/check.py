@@ -122,6 +122,8 @@ def rules(config: Config) -> dict[str, Rule]:
         "panel.samples": at_least(1),
         "panel.temperature": above(0),
         "panel.top_p": above(0, 1),
+        "drift.tasks": at_least(1),
+        "drift.every": at_least(0),
         "trainer.accelerator": one_of(["auto", "cpu", "cuda", "gpu", "mps", "tpu"]),
         "trainer.devices": at_least(1),
         "trainer.num_nodes": at_least(1),

@@ -219,6 +219,16 @@ class Panel:
 
 
 @dataclass
+class Drift:
+    """How far training moves each role, measured on episodes that are played before it, by the policy's own plans."""
+
+    tasks: int = MISSING
+    """Of the panel's tasks, that are played once each."""
+    every: int = MISSING
+    """Steps between measurements, beside that at the end; 0: none at all."""
+
+
+@dataclass
 class Trainer:
     """Handed to Lightning's Trainer."""
 
@@ -279,6 +289,8 @@ class Config:
     """Size and pace of training; stages set it."""
     panel: Panel = MISSING
     """The evaluation before and after."""
+    drift: Drift = MISSING
+    """How far training moves each role."""
     trainer: Trainer = MISSING
     """Devices."""
     checkpoint: Checkpoint = MISSING

@@ -5,6 +5,7 @@
     RUN/metrics.jsonl     one line a step: the truth that MLflow is fed from
     RUN/episodes.jsonl    one line for each episode played
     RUN/calls/            ids, log-probabilities, masks and advantages of a kept sample of steps
+    RUN/probe.pt          what drift is measured on, played before training
     RUN/checkpoints/      what an interrupted run goes on from
     RUN/policy/           what `from_pretrained` loads
     RUN/summary.json      written last: a run that has it is finished

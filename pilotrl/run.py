@@ -8,9 +8,11 @@ import math
 import subprocess
 import time
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning import Trainer
@@ -19,7 +21,7 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from pilotrl import PACKAGE, checkpoint, policy, rewards
+from pilotrl import PACKAGE, checkpoint, drift, policy, rewards
 from pilotrl.batch import Batch
 from pilotrl.build import Bench, averages, env_name, memory, plain, quiet
 from pilotrl.config import Config
@@ -31,8 +33,9 @@ from pilotrl.folder import RunFolder, write_whole
 from pilotrl.ledger import Card
 from pilotrl.module import PilotModule
 from pilotrl.records import from_record, to_record
+from pilotrl.rollout import play
 from pilotrl.tracking import Tracker
-from pilotrl.types import Episode
+from pilotrl.types import Episode, Role
 
 
 def run(config: Config, path: Path) -> None:
@@ -142,6 +145,7 @@ class Run:
         write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
         with folder.lines("metrics.jsonl") as self.metrics, folder.lines("episodes.jsonl") as self.episodes:
             before = self.measured("before", 0) if last is None else self.recalled("before")
+            self.probed(last)
             module = self.train(last)
             after = self.measured("after", int(module.version))
         policy.save(bench.policy.model, bench.tokenizer, folder.policy)
@@ -175,6 +179,17 @@ class Run:
             if phase == when:
                 played.setdefault(arm, []).append(from_record(record))
         return played
+
+    def probed(self, last: Path | None) -> None:
+        """What drift is measured on: a small panel at the temperature of training, by the policy's own plans."""
+        config, bench, path, heat = self.config, self.bench, self.folder / "probe.pt", self.config.train.temperature
+        few = self.panel.tasks[: config.drift.tasks]
+        panel = replace(self.panel, tasks=few, samples=1, temperature=heat, top_p=1.0)
+        if config.drift.every and last is None:
+            tickets, make_env = panel.tickets(bench.player(teacher=False), False), partial(bench.env, panel.split)
+            episodes = play(tickets, make_env, bench.engine, ("drift", panel.sha256))
+            drift.Probe.of(episodes, bench.policy, heat, config.train.micro_tokens).save(path)
+        self.probe: drift.Probe | None = torch.load(path, weights_only=False) if config.drift.every else None
 
     def train(self, last: Path | None) -> PilotModule:
         """Hand module and data source to Lightning."""
@@ -262,6 +277,8 @@ class Run:
         metrics["seconds/rollout"] = self.source.seconds
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
             metrics["valid/loss"] = module.held_out_loss(self.held_out)
+        if self.probe and ((batch.step + 1) % self.config.drift.every == 0 or batch.step + 1 == self.config.train.steps):
+            metrics |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
         self.metrics.write({name: value if math.isfinite(value) else None for name, value in metrics.items()})
         every = self.config.checkpoint.calls_every
         if every and (batch.step + 1) % every == 0:
@@ -289,6 +306,7 @@ class Run:
             "panel": self.panel.summary(),
             **compared(before, after, averages(config)),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
+            "drift": self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(self.bench.policy),
             "weights_sha256": policy.weights_sha256(self.bench.policy),
             "seconds": time.perf_counter() - self.start,
         }

@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("display", "judge", "ledger", "prompts", "records", "rewards", "statistics", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story"),
     ("compose", "feed", "module", "rehearsal", "rollout"),
-    ("data", "play", "report", "sync", "tracking"),
+    ("data", "drift", "play", "report", "sync", "tracking"),
     ("build", "sweep"),
     ("preflight",),
     ("evaluate",),

@@ -35,6 +35,8 @@ SMALL = (
     "panel.tasks=3",
     "panel.samples=1",
     "panel.greedy=false",
+    "drift.tasks=2",
+    "drift.every=2",
     "checkpoint.every=2",
     "checkpoint.calls_every=3",
     "trainer.threads=1",
@@ -87,7 +89,7 @@ def result(folder: Path) -> tuple[Any, ...]:
     run = RunFolder(folder)
     summary = json.loads(run.summary.read_text())
     counted = {k: v for k, v in summary["train"].items() if not k.endswith("_seconds")}
-    panels = {k: summary[k] for k in ("eval", "eval_teacher", "panel", "weights_sha256", "config_sha256")}
+    panels = {k: summary[k] for k in ("eval", "eval_teacher", "panel", "drift", "weights_sha256", "config_sha256")}
     calls = sorted(path.name for path in run.calls.glob("*"))
     policy = [path.read_bytes() for path in run.policy.glob("*.safetensors")]
     return panels, counted, metrics(folder), run.episodes.read_bytes(), calls, policy
@@ -123,6 +125,18 @@ def test_the_same_command_twice_gives_the_same_run(whole: Whole, play: Play, tmp
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) == 5 or kind == "sft"  # which stops when it learns no more
     assert all(line["train/grad_norm"] > 0 for line in metrics(one))  # there was something to learn
+
+
+def test_drift_is_watched_without_a_trace(whole: Whole, play: Play, tmp_path: Path) -> None:
+    """Also of the planner, which does not speak in training: its plans are the teacher's."""
+    unwatched, watched = metrics(play(tmp_path, "grpo", "drift.every=0")), metrics(whole("grpo"))
+    drifts = [{k: line.pop(k) for k in [*line] if k.startswith("drift/")} for line in watched]
+    assert watched == unwatched
+    assert [sorted(drift) for drift in drifts] == [[], both := ["drift/executor", "drift/planner"], [], both, both]
+    summaries = [json.loads(RunFolder(folder).summary.read_text()) for folder in (tmp_path, whole("grpo"))]
+    assert summaries[0]["weights_sha256"] == summaries[1]["weights_sha256"]
+    assert summaries[0]["drift"] is None
+    assert {f"drift/{role}": kl for role, kl in summaries[1]["drift"].items()} == drifts[-1]
 
 
 def test_another_seed_gives_another_run(whole: Whole, play: Play, tmp_path: Path) -> None:

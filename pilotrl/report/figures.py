@@ -34,6 +34,8 @@ CURVES = {
     "env/turns": "turns an episode",
     "train/entropy": "entropy [nats a token]",
     "train/grad_norm": "gradient norm",
+    "drift/planner": "drift of the planner [nats a token]",
+    "drift/executor": "drift of the executor [nats a token]",
 }
 """... and these."""
 Points = list[tuple[int, float]]

@@ -25,8 +25,8 @@ from pilotrl.types import Episode, Task, UserError
 
 SCHEMA = 1
 """Of summary.json, the only one that is read."""
-ASIDE = ("seed", "root", "tracking", "checkpoint", "trainer")
-"""Nodes of the configuration that say where and how a run is computed, or which of several equal ones it is."""
+ASIDE = ("seed", "root", "tracking", "checkpoint", "trainer", "drift")
+"""Nodes of the configuration that say where and how a run is computed and watched, or which of several equal ones it is."""
 DECODINGS = ("sampled", "greedy")
 
 
