@@ -1,14 +1,14 @@
 """Scored episodes to tensors: the only bridge between the text half and the tensor half.
 
-The calls of an episode form a token trie, laid out as linear rows: a call continues the last row where that row's tokens,
-sampled ids included, are an exact prefix of its prompt under the same adapter; otherwise it begins a row of its own. A
-token is trained because a call sampled it, never because of what it looks like.
+The calls of an episode form a token trie, laid out as linear rows: a call continues the last row of its adapter where that row's
+tokens, sampled ids included, are an exact prefix of its prompt; otherwise it begins a row of its own. What another adapter said
+in between is context there. A token is trained because a call sampled it, never because of what it looks like.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -35,9 +35,12 @@ class Micro:
     call_row: Tensor
     call_position: Tensor
     """[M] the last token of each call's prompt, where its value is read."""
+    adapter: str | None
+    """The one that all these rows are run under."""
 
     def to(self, device: torch.device) -> Micro:
-        return Micro(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        tensors = (field.name for field in fields(self) if field.name != "adapter")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Batch:
     rows: list[Tensor]
     """Token ids; rows without a trained token are left out, and a row ends with its last trained token."""
     row_episode: list[int]
+    row_adapter: list[str | None]
     token_row: Tensor
     token_position: Tensor
     token_call: Tensor
@@ -86,13 +90,16 @@ class Batch:
         return [[i for i, k in enumerate(part) if k == number] for number in range(min(count, total))]
 
     def micros(self, episodes: Sequence[int], tokens: int) -> Iterator[Micro]:
-        """The rows of some episodes, longest first, in pieces of at most `tokens` padded tokens (at least one row)."""
-        wanted = set(episodes)
-        rows = sorted((i for i, e in enumerate(self.row_episode) if e in wanted), key=lambda i: -len(self.rows[i]))
+        """The rows of some episodes, adapter by adapter, the longest first, in pieces of at most `tokens` padded tokens (at
+        least one row)."""
+        wanted, adapters = set(episodes), self.row_adapter
+        rows = [i for i, e in enumerate(self.row_episode) if e in wanted]
+        rows.sort(key=lambda i: (adapters[i] or "", -len(self.rows[i])))
         while rows:
-            fit = max(1, tokens // len(self.rows[rows[0]]))
-            yield self.micro(rows[:fit])
-            rows = rows[fit:]
+            fit = rows[: max(1, tokens // len(self.rows[rows[0]]))]
+            fit = [i for i in fit if adapters[i] == adapters[rows[0]]]
+            yield self.micro(fit)
+            rows = rows[len(fit) :]
 
     def micro(self, rows: Sequence[int]) -> Micro:
         place = torch.full((len(self.rows),), -1)
@@ -107,6 +114,7 @@ class Batch:
             call=call,
             call_row=place[self.call_row[call]],
             call_position=self.call_position[call],
+            adapter=self.row_adapter[rows[0]],
         )
 
     def tokens(self, episodes: Sequence[int]) -> int:
@@ -139,14 +147,15 @@ def collate(
     """
     lists = _Lists(world)
     for index, episode in enumerate(episodes):
-        for row in rows_of(episode.calls if episode.reward is not None else []):
-            lists.add(index, row, trains, [turn.adherence for turn in episode.turns])
+        if episode.reward is not None:
+            lists.add(index, episode.calls, trains, [turn.adherence for turn in episode.turns])
     rewards = [float("nan") if episode.reward is None else episode.reward for episode in episodes]
     return Batch(
         step=step,
         version=version,
         rows=[torch.tensor(row) for row in lists.rows],
         row_episode=lists.row_episode,
+        row_adapter=lists.row_adapter,
         token_row=torch.tensor(lists.token_row, dtype=torch.long),
         token_position=torch.tensor(lists.token_position, dtype=torch.long),
         token_call=torch.tensor(lists.token_call, dtype=torch.long),
@@ -169,67 +178,69 @@ def collate(
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
-    """Calls grouped into rows: each one's prompt begins with all tokens of the one before, sampled ids included."""
+    """Calls of one adapter grouped: each one's prompt begins with all tokens of the one before, sampled ids included."""
     rows: list[list[Call]] = []
+    last: dict[str | None, list[Call]] = {}
     for call in calls:
-        if rows and _continues(rows[-1][-1], call):
-            rows[-1].append(call)
+        row = last.get(call.adapter)
+        if row and call.prompt[: len(whole := row[-1].prompt + row[-1].ids)] == whole:
+            row.append(call)
         else:
             rows.append([call])
+            last[call.adapter] = rows[-1]
     return rows
 
 
-def _continues(last: Call, call: Call) -> bool:
-    whole = last.prompt + last.ids
-    return last.adapter == call.adapter and call.prompt[: len(whole)] == whole
-
-
+@dataclass
 class _Lists:
     """The columns of a batch while they grow."""
 
-    def __init__(self, world: float) -> None:
-        self.world = world
-        self.rows: list[list[int]] = []
-        self.row_episode: list[int] = []
-        self.token_row: list[int] = []
-        self.token_position: list[int] = []
-        self.token_call: list[int] = []
-        self.logprobs: list[float] = []
-        self.call_row: list[int] = []
-        self.call_position: list[int] = []
-        self.call_episode: list[int] = []
-        self.call_turn: list[int] = []
-        self.call_weight: list[float] = []
-        self.turn_rewards: list[float] = []
-        self.trained: list[Call | None] = []
+    world: float
+    rows: list[list[int]] = field(default_factory=list)
+    row_episode: list[int] = field(default_factory=list)
+    row_adapter: list[str | None] = field(default_factory=list)
+    token_row: list[int] = field(default_factory=list)
+    token_position: list[int] = field(default_factory=list)
+    token_call: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    call_row: list[int] = field(default_factory=list)
+    call_position: list[int] = field(default_factory=list)
+    call_episode: list[int] = field(default_factory=list)
+    call_turn: list[int] = field(default_factory=list)
+    call_weight: list[float] = field(default_factory=list)
+    turn_rewards: list[float] = field(default_factory=list)
+    trained: list[Call | None] = field(default_factory=list)
 
     def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str], verdicts: Sequence[int | None]) -> None:
-        """One row, up to the last call of a trained role."""
-        trained = [call for call in calls if call.role in trains and call.ids]
-        if not trained:
-            return
-        row = trained[-1].prompt + trained[-1].ids
-        if self.world:
-            sampled = {place for call in calls for place in _places(call)}
-            told = [place for place in range(1, len(row)) if place not in sampled]
-            self._call(episode, None, None, told, [0.0] * len(told))
-        for call in trained:
+        """The rows of an episode, each up to its last call of a trained role; those calls, in order of time."""
+        place: dict[int, int] = {}
+        for row in rows_of(calls):
+            trained = [call for call in row if call.role in trains and call.ids]
+            if not trained:
+                continue
+            place |= {id(call): len(self.rows) for call in trained}
+            self.rows.append(trained[-1].prompt + trained[-1].ids)
+            self.row_episode.append(episode)
+            self.row_adapter.append(row[0].adapter)
+            if self.world:
+                sampled = {spot for call in row for spot in _places(call)}
+                told = [spot for spot in range(1, len(self.rows[-1])) if spot not in sampled]
+                self._call(len(self.rows) - 1, None, None, told, [0.0] * len(told))
+        for call in (call for call in calls if id(call) in place):
             verdict = verdicts[call.turn - 1] if call.turn <= len(verdicts) and call.role == "executor" else None
-            self._call(episode, call, verdict, _places(call), call.logprobs)
-        self.rows.append(row)
-        self.row_episode.append(episode)
+            self._call(place[id(call)], call, verdict, _places(call), call.logprobs)
 
     def _call(
-        self, episode: int, call: Call | None, verdict: int | None, places: Sequence[int], logprobs: Sequence[float]
+        self, row: int, call: Call | None, verdict: int | None, places: Sequence[int], logprobs: Sequence[float]
     ) -> None:
-        """A call in the row that is being added, or the words of the world there, with the places of its tokens."""
-        self.token_row += [len(self.rows)] * len(places)
+        """A call in a row, or the words of the world there, with the places of its tokens."""
+        self.token_row += [row] * len(places)
         self.token_position += places
         self.token_call += [len(self.call_row)] * len(places)
         self.logprobs += logprobs
-        self.call_row.append(len(self.rows))
+        self.call_row.append(row)
         self.call_position.append(places[0] - 1)
-        self.call_episode.append(episode)
+        self.call_episode.append(self.row_episode[row])
         self.call_turn.append(call.turn if call else 0)
         self.call_weight.append(1.0 if call else self.world)
         self.trained.append(call)

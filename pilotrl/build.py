@@ -22,10 +22,12 @@ from pilotrl.algorithms import Algorithm
 from pilotrl.config import Agent, Config
 from pilotrl.context import Chat
 from pilotrl.data import Scoring
+from pilotrl.engine import Engine
+from pilotrl.engine.lanes import Lanes
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import MIXTURE, Env, mixture
 from pilotrl.judge import Judge
-from pilotrl.policy import Policy
+from pilotrl.policy import Policy, Voice
 from pilotrl.rehearsal import Memory
 from pilotrl.rollout import Player
 from pilotrl.types import Role
@@ -40,7 +42,7 @@ class Bench:
     chat: Chat
     policy: Policy
     algorithm: Algorithm
-    engine: LocalEngine
+    engine: Engine
     scoring: Scoring
 
     @classmethod
@@ -52,7 +54,8 @@ class Bench:
         chat = Chat(tokenizer, **plain(config.model.template))
         algorithm = algorithms.load(**plain(config.algorithm))
         actor = Policy(load_model(config, source), algorithm.critic)
-        engine = LocalEngine(actor.model, chat.end, config.engine.slots)
+        actor.learns(config.stage.trains)
+        engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
         return cls(config, tokenizer, chat, actor, algorithm, engine, scoring(config))
 
     def env(self, split: str) -> Env:
@@ -74,6 +77,7 @@ class Bench:
             detours=config.stage.detours,
             max_length=config.model.max_length,
             max_tokens={"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens},
+            adapters={role: None if config.model.roles == "shared" else role for role in get_args(Role)},
             temperature=config.train.temperature,
             top_p=1.0,
             version=0,
@@ -152,7 +156,14 @@ def judge(config: Config, env: str) -> Judge:
 def load_model(config: Config, source: str) -> Any:
     """The model of a run: its weights, and what of them learns."""
     model = config.model
-    return policy.load_model(source, model.dtype, model.gradient_checkpointing, **plain(model.lora))
+    return policy.load_model(source, model.dtype, model.gradient_checkpointing, **plain(model.lora), roles=model.roles)
+
+
+def engine_of(actor: Policy, end: int, slots: int, roles: str) -> Engine:
+    """Who generates: in one lane or, where each role has weights of its own, in one for each."""
+    if roles == "shared":
+        return LocalEngine(actor.model, end, slots)
+    return Lanes({role: LocalEngine(Voice(actor, role), end, slots) for role in get_args(Role)})
 
 
 def model_path(config: Config, folder: Path) -> str:
@@ -201,6 +212,8 @@ def memory(config: Config) -> Memory:
         trained=1.0 if config.stage.world else 0.25,
         slots=config.engine.slots,
         length=length,
+        sets=1 if model.roles == "shared" else 2,
+        learning=1 if model.roles == "shared" else len(config.stage.trains),
     )
 
 

@@ -74,6 +74,7 @@ def rules(config: Config) -> dict[str, Rule]:
         "model.prompts": one_of(p.name for p in (PACKAGE / "prompts").iterdir() if p.is_dir()),
         "model.lora.rank": at_least(1),
         "model.lora.alpha": above(0),
+        "model.roles": one_of(["shared", "separate", "isolated"]),
         "model.max_length": above(max(config.model.max_plan_tokens, config.model.max_action_tokens)),
         "model.max_plan_tokens": at_least(1),
         "model.max_action_tokens": at_least(1),
@@ -147,6 +148,7 @@ def check(config: Config) -> None:
     check_weights(config)
     check_algorithm(config.algorithm)
     check_lora(config)
+    check_roles(config)
     if config.parent is not None:
         check_parent(config.parent, config.model.name)
     elif config.model.scratch is None:
@@ -190,13 +192,28 @@ def check_lora(config: Config) -> None:
         raise UserError("model.dtype=bfloat16: rounds updates of all weights away; use float32, or model.lora.rank=16")
     if model.lora.rank is not None and model.scratch is not None and parent is None:
         raise UserError(f"model.lora.rank={model.lora.rank}: a model from nothing has to learn all its weights; leave it null")
-    adapter = Path(parent or "") / "policy" / "adapter_config.json"
-    if model.lora.rank is not None and parent is not None and adapter.is_file():
+    policy = Path(parent or "") / "policy"
+    adapter = next(policy.glob("**/adapter_config.json"), None)
+    if model.lora.rank is not None and parent is not None and adapter is not None:
         theirs = json.loads(adapter.read_text())
         held = {"rank": theirs["r"], "alpha": theirs["lora_alpha"], "targets": sorted(theirs["target_modules"])}
         ours = {"rank": model.lora.rank, "alpha": model.lora.alpha, "targets": sorted(model.lora.targets)}
         if key := next((key for key in held if held[key] != ours[key]), None):
             raise UserError(f"model.lora.{key}={ours[key]}: the adapters of parent={parent} have {held[key]}; use that")
+
+
+def check_roles(config: Config) -> None:
+    """Where each role has its own, that is an adapter or a model; and what a parent's roles share can become theirs, not back."""
+    model, parent = config.model, config.parent
+    if model.roles == "separate" and model.lora.rank is None:
+        raise UserError("model.roles=separate: is an adapter for each role; give them a rank, model.lora.rank=8")
+    if model.roles == "isolated" and model.lora.rank is not None:
+        raise UserError(f"model.lora.rank={model.lora.rank}: isolated roles are two whole models; set model.lora.rank=null")
+    if parent is None or not RunFolder(parent).begun:
+        return
+    theirs = OmegaConf.load(RunFolder(parent).config).model.get("roles", "shared")
+    if theirs not in ("shared", model.roles) and (theirs, model.roles) != ("separate", "isolated"):
+        raise UserError(f"model.roles={model.roles}: parent={parent} has roles that are {theirs}; set model.roles={theirs}")
 
 
 def check_model(path: str) -> None:

@@ -56,6 +56,9 @@ class Model:
     """Of weights and arithmetic: float32, or bfloat16 where adapters, which stay in float32, are what is trained."""
     lora: Lora = MISSING
     """What is trained: adapters, or all weights."""
+    roles: str = MISSING
+    """`shared`: one model is planner and executor (the paper's); `separate`: an adapter for each on the same frozen weights;
+    `isolated`: two models."""
     gradient_checkpointing: bool = MISSING
     """Compute each block again in the backward pass instead of keeping what is in it: less memory, more time."""
     template: dict[str, Any] = MISSING

@@ -70,11 +70,12 @@ def send_model(
     model = _made(client, experiment, run) or client.create_logged_model(
         experiment, name=sent["run_name"], source_run_id=run.info.run_id, tags=tags, model_type="policy"
     )
-    files = [path for path in sorted(policy.iterdir()) if path.is_file()]
+    files = [path for path in sorted(policy.rglob("*")) if path.is_file()]
     weights = sum(path.stat().st_size for path in files if path.suffix in WEIGHTS)
     for path in files:
         if path.suffix not in WEIGHTS or weights <= sent["model_mb"] * MEGABYTE:
-            client.log_model_artifact(model.model_id, str(path))
+            place = str(path.parent.relative_to(policy)) if path.parent != policy else None
+            client.log_model_artifact(model.model_id, str(path), place)
     if model.model_id not in [output.model_id for output in run.outputs.model_outputs]:
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, summary["train"]["steps"])])
     client.finalize_logged_model(model.model_id, "READY")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 import pilotrl.attention  # noqa: F401  (registers the attention function named below)
 from pilotrl import PACKAGE, wheel
 from pilotrl.batch import Micro
+from pilotrl.types import Role
+
+ROLES = get_args(Role)
+"""Names of the adapters, or of the models, where each role has its own."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Scored:
 class Policy(nn.Module):
     """`model` scores and generates; `value` maps the state at a call's last prompt token to one number.
 
+    The model is one for both roles, has an adapter for each, or is two, by role.
+
     Always in evaluation mode: with dropout the first importance ratio would not be 1. Only blocks that are to be
     checkpointed have to be told that they learn; what is inside of them is not.
     """
@@ -40,7 +46,8 @@ class Policy(nn.Module):
     def __init__(self, model: Any, critic: bool) -> None:
         super().__init__()
         self.model = model
-        self.value = nn.Linear(model.config.hidden_size, 1) if critic else None
+        one: Any = model[ROLES[0]] if isinstance(model, nn.ModuleDict) else model
+        self.value = nn.Linear(one.config.hidden_size, 1) if critic else None
         if self.value is not None:
             nn.init.zeros_(self.value.weight)
             nn.init.zeros_(self.value.bias)
@@ -54,10 +61,11 @@ class Policy(nn.Module):
     def forward(self, micro: Micro, temperature: float) -> Scored:
         """Score a micro-batch's trained tokens and calls, under the temperature they were sampled at."""
         position = torch.arange(micro.ids.shape[1], device=micro.ids.device).unsqueeze(0)
-        hidden = self.model.get_decoder()(
+        model = self.model if micro.adapter is None else self.speaker(micro.adapter)
+        hidden = model.get_decoder()(
             input_ids=micro.ids, position_ids=position, use_cache=False
         ).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden[micro.token_row, micro.token_position - 1])
+        logits = model.get_output_embeddings()(hidden[micro.token_row, micro.token_position - 1])
         logits = logits.float() / temperature
         logprobs = logits.log_softmax(-1)
         chosen = logprobs.gather(1, micro.ids[micro.token_row, micro.token_position][:, None])[:, 0]
@@ -68,6 +76,43 @@ class Policy(nn.Module):
         # One value a call; the head learns from the policy's states, but does not bend them.
         state = hidden[micro.call_row, micro.call_position].detach().float()
         return Scored(chosen, entropy, self.value(state)[:, 0])
+
+    def speaker(self, role: str) -> Any:
+        """The role's own model, or the one model with the role's adapter switched on."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if isinstance(self.model, nn.ModuleDict):
+            return self.model[role]
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer._active_adapter = [role]  # peft's own set_adapter would decide anew what learns
+        return self.model
+
+    def learns(self, roles: Collection[str]) -> None:
+        """Of what belongs to a role, only what belongs to these gets gradient."""
+        for name, parameter in self.model.named_parameters():
+            if owner := _owner(name):
+                parameter.requires_grad_(owner in roles)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A policy as it speaks for one role: a model that an engine can play with."""
+
+    policy: Policy
+    role: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.policy.parameters()).device
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.policy.speaker(self.role)(**inputs)
+
+
+def _owner(name: str) -> str | None:
+    """The role that a parameter belongs to, if it belongs to one."""
+    return next((role for role in ROLES if role in name.split(".")), None)
 
 
 def resolve(path: str) -> str:
@@ -82,8 +127,15 @@ def resolve(path: str) -> str:
 
 def base_of(path: str) -> str:
     """Where the weights are that an adapter's folder belongs to; of any other model, where it is itself."""
-    adapter = Path(resolve(path)) / "adapter_config.json"
-    return str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else resolve(path)
+    place = own(path, ROLES[0])
+    adapter = Path(place) / "adapter_config.json"
+    return str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else place
+
+
+def own(path: str, role: str) -> str:
+    """Where what belongs to a role lies: in a folder of its own, or in that of both."""
+    place = resolve(path)
+    return str(Path(place) / role) if (Path(place) / role).is_dir() else place
 
 
 def load_model(
@@ -93,17 +145,22 @@ def load_model(
     rank: int | None = None,
     alpha: float = 1.0,
     targets: Sequence[str] = (),
+    roles: str = "shared",
 ) -> Any:
-    """A causal LM from a local folder, the package, or a model hub, with our attention function.
+    """A causal LM from a local folder, the package, or a model hub, with our attention function; two, if `isolated`.
 
     With a rank only adapters learn: those that are in the folder, else new ones. Without, adapters go into the weights.
     """
+    if roles == "isolated":
+        return nn.ModuleDict({role: load_model(own(path, role), dtype, gradient_checkpointing) for role in ROLES})
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     base = base_of(path)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), attn_implementation="pilotrl")
-    if base != resolve(path):
+    if rank and roles == "separate":
+        model = separated(model, path, rank, alpha, targets)
+    elif base != resolve(path):
         model = PeftModel.from_pretrained(model, resolve(path), is_trainable=True)
         model = model if rank else model.merge_and_unload().requires_grad_(True)
     elif rank:
@@ -123,6 +180,21 @@ def adapted(model: Any, rank: int, alpha: float, targets: Sequence[str]) -> Any:
     )
 
 
+def separated(model: Any, path: str, rank: int, alpha: float, targets: Sequence[str]) -> Any:
+    """The model frozen, with an adapter for each role: its own that is in the folder, or the one for both; else a new one."""
+    from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+
+    for role in ROLES:
+        settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type="CAUSAL_LM")
+        if role == ROLES[0]:
+            model = get_peft_model(model, settings, adapter_name=role)
+        else:
+            model.add_adapter(role, settings)
+        if (Path(own(path, role)) / "adapter_config.json").is_file():
+            set_peft_model_state_dict(model, load_peft_weights(own(path, role), device="cpu"), adapter_name=role)
+    return model
+
+
 def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
@@ -130,22 +202,29 @@ def load_tokenizer(path: str) -> Any:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write what `from_pretrained` of transformers, or of peft where adapters were trained, loads anywhere.
+    """Write what `from_pretrained` of transformers, or of peft where adapters were trained, loads anywhere; what belongs to
+    a role in a folder of its own, as peft does.
 
     transformers leaves the name of our attention function out.
     """
-    model.save_pretrained(folder)
+    two = isinstance(model, nn.ModuleDict)
+    for place, one in ((folder / role, model[role]) for role in ROLES) if two else [(folder, model)]:
+        one.save_pretrained(place)
     tokenizer.save_pretrained(folder)
 
 
 def learned(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, but for frozen weights: those are where the run started from."""
-    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    """All parameters and buffers by name, but for frozen weights: those are where the run started from.
+
+    What belongs to a role is among them, trained or not.
+    """
+    named = module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, p in named if not p.requires_grad and _owner(name) is None}
     return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Of all that is learned, by name, in its own bytes."""
+    """Of all that is learned and all that belongs to a role, by name, in its own bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(learned(module).items()):
         digest.update(name.encode())

@@ -93,11 +93,14 @@ def memory(
     trained: float,
     slots: int,
     length: int,
+    sets: int = 1,
+    learning: int = 1,
 ) -> Memory:
     """Of a model with this configuration of transformers.
 
     `row`: padded tokens of a forward pass that learns, and the share of them that is trained; `slots` of `length` tokens
-    are what the engine keeps keys and values for.
+    are what the engine keeps keys and values for; `sets` of what can learn there are (two, where each role has its own),
+    and so many of them learn.
     """
     model = shaped(config, getattr(torch, dtype))
     model = policy.adapted(model, rank, alpha, targets) if rank else model
@@ -111,9 +114,9 @@ def memory(
     kept = config.hidden_size * size if gradient_checkpointing else block
     blocks = config.num_hidden_layers * kept + (block if gradient_checkpointing else 0)
     return Memory(
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
-        gradients=learned,
-        optimizer=2 * learned,
+        weights=sum(p.numel() * p.element_size() for p in model.parameters()) + (sets - 1) * learned,
+        gradients=learning * learned,
+        optimizer=2 * learning * learned,
         activations=row * (blocks + trained * 5 * 4 * config.vocab_size),
-        cache=slots * -(-length // 256) * 256 * config.num_hidden_layers * 2 * narrow * size,
+        cache=sets * slots * -(-length // 256) * 256 * config.num_hidden_layers * 2 * narrow * size,
     )

@@ -42,6 +42,8 @@ class Player:
     """Share of an expert's actions, where it knows of a detour, that are one."""
     max_length: int
     max_tokens: dict[Role, int]
+    adapters: dict[Role, str | None]
+    """What speaks for each role; None: both roles are the model as it is."""
     temperature: float
     top_p: float
     version: int
@@ -223,15 +225,15 @@ class _Seat:
         if len(prompt) + limit > player.max_length:
             return None
         seed = seed_of(*self.key, self.turn, role, 0)
-        reply = yield Request(
-            (self.episode.group, self.episode.sample), prompt, limit, player.temperature, player.top_p, seed
-        )
+        session = (self.episode.group, self.episode.sample)
+        reply = yield Request(session, prompt, limit, player.temperature, player.top_p, seed, player.adapters[role])
         self._record(role, ask, prompt, reply)
         self.episode.tokens += len(reply.ids)
         return player.chat.decode(reply.ids)
 
     def _record(self, role: Role, ask: str, prompt: list[int], reply: Reply) -> None:
-        call = Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, self.player.version, turn=self.turn)
+        made_by = self.player.version, self.player.adapters[role], self.turn
+        call = Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, *made_by)
         self.episode.calls.append(call)
         self.context.replied(ask, "plan" if role == "planner" else "action", reply.ids)
 

@@ -24,9 +24,9 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from pilotrl import CONF, algorithms, policy, prompts, scratch
+from pilotrl.build import engine_of
 from pilotrl.context import Chat
 from pilotrl.data import Rollouts, Scoring
-from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.folder import RunFolder
@@ -38,6 +38,9 @@ from pilotrl.records import to_record
 from pilotrl.rollout import Player, Ticket, play
 from pilotrl.statistics import panel_block
 from pilotrl.types import Call, Episode, Task, Turn
+
+TARGETS = ["q_proj", "v_proj", "down_proj"]
+"""Layers that get adapters."""
 
 
 def options(algorithm: str) -> dict[str, Any]:
@@ -108,6 +111,7 @@ def adaplan(chat: Chat) -> Player:
         detours=0.0,
         max_length=512,
         max_tokens={"planner": 48, "executor": 24},
+        adapters={"planner": None, "executor": None},
         temperature=1.0,
         top_p=1.0,
         version=0,
@@ -143,11 +147,16 @@ class Training:
     """A small run: `fit` trains `module` on `source`. Random players get their rewards from how long they talk."""
 
     def __init__(self, folder: Path, algorithm: str = "grpo", *, player: dict[str, Any] | None = None, **changes: Any) -> None:
-        """`player` changes the player, `model` is the folder's, loaded otherwise; other changes go to module or source."""
+        """`player` changes the player, `model` is the folder's, loaded otherwise, or with what each role has of its `roles`;
+        other changes go to module or source."""
         chat = Chat(policy.load_tokenizer(str(folder)))
         chosen = algorithms.load(**options(algorithm))
-        self.policy = Policy(changes.get("model") or policy.load_model(str(folder), "float32"), chosen.critic)
-        trains = ["executor"]
+        roles, trains = changes.get("roles", "shared"), changes.get("trains", ["executor"])
+        rank = 4 if roles == "separate" else None
+        loaded = changes.get("model") or policy.load_model(str(folder), "float32", False, rank, 8.0, TARGETS, roles)
+        self.policy = Policy(loaded, chosen.critic)
+        self.policy.learns(trains)
+        adapters = {role: None if roles == "shared" else role for role in policy.ROLES}
         settings = {
             "seed": 0,
             "steps": 2,
@@ -165,13 +174,14 @@ class Training:
         source = {"tasks": 4, "group_size": 3, "shuffle_rewards": False, "rank": 0, "ranks": 1}
         settings |= {key: value for key, value in changes.items() if key in settings}
         source |= {key: value for key, value in changes.items() if key in source}
+        given: dict[str, Any] = {"teacher": True, "temperature": settings["temperature"], "adapters": adapters}
         self.module = PilotModule(self.policy, chosen, **settings)  # type: ignore[arg-type]
         self.source = Rollouts(
             env="toy",
             split="train",
             make_env=lambda: load("toy", split="train"),
-            engine=LocalEngine(self.policy.model, chat.end, 16),
-            players=[replace(adaplan(chat), teacher=True, temperature=settings["temperature"], **player or {})],
+            engine=engine_of(self.policy, chat.end, 16, roles),
+            players=[replace(adaplan(chat), **given | (player or {}))],
             scoring=scoring(trains=trains),
             trains=trains,
             steps=settings["steps"],  # type: ignore[arg-type]

@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 import torch
 
+BOTH: dict[str, Any] = {"trains": ["planner", "executor"], "player": {"teacher": False}}
 CASES: dict[str, dict[str, Any]] = {
     "grpo": {"algorithm": "grpo", "minibatches": 1},
     "grpo in four minibatches": {"algorithm": "grpo", "minibatches": 4},
     "ppo in four minibatches": {"algorithm": "ppo", "minibatches": 4},
     "a minibatch for every episode": {"algorithm": "grpo", "minibatches": 40},
     "one group": {"algorithm": "grpo", "minibatches": 2, "tasks": 1},
+    "an adapter for each role": {"algorithm": "grpo", "minibatches": 2, "roles": "separate", **BOTH},
+    "a model for each role": {"algorithm": "ppo", "minibatches": 2, "roles": "isolated", **BOTH},
     "nothing to learn": {"algorithm": "grpo", "minibatches": 2},
 }
 """With one group the second rank has nothing to play."""

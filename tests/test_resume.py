@@ -46,6 +46,14 @@ KINDS: dict[str, tuple[str, ...]] = {
     "grpo": ("stage=adherence",),
     "ppo": ("stage=adherence", "algorithm=ppo", "agent.context=current"),
     "lora": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "model.gradient_checkpointing=true"),
+    "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
+    "isolated": (
+        "stage=adherence",
+        "stage.planner=policy",
+        "stage.trains=[planner,executor]",
+        "model.roles=isolated",
+        "model.lora.rank=null",
+    ),
     "sft": (
         "stage=warmstart",
         "stage.world=0",
@@ -91,7 +99,7 @@ def result(folder: Path) -> tuple[Any, ...]:
     counted = {k: v for k, v in summary["train"].items() if not k.endswith("_seconds")}
     panels = {k: summary[k] for k in ("eval", "eval_teacher", "panel", "drift", "weights_sha256", "config_sha256")}
     calls = sorted(path.name for path in run.calls.glob("*"))
-    policy = [path.read_bytes() for path in run.policy.glob("*.safetensors")]
+    policy = [path.read_bytes() for path in sorted(run.policy.rglob("*.safetensors"))]
     return panels, counted, metrics(folder), run.episodes.read_bytes(), calls, policy
 
 
@@ -199,6 +207,13 @@ def test_adapters_go_on_as_well_and_frozen_weights_are_not_kept(whole: Whole, pl
     kept = torch.load(checkpoint, weights_only=False)["state_dict"]
     assert all("lora_" in name or name in ("version", "policy.value.weight", "policy.value.bias") for name in kept)
     assert result(play(tmp_path, "lora")) == result(whole("lora"))
+
+
+@pytest.mark.parametrize("kind", ["separate", "isolated"])
+def test_what_each_role_has_of_its_own_goes_on_as_well(whole: Whole, play: Play, tmp_path: Path, kind: str) -> None:
+    interrupted(play, tmp_path, kind, "display.update", 3)
+    assert result(play(tmp_path, kind)) == result(whole(kind))
+    assert len(result(tmp_path)[-1]) == 2
 
 
 def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(

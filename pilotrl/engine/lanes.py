@@ -1,0 +1,26 @@
+"""An engine for each adapter: a forward pass and a cache of keys and values belong to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pilotrl.engine import Engine
+from pilotrl.types import Reply, Request
+
+
+class Lanes:
+    """Engines by adapter. A session has a cache in each: what one adapter said is read anew by the other."""
+
+    def __init__(self, engines: Mapping[str | None, Engine]) -> None:
+        self.engines = engines
+        self.slots = min(engine.slots for engine in engines.values())
+
+    def submit(self, request: Request) -> None:
+        self.engines[request.adapter].submit(request)
+
+    def step(self) -> list[Reply]:
+        return [reply for engine in self.engines.values() for reply in engine.step()]
+
+    def release(self, session: tuple[int, int]) -> None:
+        for engine in self.engines.values():
+            engine.release(session)
