@@ -112,7 +112,7 @@ class Display:
         """The bars give way to the table of before and after, and to where everything is."""
         self._close()
         self._console.print()
-        self._console.print(results(summary))
+        self._console.print(side_by_side(summary) if "sides" in summary else results(summary))
         self._console.print()
         if any((summary.get(key) or {}).get("by_env") for key in BLOCKS):
             self._console.print(by_env(summary))
@@ -155,6 +155,34 @@ def results(summary: Mapping[str, Any]) -> Table:
             table.add_row(Text(whose, style="italic"))
             _add_rows(table, block)
     return table
+
+
+def side_by_side(summary: Mapping[str, Any]) -> Table:
+    """A row for each checkpoint and paradigm: its numbers and, below, how they differ from the first's; bold where 0 is not
+    in the interval."""
+    told = "own plans; below each number its difference to 1, with its 95 % interval"
+    title = f"{summary['env']}: {summary['tasks']} tasks, {told}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("", f"avg@{summary['k']}", "greedy", "score", "turns", "tokens", "tokens in all", "env steps"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in summary["sides"]:
+        greedy = row["eval"].get("greedy")
+        cells = [_compared(row["eval"], "success"), _compared(greedy, "success") if greedy else Text("-")]
+        cells += [_compared(row["eval"], key) for key in ("score", "turns", "tokens")]
+        totals = [f"{row[key]:,}" for key in ("generated_tokens", "env_steps")]
+        table.add_row(Text(f"{row['side']}  {row['agent']}\n   {Path(row['checkpoint']).name}"), *cells, *totals)
+    return table
+
+
+def _compared(block: Mapping[str, Any], key: str) -> Text:
+    """A number, its difference, and the interval of that, one below the other; of the first side the number alone."""
+    scale, unit = (100.0, " %") if key in RATES else (1.0, "")
+    paired = block["paired"][key]
+    low, high = paired["low"], paired["high"]
+    lines = [_cell(block["after"][key], scale, ".1f", unit), _cell(paired["mean"], scale, "+.1f")]
+    lines += [] if low is None or high is None else [f"{scale * low:+.1f} to {scale * high:+.1f}"]
+    sure = low is not None and high is not None and not low <= 0 <= high
+    return Text("\n".join(lines), style="bold" if sure else "")
 
 
 def by_env(summary: Mapping[str, Any]) -> Table:

@@ -1,4 +1,5 @@
-"""Play a panel: fixed tasks, fixed decoding, named planner. `python -m pilotrl.evaluate checkpoint=RUN_FOLDER env=webshop`."""
+"""Play a panel: fixed tasks, fixed decoding, named planner. `python -m pilotrl.evaluate checkpoint=RUN_FOLDER env=webshop`;
+several side by side: `checkpoint=[A,B] agents=[adaplan,react]`."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from pilotrl.config import Config
 from pilotrl.display import Display
 from pilotrl.envs import MIXTURE, home
 from pilotrl.folder import RunFolder, write_whole
-from pilotrl.preflight import evaluated
+from pilotrl.preflight import Side, evaluated
 from pilotrl.records import to_record
 from pilotrl.rollout import Player, Ticket, play
 from pilotrl.statistics import panel_block
@@ -157,14 +158,42 @@ def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -
     return summary
 
 
+def side_by_side(sides: Sequence[Side], out: RunFolder, display: Display) -> dict[str, Any]:
+    """Play the panel with each side's weights under its paradigm, by the policy's own plans; compare each with the first."""
+    first, rows = Played(), list[dict[str, Any]]()
+    with out.lines("episodes.jsonl") as lines:
+        for number, (config, run) in enumerate(sides, start=1):
+            own: Any = OmegaConf.merge(config, {"parent": str(run.path), "stage": {"planner": "policy"}})
+            bench = Bench.of(own, run.path)
+            panel = panel_of(bench)
+            played = measure(bench, panel, lambda arm, done, total: display.panel(f"{number}: {arm}", done, total))  # noqa: B023
+            for arm, episodes in played.items():
+                for episode in episodes:
+                    lines.write(to_record(episode, f"{number}/{arm}", 0))
+            first = first or played
+            row = {"side": number, "checkpoint": str(run.path), "agent": config.agent.name, "panel": panel.summary()}
+            row |= compute(played[f"{OWN} plans, sampled"])
+            rows.append(row | {"eval": compared(first, played, averages(config))["eval"]})
+    summary = {"env": panel.env, "tasks": len(panel.tasks), "k": panel.samples, "sides": rows}
+    write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def compute(episodes: Sequence[Episode]) -> dict[str, int]:
+    """What a panel took in all: tokens that the model sampled, and actions that the environment answered."""
+    return {"generated_tokens": sum(e.tokens for e in episodes), "env_steps": sum(len(e.turns) for e in episodes)}
+
+
 def command(argv: Sequence[str]) -> None:
     """`checkpoint=RUN_FOLDER` and overrides of that run's configuration beside it: env, agent, panel, ..."""
     quiet()
-    config, run = evaluated(argv)
+    sides = evaluated(argv)
+    config, run = sides[0]
     now = datetime.now()
     out = RunFolder(Path(config.root) / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}-evaluate-{env_name(config)}")
     with out.lock(), Display() as display:
-        display.finish(evaluate(config, run, out, display), out.path, None)
+        found = evaluate(config, run, out, display) if len(sides) == 1 else side_by_side(sides, out, display)
+        display.finish(found, out.path, None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -165,28 +166,72 @@ def first_difference(there: Config, here: Config) -> str | None:
     return None
 
 
-def evaluated(argv: Sequence[str]) -> tuple[Config, RunFolder]:
-    """`checkpoint=RUN_FOLDER` and overrides beside it: that run's configuration with those changed, and its folder.
+Side = tuple[Config, RunFolder]
+"""What plays a panel: the configuration, and the run whose weights play."""
+ALIKE = ("env.", "panel.", "judge.", "model.prompts", "model.max_")
+"""Keys that make a panel the same."""
 
-    Raises UserError for a folder without weights, for another model or stage, and for whatever `prepare` would refuse.
+
+def evaluated(argv: Sequence[str]) -> list[Side]:
+    """`checkpoint=RUN_FOLDER` or `checkpoint=[A,B]`, `agents=[...]`, and overrides beside them: each run's configuration with
+    those changed, under each paradigm; without `agents`, its own.
+
+    Raises UserError for a folder without weights, for another model or stage, for sides that would not play the same
+    panel, and for whatever `prepare` would refuse.
     """
     arguments = parse(argv)
-    lines: list[str] = [line for line in arguments.overrides if key_of(line) != "checkpoint"]
-    names = [line.split("=", 1)[-1] for line in arguments.overrides if key_of(line) == "checkpoint"]
-    if not names:
+    given = {key: listed(arguments, key) for key in ("checkpoint", "agents")}
+    lines: list[str] = [line for line in arguments.overrides if key_of(line) not in given]
+    if not given["checkpoint"]:
         raise UserError("checkpoint: has no value; give the folder of a run, checkpoint=RUN_FOLDER")
-    folder = RunFolder(Path(names[-1]).expanduser())
+    if given["agents"] and (agent := next((line for line in lines if key_of(line) == "agent"), None)):
+        raise UserError(f"{agent}: agents= names all paradigms; leave {agent} out")
+    paradigms = [[f"agent={name}"] for name in given["agents"]] or [[]]
+    changes = [sorted(parsed(arguments, lines + one), key=lambda o: "." in o.key_or_group) for one in paradigms]
+    sides = [side(RunFolder(Path(name).expanduser()), change) for name in given["checkpoint"] for change in changes]
+    for other in sides[1:]:
+        check_alike(sides[0], other)
+    return sides
+
+
+def listed(arguments: Any, key: str) -> list[str]:
+    """The values of a key that takes one, as it is written, or several in brackets."""
+    for line in reversed([line for line in arguments.overrides if key_of(line) == key]):
+        text = line.split("=", 1)[-1]
+        several = text.startswith("[") and parsed(arguments, [line])[0].value()
+        return [str(value) for value in several] if isinstance(several, list) else [text]
+    return []
+
+
+def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
+    """A run's own configuration with changes."""
     if not folder.begun or not folder.policy.is_dir():
-        raise UserError(f"checkpoint={folder}: is not the folder of a finished run; give one that holds policy/")
+        raise UserError(
+            f"checkpoint={folder}: is not the folder of a finished run; give one that holds policy/, or several: [A,B]"
+        )
     config = stored(folder)
-    model = config.model.name
-    for override in sorted(parsed(arguments, lines), key=lambda override: "." in override.key_or_group):
+    model, roles = config.model.name, config.model.roles
+    for override in changes:
         change(config, str(override.input_line), override.value())
     if config.model.name != model:
         raise UserError(f"model={config.model.name}: checkpoint={folder} is of model={model}; leave model out")
+    if config.model.roles != roles:
+        raise UserError(f"model.roles={config.model.roles}: checkpoint={folder} has roles that are {roles}; leave it out")
     check(config)
     check_language_model(config)
     return config, folder
+
+
+def check_alike(one: Side, other: Side) -> None:
+    """Two sides play the same tasks in the same way, with the same tokens."""
+    (config, folder), (theirs, place) = one, other
+    here, there = resolved(config), resolved(theirs)
+    for key in dict.fromkeys([*here, *there]):
+        if key.startswith(ALIKE) and here.get(key) != there.get(key):
+            values = f"{key} is {there.get(key)} there and {here.get(key)} in {folder}"
+            raise UserError(f"checkpoint={place}: {values}; give both the same, as in {key.split('.')[0]}=...")
+    if len({(run.policy / "tokenizer.json").read_bytes() for run in (folder, place)}) > 1:
+        raise UserError(f"checkpoint={place}: its tokenizer is not that of {folder}; compare checkpoints of one model")
 
 
 def change(config: Config, line: str, value: Any) -> None:

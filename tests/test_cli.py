@@ -355,11 +355,11 @@ def test_a_sweep_over_all_options_of_a_group(runs: Runs) -> None:
 def test_an_evaluation_has_the_configuration_of_the_run_with_what_is_changed(runs: Runs, tmp_path: Path) -> None:
     assert main([*SMALL, "hydra.run.dir=here", "agent=react", "env.max_turns=9", "seed=3"]) == 0
     Path("here/policy").mkdir()
-    config, folder = evaluated(["checkpoint=here", "panel.tasks=5", "env.seed=2"])
+    ((config, folder),) = evaluated(["checkpoint=here", "panel.tasks=5", "env.seed=2"])
     assert (config.agent.name, config.seed, config.panel.tasks) == ("react", 3, 5)
     assert dict(config.env) == {"_target_": "pilotrl.envs.toy.ToyEnv", "split": "train", "max_turns": 9, "seed": 2}
     assert folder.path == Path("here")
-    config, _ = evaluated(["env.max_turns=3", "checkpoint=here", "env=toy"])
+    ((config, _),) = evaluated(["env.max_turns=3", "checkpoint=here", "env=toy"])
     assert (config.env.max_turns, config.env.seed) == (3, 0)
 
 
