@@ -28,9 +28,10 @@ from pilotrl.display import Display, learning_curve
 from pilotrl.envs import MIXTURE
 from pilotrl.evaluate import Played, compared, measure, panel_of
 from pilotrl.folder import RunFolder, write_whole
+from pilotrl.handover import handed_over, recalled
 from pilotrl.ledger import Card
 from pilotrl.module import PilotModule
-from pilotrl.records import from_record, to_record
+from pilotrl.records import to_record
 from pilotrl.tracking import Tracker
 from pilotrl.types import Episode
 
@@ -141,7 +142,7 @@ class Run:
         folder.cut(checkpoint.offsets(last) if last else {})
         write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
         with folder.lines("metrics.jsonl") as self.metrics, folder.lines("episodes.jsonl") as self.episodes:
-            before = self.measured("before", 0) if last is None else self.recalled("before")
+            before = self.measured("before", 0) if last is None else recalled(folder, "before")
             module = self.train(last)
             after = self.measured("after", int(module.version))
         policy.save(bench.policy.model, bench.tokenizer, folder.policy)
@@ -153,27 +154,19 @@ class Run:
         return summary
 
     def measured(self, when: str, step: int) -> Played:
-        """Play the panel and keep its episodes."""
+        """Play the panel, unless the parent has played it just so, and keep its episodes."""
         self.bench.policy.to(self.device)
 
         def show(arm: str, done: int, total: int) -> None:
             if self.display:
                 self.display.panel(f"{when}: {arm}", done, total)
 
-        played = measure(self.bench, self.panel, show)
+        weights = policy.weights_sha256(self.bench.policy)
+        known = {} if step else handed_over(self.config, self.panel.sha256, weights, git_revision())
+        played = measure(self.bench, self.panel, known, show)
         for arm, episodes in played.items():
             for episode in episodes:
                 self.episodes.write(to_record(episode, f"{when}/{arm}", step))
-        return played
-
-    def recalled(self, when: str) -> Played:
-        """The panel that was played before the run was interrupted."""
-        played: Played = {}
-        for line in self.folder.episodes.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            phase, _, arm = record["phase"].partition("/")
-            if phase == when:
-                played.setdefault(arm, []).append(from_record(record))
         return played
 
     def train(self, last: Path | None) -> PilotModule:
@@ -276,22 +269,29 @@ class Run:
         lines = [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
         total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}
         return {
-            "schema": 1,
-            "stage": config.stage.name,
-            "env": env_name(config),
-            "model": config.model.name,
-            "agent": config.agent.name,
-            "algorithm": config.algorithm.name,
-            "seed": config.seed,
-            "parent": config.parent,
-            "git_revision": git_revision(),
-            "config_sha256": hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest(),
+            **identity(config),
             "panel": self.panel.summary(),
             **compared(before, after, averages(config)),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
             "weights_sha256": policy.weights_sha256(self.bench.policy),
             "seconds": time.perf_counter() - self.start,
         }
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What summary.json begins with: which run this is."""
+    return {
+        "schema": 1,
+        "stage": config.stage.name,
+        "env": env_name(config),
+        "model": config.model.name,
+        "agent": config.agent.name,
+        "algorithm": config.algorithm.name,
+        "seed": config.seed,
+        "parent": config.parent,
+        "git_revision": git_revision(),
+        "config_sha256": hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest(),
+    }
 
 
 def git_revision() -> str | None:
