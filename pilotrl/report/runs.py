@@ -75,7 +75,7 @@ def find(places: Sequence[Path]) -> dict[str, RunFolder]:
     """
     found: dict[Path, RunFolder] = {}
     for place in places:
-        folders = [place] if RunFolder(place).begun else [p.parent.parent for p in place.rglob(".hydra/config.yaml")]
+        folders = [place] if RunFolder(place).begun else _runs_below(place)
         if not folders:
             raise UserError(f"{place}: holds no run; name folders of runs, of sweeps, or one that holds some of them")
         found |= {folder.resolve(): RunFolder(folder) for folder in sorted(folders, key=natural)}
@@ -85,6 +85,12 @@ def find(places: Sequence[Path]) -> dict[str, RunFolder]:
         shared += 1
     kept = [part[shared:] if len(found) > 1 else part[-1:] for part in parts]
     return {"/".join(part): folder for part, folder in zip(kept, found.values(), strict=True)}
+
+
+def _runs_below(place: Path) -> list[Path]:
+    """Folders of runs, without the stages of a chain: a chain is a run."""
+    folders = {path.parent.parent for path in place.rglob(".hydra/config.yaml")}
+    return [folder for folder in folders if folder.parent not in folders]
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
