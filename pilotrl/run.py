@@ -196,7 +196,7 @@ class Run:
             strategy=trainer.strategy,
             plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
-            callbacks=[checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.record)],
+            callbacks=[checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.look, self.record)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -246,6 +246,16 @@ class Run:
         losses = [line["valid/loss"] for line in lines if "valid/loss" in line]
         return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
 
+    def keeps(self, batch: Batch) -> bool:
+        """Whether the step's calls are kept."""
+        every = self.config.checkpoint.calls_every
+        return bool(every) and (batch.step + 1) % every == 0
+
+    def look(self, batch: Batch, module: PilotModule) -> None:
+        """Before a step is learned from whose calls are kept: what the trainer makes of its tokens."""
+        if self.keeps(batch):
+            batch.recomputed = module.recomputed(batch)
+
     def record(self, batch: Batch, module: PilotModule) -> None:
         """One line for the step, one for each episode, and what the terminal shows."""
         for episode in batch.episodes:
@@ -256,8 +266,7 @@ class Run:
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
             metrics["valid/loss"] = module.held_out_loss(self.held_out)
         self.metrics.write({name: value if math.isfinite(value) else None for name, value in metrics.items()})
-        every = self.config.checkpoint.calls_every
-        if every and (batch.step + 1) % every == 0:
+        if self.keeps(batch):
             self.folder.calls.mkdir(exist_ok=True)
             torch.save(batch, self.folder.calls / f"step-{batch.step + 1:06d}.pt")
         if self.display:

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("build", "sweep"),
     ("preflight",),
     ("evaluate",),
-    ("handover",),
+    ("handover", "xray"),
     ("run",),
     ("progressive",),
     ("__main__",),
@@ -34,7 +34,8 @@ TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
 
-CONFIGURED = {"chain", "check", "compose", "play", "preflight", "build", "evaluate", "handover", "progressive", "run", "__main__"}
+CONFIGURED = {"chain", "check", "compose", "play", "preflight", "build", "evaluate", "handover", "progressive"}
+CONFIGURED |= {"run", "xray", "__main__"}
 """Where the configuration object ends; everything below takes plain arguments."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
