@@ -4,13 +4,14 @@ arms differ in their dashes too."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Iterator, Sequence
+from itertools import cycle, pairwise
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pilotrl.display import LOSS, ON_POLICY, RATES, smooth
 from pilotrl.report.arms import Arm, Comparison, Panel
+from pilotrl.report.runs import Run
 from pilotrl.report.words import title
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def learning(panel: Panel) -> Figure | None:
     figure, places = _grid(len(names), height=2.5)
     for place, (metric, name) in zip(places, names.items(), strict=False):
         for arm, (dash, colour) in zip(panel.arms, styles(), strict=False):
-            _band(place, [_smoothed(run.metrics, metric) for run in arm.runs], arm.name, colour, dash)
+            _band(place, [_smoothed(run, metric) for run in arm.runs], arm.name, colour, dash)
+            _handovers(place, arm, colour, named=len(panel.chains) == 1)
         _style(place, name, "training step")
         if place.dataLim.height == 0:
             place.set_ylim(place.dataLim.y0 - 1, place.dataLim.y0 + 1)
@@ -101,6 +103,7 @@ def groups(panel: Panel) -> Figure | None:
         place.fill_between(steps, low, high, color=ALIKE, label="all alike otherwise", linewidth=0)
         place.set_ylim(0, 100)
         place.set_ylabel("groups [%]", fontsize=9)
+        _handovers(place, arm, "black", named=True)
         _style(place, fill(arm.name, 32), "training step")
     handles, names = places[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
@@ -121,15 +124,29 @@ def _curves(panel: Panel) -> dict[str, str]:
     return {key: name for key, name in {**REWARDS, **(terms | REWARDS), **CURVES, **losses}.items() if key in known}
 
 
-def _smoothed(metrics: Sequence[Mapping[str, Any]], key: str) -> Points:
-    points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
-    scale = 100 if key == SUCCESS else 1
-    return [(step, scale * value) for (step, _), value in zip(points, smooth([v for _, v in points]), strict=True)]
+def _smoothed(run: Run, key: str) -> Points:
+    """A metric by step; of a chain each stage by itself."""
+    points = [(line["step"], line[key]) for line in run.metrics if line.get(key) is not None]
+    begins = [begin for _, begin in run.stages] or [1]
+    scale, found = 100 if key == SUCCESS else 1, []
+    for begin, end in pairwise([*begins, float("inf")]):
+        part = [(step, value) for step, value in points if begin <= step < end]
+        found += [(step, scale * mean) for (step, _), mean in zip(part, smooth([v for _, v in part]), strict=True)]
+    return found
+
+
+def _handovers(place: Axes, arm: Arm, colour: str, named: bool) -> None:
+    """A dotted line where a stage of a chain takes over the weights, with its name if there is room for names."""
+    for name, begin in arm.runs[0].stages:
+        if begin > 1:
+            place.axvline(begin - 0.5, color=colour, linewidth=1.2, linestyle=":")
+        if named:
+            place.text(begin - 0.3, 0.98, name, fontsize=7, color=colour, va="top", transform=place.get_xaxis_transform())
 
 
 def _over_runs(arm: Arm, key: str) -> Points:
     """Mean over the runs of an arm, at the steps that all of them have."""
-    runs = [dict(_smoothed(run.metrics, key)) for run in arm.runs]
+    runs = [dict(_smoothed(run, key)) for run in arm.runs]
     return [(step, sum(run[step] for run in runs) / len(runs)) for step in runs[0] if all(step in run for run in runs)]
 
 

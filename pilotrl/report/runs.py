@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -61,6 +62,19 @@ class Run:
     @property
     def seed(self) -> int:
         return int(self.summary["seed"])
+
+    @property
+    def stages(self) -> list[tuple[str, int]]:
+        """Of a chain, in order: a stage's name, and the chain's step at which it began; nothing of any other run."""
+        told = self.summary.get("stages", [])
+        begins = accumulate((stage["steps"] for stage in told), initial=1)
+        return [(stage["stage"], begin) for stage, begin in zip(told, begins, strict=False)]
+
+    @property
+    def env_steps(self) -> float:
+        """Actions that were carried out in training; of episodes that broke none are counted."""
+        whole = [line for line in self.metrics if line.get("env/turns") is not None]
+        return float(sum(line["env/turns"] * (line["env/episodes"] - line["train/broken"]) for line in whole))
 
     @property
     def cells(self) -> list[Cell]:
