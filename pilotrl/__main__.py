@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pilotrl import CONF
+from pilotrl import CONF, chain
 from pilotrl.compose import DRY, composed_jobs, parse, stored, typed
 from pilotrl.config import Config
 from pilotrl.folder import RUN, RunFolder
@@ -66,7 +66,11 @@ def obey(order: Order) -> int:
 def rehearse(argv: Sequence[str]) -> None:
     """Check a command line, and print what each of its runs would be and what memory it needs. Writes no run folder."""
     order = prepare(argv)
-    configs = [stored(order.folder)] if order.folder else [job.config for job in composed_jobs(parse(argv))[0]]
+    if order.folder:
+        configs = [link.config for link in chain.of(order.folder)] or [stored(order.folder)]
+    else:
+        jobs = composed_jobs(parse(argv))[0]
+        configs = [part.config for job in jobs for part in chain.links(job.config, job.hydra) or [job]]
     from pilotrl.build import memory
 
     for config in configs:
@@ -102,6 +106,8 @@ def play(config: Config, path: Path) -> None:
         return
     from pilotrl.run import run  # here and not above: whoever asks for help does not wait for torch
 
+    if config.stage.order:
+        from pilotrl.progressive import run
     os.environ[RUN] = str(path)
     try:
         run(config, path)

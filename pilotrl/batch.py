@@ -78,6 +78,8 @@ class Batch:
     groups: int
     """Of the step, on all ranks; numbered from 0."""
     group_size: int
+    recomputed: Tensor | None = None
+    """[N] as `logprobs`, again under the weights that played, before they learned; where the step's calls are kept."""
 
     def parts(self, count: int, seed: int) -> list[list[int]]:
         """This rank's episodes in each of `count` minibatches (fewer, where a step has fewer episodes).

@@ -18,18 +18,30 @@ from pilotrl.folder import RunFolder
 
 class Checkpoints(Callback):
     """Saves every `every` steps and at the last, after `record` has written the step's lines; keeps the newest file.
+    Before a step is learned from, `look` sees it.
 
     A file appears whole or not at all, so a run killed anywhere finds the last whole one.
     """
 
-    def __init__(self, folder: RunFolder, every: int, steps: int, record: Callable[[Any, Any], None]) -> None:
-        self.folder, self.every, self.steps, self.record = folder, every, steps, record
+    def __init__(
+        self,
+        folder: RunFolder,
+        every: int,
+        steps: int,
+        look: Callable[[Any, Any], None],
+        record: Callable[[Any, Any], None],
+    ) -> None:
+        self.folder, self.every, self.steps, self.look, self.record = folder, every, steps, look, record
         self.sigterm = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """SIGTERM stays with whoever had it: Lightning's handler speaks to other ranks, in the middle of anything."""
         if callable(self.sigterm):
             signal.signal(signal.SIGTERM, self.sigterm)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.is_global_zero:
+            self.look(batch, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -139,10 +139,11 @@ def hydra_for(arguments: argparse.Namespace) -> Iterator[ConfigLoader]:
         extra = f"file://{Path(arguments.config_dir).absolute()}"
         search.prepend("command-line", extra, anchor=SearchPathQuery(provider="schema"))
     version.setbase("1.3")
+    theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # inside a job there is one already
     try:
         yield Hydra.create_main_hydra2("pilotrl", search).config_loader
     finally:
-        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = theirs
 
 
 def typed(config: DictConfig) -> Config:
@@ -172,7 +173,7 @@ def stored(folder: RunFolder) -> Config:
 def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
     """`+key=value` adds keys past the types. Those of the open nodes are held against their classes, elsewhere."""
     known = set(config_keys())
-    free = ("hydra.", "reward.weights.", "model.template.", *(f"{node}." for node in OPEN))
+    free = ("hydra.", "reward.weights.", "stage.lengths.", "model.template.", *(f"{node}." for node in OPEN))
     for key in flat(config):
         if key not in known and not key.startswith(free):
             raise unknown(key, lines, sorted(known))

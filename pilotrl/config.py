@@ -113,6 +113,10 @@ class Stage:
     """Share of turns at which a demonstrating expert looks at something else first, where the environment has such a thing."""
     world: float = MISSING
     """Weight of a token that no role said, against 1 for one of a trained role; 0 but for demonstrations."""
+    order: list[str] = MISSING
+    """Stages of a chain, run one after another, each from the weights of the one before; empty: this is a stage itself."""
+    lengths: dict[str, float] = MISSING
+    """By the name of a stage in `order`: its share of a chain's `train.steps`; empty where there is no chain."""
 
 
 @dataclass

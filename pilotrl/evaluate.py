@@ -111,15 +111,20 @@ def arms(bench: Bench) -> dict[str, tuple[Player, bool]]:
     }
 
 
-def measure(bench: Bench, panel: Panel, on_done: Callable[[str, int, int], None]) -> Played:
-    """All episodes of a panel, scored, by arm. Seeds follow from (panel, task, sample): the same before and after."""
+def measure(bench: Bench, panel: Panel, known: Played, on_done: Callable[[str, int, int], None]) -> Played:
+    """All episodes of a panel, scored, by arm. Seeds follow from (panel, task, sample): the same before and after.
+
+    known: arms that these weights have played already; they are only scored anew, since rewards differ by stage."""
     played: Played = {}
     for arm, (player, greedy) in arms(bench).items():
         tickets = panel.tickets(player, greedy)
         done = iter(range(1, len(tickets) + 1))
         key = ("panel", panel.sha256, arm)
         report = partial(_report, on_done, arm, done, len(tickets))
-        played[arm] = play(tickets, partial(bench.env, panel.split), bench.engine, key, report)
+        if arm in known:
+            played[arm] = known[arm]
+        else:
+            played[arm] = play(tickets, partial(bench.env, panel.split), bench.engine, key, report)
         bench.scoring(played[arm])
     return played
 
@@ -148,7 +153,7 @@ def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -
     with out.lines("episodes.jsonl") as lines:
         for when, settings in (("before", config), ("after", end)):
             bench = Bench.of(settings, run.path)  # type: ignore[arg-type]
-            played[when] = measure(bench, panel, lambda arm, done, total: display.panel(f"{when}: {arm}", done, total))  # noqa: B023
+            played[when] = measure(bench, panel, {}, lambda arm, done, total: display.panel(f"{when}: {arm}", done, total))  # noqa: B023
             for arm, episodes in played[when].items():
                 for episode in episodes:
                     lines.write(to_record(episode, f"{when}/{arm}", 0))

@@ -116,6 +116,15 @@ class PilotModule(LightningModule):
                 values[micro.call] = self.policy(micro.to(self.device), self.temperature).values.cpu()
         return values
 
+    @torch.no_grad()
+    def recomputed(self, batch: Batch) -> Tensor:
+        """[N] log-probabilities of the trained tokens under the present weights, a row at a time."""
+        found = torch.zeros_like(batch.logprobs)
+        for row in range(len(batch.rows)):
+            scored = self.policy(batch.micro([row]).to(self.device), self.temperature)
+            found[batch.token_row == row] = scored.logprobs.cpu()
+        return found
+
     def pace(self, step: int) -> float:
         """Share of the learning rate at a step: linear warm-up, then constant, or to zero by a line or half a cosine."""
         left = 1 - step / self.steps

@@ -19,7 +19,7 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF, launch, prompts
+from pilotrl import CONF, chain, launch, prompts
 from pilotrl.check import check, flat, nearest
 from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
 from pilotrl.config import Config
@@ -56,15 +56,16 @@ def prepare(argv: Sequence[str]) -> Order:
         return Order([], resumed(list(argv)))
     jobs, multirun = composed_jobs(arguments)
     for job in jobs:
-        check(job.config)
-        check_language_model(job.config)
+        for config in (job.config, *(link.config for link in chain.links(job.config, job.hydra))):
+            check(config)
+            check_language_model(config)
     if multirun:
         sweep = check_sweep(jobs)
         return Order([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
     if (launcher := jobs[0].hydra.runtime.choices["hydra/launcher"]) != "basic":
         raise UserError(f"hydra/launcher={launcher}: starts the jobs of a sweep, even of a single one; add -m")
     folder = RunFolder(jobs[0].hydra.run.dir)
-    if check_folder(folder, jobs[0].config):
+    if check_folder(folder, jobs[0]):
         return Order([], folder)
     return Order([*given, *named(overrides, "hydra.run.dir", folder.path)])
 
@@ -105,6 +106,7 @@ def resumed(argv: Sequence[str]) -> RunFolder:
         raise UserError(f"resume={name}: is not a run folder; give one that holds .hydra/config.yaml")
     stored(folder)
     if not folder.finished:
+        chain.of(folder)
         folder.check_writable()
         folder.check_free()
     return folder
@@ -120,13 +122,16 @@ def as_it_was(folder: RunFolder) -> None:
         os.chdir(OmegaConf.load(folder.hydra).hydra.runtime.cwd)
 
 
-def check_folder(folder: RunFolder, config: Config) -> bool:
+def check_folder(folder: RunFolder, job: Job) -> bool:
     """Whether the folder holds a run of this very configuration. Raises UserError when it cannot be used for it."""
     if not folder.begun:
         folder.check_writable()
         return False
-    if key := first_difference(stored(folder), config):
-        raise UserError(f"{folder}: holds a run of another configuration ({key}); choose another folder")
+    held = [stored(folder), *(link.config for link in chain.of(folder))]
+    asked = [job.config, *(link.config for link in chain.links(job.config, job.hydra))]
+    for there, here in zip(held, asked, strict=False):  # of other chains the first differ
+        if key := first_difference(there, here):
+            raise UserError(f"{folder}: holds a run of another configuration ({key}); choose another folder")
     if not folder.finished:
         folder.check_writable()
         folder.check_free()
@@ -141,7 +146,7 @@ def check_sweep(jobs: Sequence[Job]) -> Sweep:
         folder = RunFolder(sweep.folder / str(job.hydra.sweep.subdir))
         if folder.path in [other.path for other in sweep.jobs]:
             raise UserError(f"hydra.sweep.subdir={job.hydra.sweep.subdir}: is the folder of two jobs; make it differ")
-        check_folder(folder, job.config)
+        check_folder(folder, job)
         check_launcher(job, first)
         sweep.jobs[folder] = list(job.hydra.overrides.task)
     return sweep

@@ -35,7 +35,12 @@ def _call(call: Call) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> Episode:
-    """The episode of a line, without its calls."""
+    """The episode of a line. Of its calls the sizes are known: -1 stands for each token."""
     turns = [Turn(**{**turn, "plan": tuple(turn["plan"])}) for turn in record["turns"]]
     kept = ("group", "sample", "observation", "par", "tokens", "outcome", "score", "terms", "reward")
-    return Episode(task=Task(**record["task"]), turns=turns, **{key: record[key] for key in kept})
+    calls = [_sized(**call) for call in record["calls"]]
+    return Episode(task=Task(**record["task"]), turns=turns, calls=calls, **{key: record[key] for key in kept})
+
+
+def _sized(prompt: int, sampled: int, **call: Any) -> Call:
+    return Call(prompt=[-1] * prompt, ids=[-1] * sampled, logprobs=[], plan=(), **call)

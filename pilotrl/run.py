@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,18 +19,19 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from pilotrl import PACKAGE, checkpoint, drift, policy, rewards
+from pilotrl import checkpoint, drift, policy, rewards
 from pilotrl.batch import Batch
-from pilotrl.build import Bench, averages, env_name, memory, plain, quiet
+from pilotrl.build import Bench, averages, env_name, git_revision, identity, memory, quiet
 from pilotrl.config import Config
 from pilotrl.data import Rollouts
 from pilotrl.display import Display, learning_curve
 from pilotrl.envs import MIXTURE
 from pilotrl.evaluate import Played, compared, measure, panel_of
 from pilotrl.folder import RunFolder, write_whole
+from pilotrl.handover import handed_over, recalled
 from pilotrl.ledger import Card
 from pilotrl.module import PilotModule
-from pilotrl.records import from_record, to_record
+from pilotrl.records import to_record
 from pilotrl.rollout import play
 from pilotrl.tracking import Tracker
 from pilotrl.types import Episode, Role
@@ -144,7 +143,7 @@ class Run:
         folder.cut(checkpoint.offsets(last) if last else {})
         write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
         with folder.lines("metrics.jsonl") as self.metrics, folder.lines("episodes.jsonl") as self.episodes:
-            before = self.measured("before", 0) if last is None else self.recalled("before")
+            before = self.measured("before", 0) if last is None else recalled(folder, "before")
             self.probed(last)
             module = self.train(last)
             after = self.measured("after", int(module.version))
@@ -157,27 +156,19 @@ class Run:
         return summary
 
     def measured(self, when: str, step: int) -> Played:
-        """Play the panel and keep its episodes."""
+        """Play the panel, unless the parent has played it just so, and keep its episodes."""
         self.bench.policy.to(self.device)
 
         def show(arm: str, done: int, total: int) -> None:
             if self.display:
                 self.display.panel(f"{when}: {arm}", done, total)
 
-        played = measure(self.bench, self.panel, show)
+        weights = policy.weights_sha256(self.bench.policy)
+        known = {} if step else handed_over(self.config, self.panel.sha256, weights)
+        played = measure(self.bench, self.panel, known, show)
         for arm, episodes in played.items():
             for episode in episodes:
                 self.episodes.write(to_record(episode, f"{when}/{arm}", step))
-        return played
-
-    def recalled(self, when: str) -> Played:
-        """The panel that was played before the run was interrupted."""
-        played: Played = {}
-        for line in self.folder.episodes.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            phase, _, arm = record["phase"].partition("/")
-            if phase == when:
-                played.setdefault(arm, []).append(from_record(record))
         return played
 
     def probed(self, last: Path | None) -> None:
@@ -218,7 +209,7 @@ class Run:
             strategy=trainer.strategy,
             plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
-            callbacks=[checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.record)],
+            callbacks=[checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.look, self.record)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -268,6 +259,16 @@ class Run:
         losses = [line["valid/loss"] for line in lines if "valid/loss" in line]
         return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
 
+    def keeps(self, batch: Batch) -> bool:
+        """Whether the step's calls are kept."""
+        every = self.config.checkpoint.calls_every
+        return bool(every) and (batch.step + 1) % every == 0
+
+    def look(self, batch: Batch, module: PilotModule) -> None:
+        """Before a step is learned from whose calls are kept: what the trainer makes of its tokens."""
+        if self.keeps(batch):
+            batch.recomputed = module.recomputed(batch)
+
     def record(self, batch: Batch, module: PilotModule) -> None:
         """One line for the step, one for each episode, and what the terminal shows."""
         for episode in batch.episodes:
@@ -280,8 +281,7 @@ class Run:
         if self.probe and ((batch.step + 1) % self.config.drift.every == 0 or batch.step + 1 == self.config.train.steps):
             metrics |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
         self.metrics.write({name: value if math.isfinite(value) else None for name, value in metrics.items()})
-        every = self.config.checkpoint.calls_every
-        if every and (batch.step + 1) % every == 0:
+        if self.keeps(batch):
             self.folder.calls.mkdir(exist_ok=True)
             torch.save(batch, self.folder.calls / f"step-{batch.step + 1:06d}.pt")
         if self.display:
@@ -293,16 +293,7 @@ class Run:
         lines = [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
         total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}
         return {
-            "schema": 1,
-            "stage": config.stage.name,
-            "env": env_name(config),
-            "model": config.model.name,
-            "agent": config.agent.name,
-            "algorithm": config.algorithm.name,
-            "seed": config.seed,
-            "parent": config.parent,
-            "git_revision": git_revision(),
-            "config_sha256": hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest(),
+            **identity(config),
             "panel": self.panel.summary(),
             **compared(before, after, averages(config)),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
@@ -310,9 +301,3 @@ class Run:
             "weights_sha256": policy.weights_sha256(self.bench.policy),
             "seconds": time.perf_counter() - self.start,
         }
-
-
-def git_revision() -> str | None:
-    """Of the checkout that this code is in; None outside of one."""
-    asked = subprocess.run(["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return asked.stdout.strip() or None

@@ -96,6 +96,35 @@ BAD = {
     "key the algorithm needs": (("algorithm=ppo", "algorithm.gamma=null"), "algorithm.gamma=null: ppo needs a number"),
     "width": (("model.scratch.width=0",), "model.scratch.width=0: must be at least 1"),
     "negative weight": (("reward.weights.format=-1",), "reward.weights.format=-1.0"),
+    "stage in a chain": (
+        ("stage=progressive", "stage.order=[adherance]"),
+        "stage.order=[adherance]: there is no stage adherance; the nearest is adherence",
+    ),
+    "empty chain": (("stage=progressive", "stage.order=[]"), "stage.order=[]: must name at least one stage"),
+    "chain in a chain": (
+        ("stage=progressive", "stage.order=[adherence,progressive]"),
+        "stage.order=[adherence,progressive]: progressive is a chain itself",
+    ),
+    "stage without a share": (
+        ("stage=progressive", "stage.order=[adherence,joint]"),
+        "stage.order=[adherence,joint]: joint has no share of train.steps; add +stage.lengths.joint=1",
+    ),
+    "share of nothing": (
+        ("stage=progressive", "stage.order=[adherence]", "stage.lengths.adherence=0"),
+        "stage.lengths.adherence=0.0: must be above 0",
+    ),
+    "share that is no step": (
+        ("stage=progressive", "stage.order=[adherence,coordination]", "train.steps=1"),
+        "train.steps=1: leaves no step for adherence",
+    ),
+    "order of no chain": (
+        ("stage=adherence", "stage.order=[adherence]"),
+        "stage.order=[adherence]: adherence has no share of train.steps; add +stage.lengths.adherence=1",
+    ),
+    "value in a chain": (
+        ("stage=progressive", "stage.order=[adherence]", "train.lr=-1"),
+        "train.lr=-1.0: must be above 0",
+    ),
     "several values": (("seed=0,1",), "multirun"),
     "split": (("panel.split=exam",), "exam"),
     "split of the shop": (("env=webshop", "panel.split=exam"), "panel.split=exam: must be one of train, valid, test"),

@@ -16,23 +16,26 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("display", "judge", "ledger", "prompts", "records", "rewards", "statistics", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story"),
     ("compose", "feed", "module", "rehearsal", "rollout"),
-    ("data", "drift", "play", "report", "sync", "tracking"),
+    ("chain", "data", "drift", "play", "report", "sync", "tracking"),
     ("build", "sweep"),
     ("preflight",),
     ("evaluate",),
+    ("handover", "xray"),
     ("run",),
+    ("progressive",),
     ("__main__",),
 )
 """From the bottom up. A file (or a package) imports from layers below its own, and nothing beside it."""
 
 TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
-TEXT += ("check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
+TEXT += ("chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
 TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
 
-CONFIGURED = {"check", "compose", "play", "preflight", "build", "evaluate", "run", "__main__"}
+CONFIGURED = {"chain", "check", "compose", "play", "preflight", "build", "evaluate", "handover", "progressive"}
+CONFIGURED |= {"run", "xray", "__main__"}
 """Where the configuration object ends; everything below takes plain arguments."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

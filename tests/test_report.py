@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from omegaconf import OmegaConf
 from pilotrl import PACKAGE
 from pilotrl.compose import composed_job, parse
 from pilotrl.evaluate import Panel
+from pilotrl.folder import RunFolder
 from pilotrl.records import to_record
 from pilotrl.report.__main__ import main
 from pilotrl.report.arms import labels, sorted_out
+from pilotrl.report.figures import _smoothed, learning
 from pilotrl.report.runs import Cell, find, read
 from pilotrl.statistics import panel_block
 from pilotrl.types import Episode, Outcome, Task, Turn
@@ -56,6 +59,7 @@ def line(rng: np.random.Generator, step: int, steps: int) -> dict[str, Any]:
     done = step / steps
     rates = {f"reward/{name}": done * 0.3 + 0.4 + rng.normal() / 20 for name in ("total", "format", "adherence")}
     dead = {"train/dead_groups": 0.2 + 0.3 * done, "train/dead_failed": 0.2 - 0.1 * done}
+    dead |= {"env/episodes": 4, "train/broken": 1}
     played = {"env/success": 0.5 + done * 0.2 + rng.normal() / 20, "env/turns": 3 - done, "train/clip_share": 0.0}
     return {"step": step, **rates, **dead, **played, "train/entropy": 0.6 - 0.4 * done, "train/grad_norm": None}
 
@@ -424,6 +428,33 @@ def test_a_run_as_it_is_really_written_is_read(tiny: Path, tmp_path: Path, capsy
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".html", ".md", ".csv", ".png"}
 
 
+def test_a_chain_is_drawn_stage_after_stage_with_its_hand_overs(tmp_path: Path) -> None:
+    """One axis of steps; a mean reaches across no hand-over; what each stage was is said where it begins."""
+    told = [{"stage": name, "steps": steps} for name, steps in (("adherence", 10), ("planning", 20))]
+    whole = make(tmp_path / "chain", stages=told)
+    run = read("chain", RunFolder(whole))
+    assert run.stages == [("adherence", 1), ("planning", 11)]
+    values = {line["step"]: line["reward/format"] for line in run.metrics}
+    means = dict(_smoothed(run, "reward/format"))
+    assert [*means] == [*range(1, 11), 10.5, *range(11, 31)]
+    assert math.isnan(means[10.5])
+    assert means[10] == pytest.approx((values[9] + values[10]) / 2)
+    assert means[11] == pytest.approx((values[11] + values[12]) / 2)
+    (panel,), _ = sorted_out([run, read("other", RunFolder(make(tmp_path / "other", "seed=1")))])
+    figure = learning(panel)
+    assert figure is not None
+    for place in figure.axes:
+        assert [text.get_text() for text in place.texts] == ["adherence", "planning"]
+        assert any([*line.get_xdata()] == [10.5, 10.5] for line in place.get_lines())
+
+
+def test_what_a_run_took_counts_the_steps_of_its_world(tmp_path: Path) -> None:
+    run = read("run", RunFolder(make(tmp_path / "run")))
+    assert run.env_steps == pytest.approx(sum(3 * (3 - step / 30) for step in range(1, 31)))
+    (panel,), _ = sorted_out([run])
+    assert panel.arms[0].spent("env_steps") == run.env_steps
+
+
 @pytest.fixture
 def parent(tmp_path: Path) -> Callable[[str], Path]:
     """A sweep of one run which says that MLflow has a run for it."""
@@ -431,7 +462,7 @@ def parent(tmp_path: Path) -> Callable[[str], Path]:
     def sweep(uri: str, run_id: str = "0" * 32) -> Path:
         make(tmp_path / "sweep" / "0")
         told = {"uri": uri, "experiment": "sweep", "run_id": run_id}
-        (tmp_path / "sweep" / "parent_run.json").write_text(json.dumps(told))
+        (tmp_path / "sweep" / "mlflow.json").write_text(json.dumps(told))
         return tmp_path / "sweep"
 
     return sweep

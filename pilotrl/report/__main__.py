@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pilotrl.folder import RunFolder, write_whole
+from pilotrl.ledger import LEDGER
 from pilotrl.report.arms import sorted_out
 from pilotrl.report.page import PAGE, files
 from pilotrl.report.runs import Refused, Run, find, read
 from pilotrl.server import absolute, complaint, send_folder
 from pilotrl.types import UserError
-
-PARENT = "parent_run.json"
-"""In a sweep's folder: which run of MLflow stands for the sweep."""
 
 
 def command(words: Sequence[str]) -> None:
@@ -55,8 +53,8 @@ def arguments(words: Sequence[str]) -> tuple[list[Path], Path]:
 
 
 def tracked(place: Path, out: Path) -> list[str]:
-    """Give the report to the sweep's run in MLflow, if there is one. Returns a line where that failed."""
-    path = place / PARENT
+    """Give the report to the run in MLflow of a folder, a sweep's or a chain's too. Returns a line where that failed."""
+    path = place / LEDGER
     if not path.is_file():
         return []
     uri = "its address"

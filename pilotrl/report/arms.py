@@ -48,8 +48,10 @@ class Arm:
         return gain([run.before[cell] for run in self.runs], [run.after[cell] for run in self.runs])
 
     def spent(self, key: str) -> float:
-        """Mean over its runs of a total of summary.json, or of all the seconds they took."""
-        return fmean(run.summary[key] if key == "seconds" else run.summary["train"][key] for run in self.runs)
+        """Mean over its runs of a total of summary.json, of all the seconds they took, or of the actions they tried."""
+        return fmean(
+            {**run.summary["train"], "seconds": run.summary["seconds"], "env_steps": run.env_steps}[key] for run in self.runs
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Panel:
     @property
     def runs(self) -> list[Run]:
         return [run for arm in self.arms for run in arm.runs]
+
+    @property
+    def chains(self) -> list[Arm]:
+        """Arms that are several stages in a row."""
+        return [arm for arm in self.arms if arm.runs[0].stages]
 
     @property
     def cells(self) -> list[Cell]:

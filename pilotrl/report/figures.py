@@ -4,13 +4,15 @@ arms differ in their dashes too."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+import math
+from collections.abc import Iterator, Sequence
+from itertools import cycle, pairwise
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pilotrl.display import LOSS, ON_POLICY, RATES, smooth
 from pilotrl.report.arms import Arm, Comparison, Panel
+from pilotrl.report.runs import Run
 from pilotrl.report.words import title
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ CURVES = {
     "drift/executor": "drift of the executor [nats a token]",
 }
 """... and these."""
-Points = list[tuple[int, float]]
+Points = list[tuple[float, float]]
 
 
 def pictures(panel: Panel, comparisons: Sequence[Comparison]) -> dict[str, bytes]:
@@ -78,7 +80,8 @@ def learning(panel: Panel) -> Figure | None:
     figure, places = _grid(len(names), height=2.5)
     for place, (metric, name) in zip(places, names.items(), strict=False):
         for arm, (dash, colour) in zip(panel.arms, styles(), strict=False):
-            _band(place, [_smoothed(run.metrics, metric) for run in arm.runs], arm.name, colour, dash)
+            _band(place, [_smoothed(run, metric) for run in arm.runs], arm.name, colour, dash)
+            _handovers(place, arm, colour, named=len(panel.chains) == 1)
         _style(place, name, "training step")
         if place.dataLim.height == 0:
             place.set_ylim(place.dataLim.y0 - 1, place.dataLim.y0 + 1)
@@ -103,6 +106,7 @@ def groups(panel: Panel) -> Figure | None:
         place.fill_between(steps, low, high, color=ALIKE, label="all alike otherwise", linewidth=0)
         place.set_ylim(0, 100)
         place.set_ylabel("groups [%]", fontsize=9)
+        _handovers(place, arm, "black", named=True)
         _style(place, fill(arm.name, 32), "training step")
     handles, names = places[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
@@ -123,15 +127,31 @@ def _curves(panel: Panel) -> dict[str, str]:
     return {key: name for key, name in {**REWARDS, **(terms | REWARDS), **CURVES, **losses}.items() if key in known}
 
 
-def _smoothed(metrics: Sequence[Mapping[str, Any]], key: str) -> Points:
-    points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
+def _smoothed(run: Run, key: str) -> Points:
+    """A metric by step; of a chain each stage by itself, with a gap before the next."""
+    points = [(line["step"], line[key]) for line in run.metrics if line.get(key) is not None]
+    begins = [begin for _, begin in run.stages] or [1]
     scale = 100 if key == SUCCESS else 1
-    return [(step, scale * value) for (step, _), value in zip(points, smooth([v for _, v in points]), strict=True)]
+    found: Points = []
+    for begin, end in pairwise([*begins, float("inf")]):
+        part = [(step, value) for step, value in points if begin <= step < end]
+        found += [(begin - 0.5, math.nan)] if found and part else []
+        found += [(step, scale * mean) for (step, _), mean in zip(part, smooth([v for _, v in part]), strict=True)]
+    return found
+
+
+def _handovers(place: Axes, arm: Arm, colour: str, named: bool) -> None:
+    """A dotted line where a stage of a chain takes over the weights, with its name if there is room for names."""
+    for name, begin in arm.runs[0].stages:
+        if begin > 1:
+            place.axvline(begin - 0.5, color=colour, linewidth=1.2, linestyle=":")
+        if named:
+            place.text(begin - 0.5, 1.02, name, fontsize=7, color=colour, transform=place.get_xaxis_transform())
 
 
 def _over_runs(arm: Arm, key: str) -> Points:
     """Mean over the runs of an arm, at the steps that all of them have."""
-    runs = [dict(_smoothed(run.metrics, key)) for run in arm.runs]
+    runs = [dict(_smoothed(run, key)) for run in arm.runs]
     return [(step, sum(run[step] for run in runs) / len(runs)) for step in runs[0] if all(step in run for run in runs)]
 
 
@@ -167,7 +187,7 @@ def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def _style(place: Axes, name: str, below: str) -> None:
-    place.set_title(name, fontsize=10, loc="left")
+    place.set_title(name, fontsize=10, loc="left", pad=14 if place.texts else None)  # above the names of stages
     place.set_xlabel(below, fontsize=9)
     place.tick_params(labelsize=9)
     place.grid(alpha=0.25)

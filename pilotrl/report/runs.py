@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -63,6 +64,19 @@ class Run:
         return int(self.summary["seed"])
 
     @property
+    def stages(self) -> list[tuple[str, int]]:
+        """Of a chain, in order: a stage's name, and the chain's step at which it began; nothing of any other run."""
+        told = self.summary.get("stages", [])
+        begins = accumulate((stage["steps"] for stage in told), initial=1)
+        return [(stage["stage"], begin) for stage, begin in zip(told, begins, strict=False)]
+
+    @property
+    def env_steps(self) -> float:
+        """Actions that were carried out in training; of episodes that broke none are counted."""
+        whole = [line for line in self.metrics if line.get("env/turns") is not None]
+        return float(sum(line["env/turns"] * (line["env/episodes"] - line["train/broken"]) for line in whole))
+
+    @property
     def cells(self) -> list[Cell]:
         """What its panel measured, in the order of summary.json."""
         return list(self.after)
@@ -75,7 +89,7 @@ def find(places: Sequence[Path]) -> dict[str, RunFolder]:
     """
     found: dict[Path, RunFolder] = {}
     for place in places:
-        folders = [place] if RunFolder(place).begun else [p.parent.parent for p in place.rglob(".hydra/config.yaml")]
+        folders = [place] if RunFolder(place).begun else _runs_below(place)
         if not folders:
             raise UserError(f"{place}: holds no run; name folders of runs, of sweeps, or one that holds some of them")
         found |= {folder.resolve(): RunFolder(folder) for folder in sorted(folders, key=natural)}
@@ -85,6 +99,12 @@ def find(places: Sequence[Path]) -> dict[str, RunFolder]:
         shared += 1
     kept = [part[shared:] if len(found) > 1 else part[-1:] for part in parts]
     return {"/".join(part): folder for part, folder in zip(kept, found.values(), strict=True)}
+
+
+def _runs_below(place: Path) -> list[Path]:
+    """Folders of runs, without the stages of a chain: a chain is a run."""
+    folders = {path.parent.parent for path in place.rglob(".hydra/config.yaml")}
+    return [folder for folder in folders if folder.parent not in folders]
 
 
 def natural(path: Path) -> list[tuple[int, str]]:

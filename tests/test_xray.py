@@ -1,0 +1,120 @@
+"""The X-ray of a row: who said a token, whether it is trained, and that the trainer sees what the sampler saw."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from pilotrl import xray
+from pilotrl.batch import Batch
+from pilotrl.folder import RunFolder
+from pilotrl.types import UserError
+from tests.conftest import Training
+
+
+@pytest.fixture(scope="module")
+def batch(warm: Path) -> Batch:
+    """A step that was looked at, then learned from."""
+    training = Training(warm, steps=1)
+    kept: list[Batch] = []
+    play = training.source.batch
+
+    def watched(step: int) -> Batch:
+        kept.append(play(step))
+        kept[0].recomputed = training.module.recomputed(kept[0])
+        return kept[0]
+
+    training.source.batch = watched  # type: ignore[method-assign]
+    training.fit()
+    return kept[0]
+
+
+@pytest.fixture
+def folder(batch: Batch, warm: Path, tmp_path: Path) -> RunFolder:
+    """Of a run that kept this step."""
+    made = RunFolder(tmp_path / "run")
+    made.calls.mkdir(parents=True)
+    torch.save(batch, made.calls / "step-000001.pt")
+    made.config.parent.mkdir()
+    OmegaConf.save({"model": {"path": str(warm), "scratch": None}, "parent": None}, made.config)
+    return made
+
+
+def shown(folder: RunFolder, episode: int = 0, **changes: Any) -> str:
+    out = io.StringIO()
+    settings = {"step": None, "each": False} | changes
+    xray.show(folder, episode, console=Console(file=out, width=200, highlight=False), **settings)
+    return out.getvalue()
+
+
+def test_every_trained_token_is_one_that_was_sampled_and_weighs_what_the_trainer_computes(batch: Batch) -> None:
+    count = 0
+    for episode, played in enumerate(batch.episodes):
+        for tokens in xray.rows(batch, episode):
+            learned = [token for token in tokens if token.call is not None]
+            assert {token.role for token in learned} == {"executor"}
+            sampled = [i for call in played.calls if call.role == "executor" for i in call.ids]
+            assert [token.id for token in learned] == sampled
+            assert all(abs(token.sampled - token.recomputed) < 1e-4 for token in learned)
+            assert {token.advantage for token in learned} == {c.advantage for c in played.calls if c.role == "executor"}
+            count += len(learned)
+    assert count == len(batch.logprobs) > 0
+
+
+def test_recomputed_are_of_the_weights_that_played_and_not_of_those_that_have_learned(warm: Path) -> None:
+    training = Training(warm, steps=1, lr=1e-1).fit()
+    fresh = Training(warm, steps=1)
+    played = fresh.source.batch(0)
+    torch.testing.assert_close(fresh.module.recomputed(played), played.logprobs, atol=1e-4, rtol=1e-4)
+    assert (training.module.recomputed(played) - played.logprobs).abs().max() > 1e-2
+
+
+def test_what_was_not_sampled_is_not_shown_as_if_it_had_been(batch: Batch, folder: RunFolder) -> None:
+    kept = torch.load(folder.calls / "step-000001.pt", weights_only=False)
+    kept.rows[0][kept.token_position[0]] += 1
+    with pytest.raises(AssertionError, match="is trained"):
+        xray.rows(kept, kept.row_episode[0])
+
+
+def test_a_row_in_words(batch: Batch, folder: RunFolder) -> None:
+    said = shown(folder)
+    assert f"step 1, episode 0: toy {batch.episodes[0].task.id}, {batch.episodes[0].outcome}, reward" in said
+    assert batch.episodes[0].turns[0].reply.split()[0] in said
+    assert "all as they were sampled" in said
+    assert len([line for line in shown(folder, each=True).splitlines() if " yes " in line]) == sum(
+        token.call is not None for row in xray.rows(batch, 0) for token in row
+    )
+
+
+def test_a_step_without_recomputed_ones_says_so(folder: RunFolder) -> None:
+    path = folder.calls / "step-000001.pt"
+    kept = torch.load(path, weights_only=False)
+    kept.recomputed = None
+    torch.save(kept, path)
+    assert "only the sampled ones are known" in shown(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda run: {"episode": 99}, "--episode 99: step 1 has episodes 0 to 11"),
+        (lambda run: {"step": 7}, "--step 7: was not kept; there are 1"),
+        (lambda run: (run.calls / "step-000001.pt").unlink() or {}, "holds no calls/ of a step"),
+        (lambda run: run.config.unlink() or {}, "is not a run folder"),
+    ],
+)
+def test_what_is_not_there(change: Callable[[RunFolder], dict[str, Any]], says: str, folder: RunFolder) -> None:
+    with pytest.raises(UserError, match=says):
+        shown(folder, **change(folder))
+
+
+def test_the_command_ends_with_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert xray.main([str(tmp_path), "--episode", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
