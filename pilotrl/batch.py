@@ -2,18 +2,21 @@
 
 The calls of an episode form a token trie, laid out as linear rows: a call continues the last row of its adapter where that row's
 tokens, sampled ids included, are an exact prefix of its prompt; otherwise it begins a row of its own. What another adapter said
-in between is context there. A token is trained because a call sampled it, never because of what it looks like.
+in between is context there. A candidate plan that was not selected is a row that nothing continues, if it is learned from at all.
+A token is trained because a call sampled it, never because of what it looks like.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from pilotrl.types import Call, Episode
+from pilotrl.types import Call, Episode, Role
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,10 @@ class Batch:
     """[C] from 1; 0 for the words of the world, which are one call a row."""
     call_weight: Tensor
     """[C] of a call's tokens in the loss: 1 for what a trained role said."""
+    steered: Tensor
+    """[C] bool: the episode went on with it; False for a candidate plan that was not selected."""
     turn_rewards: Tensor
-    """[C] float64 in [0, 1]: what the judge gave the turn of each call, NaN without a verdict."""
+    """[2, C] float64 in [0, 1]: what each call earned by itself, a planner's and an executor's; NaN without a verdict."""
     rewards: Tensor
     """[E] float64, NaN where broken or unscored."""
     group: Tensor
@@ -142,15 +147,17 @@ def collate(
     groups: int,
     group_size: int,
     world: float = 0.0,
+    unselected: bool = False,
 ) -> Batch:
     """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is.
 
-    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining.
+    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining; `unselected`
+    candidate plans are only if asked for.
     """
     lists = _Lists(world)
     for index, episode in enumerate(episodes):
         if episode.reward is not None:
-            lists.add(index, episode.calls, trains, [turn.adherence for turn in episode.turns])
+            lists.add(index, [call for call in episode.calls if call.selected or unselected], trains)
     rewards = [float("nan") if episode.reward is None else episode.reward for episode in episodes]
     return Batch(
         step=step,
@@ -167,7 +174,8 @@ def collate(
         call_episode=torch.tensor(lists.call_episode, dtype=torch.long),
         call_turn=torch.tensor(lists.call_turn, dtype=torch.long),
         call_weight=torch.tensor(lists.call_weight, dtype=torch.float64),
-        turn_rewards=torch.tensor(lists.turn_rewards, dtype=torch.float64),
+        steered=torch.tensor([call is None or call.selected for call in lists.trained], dtype=torch.bool),
+        turn_rewards=torch.tensor([_earned(lists.trained, role) for role in get_args(Role)], dtype=torch.float64),
         rewards=torch.tensor(rewards, dtype=torch.float64),
         group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
         success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
@@ -185,12 +193,16 @@ def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
     last: dict[str | None, list[Call]] = {}
     for call in calls:
         row = last.get(call.adapter)
-        if row and call.prompt[: len(whole := row[-1].prompt + row[-1].ids)] == whole:
+        if row and call.selected and call.prompt[: len(whole := row[-1].prompt + row[-1].ids)] == whole:
             row.append(call)
         else:
             rows.append([call])
-            last[call.adapter] = rows[-1]
+            last |= {call.adapter: rows[-1]} if call.selected else {}
     return rows
+
+
+def _earned(calls: Sequence[Call | None], role: str) -> list[float]:
+    return [math.nan if c is None or c.role != role or c.earned is None else c.earned for c in calls]
 
 
 @dataclass
@@ -210,10 +222,9 @@ class _Lists:
     call_episode: list[int] = field(default_factory=list)
     call_turn: list[int] = field(default_factory=list)
     call_weight: list[float] = field(default_factory=list)
-    turn_rewards: list[float] = field(default_factory=list)
     trained: list[Call | None] = field(default_factory=list)
 
-    def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str], verdicts: Sequence[int | None]) -> None:
+    def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str]) -> None:
         """The rows of an episode, each up to its last call of a trained role; those calls, in order of time."""
         place: dict[int, int] = {}
         for row in rows_of(calls):
@@ -227,14 +238,11 @@ class _Lists:
             if self.world:
                 sampled = {spot for call in row for spot in _places(call)}
                 told = [spot for spot in range(1, len(self.rows[-1])) if spot not in sampled]
-                self._call(len(self.rows) - 1, None, None, told, [0.0] * len(told))
+                self._call(len(self.rows) - 1, None, told, [0.0] * len(told))
         for call in (call for call in calls if id(call) in place):
-            verdict = verdicts[call.turn - 1] if call.turn <= len(verdicts) and call.role == "executor" else None
-            self._call(place[id(call)], call, verdict, _places(call), call.logprobs)
+            self._call(place[id(call)], call, _places(call), call.logprobs)
 
-    def _call(
-        self, row: int, call: Call | None, verdict: int | None, places: Sequence[int], logprobs: Sequence[float]
-    ) -> None:
+    def _call(self, row: int, call: Call | None, places: Sequence[int], logprobs: Sequence[float]) -> None:
         """A call in a row, or the words of the world there, with the places of its tokens."""
         self.token_row += [row] * len(places)
         self.token_position += places
@@ -246,7 +254,6 @@ class _Lists:
         self.call_turn.append(call.turn if call else 0)
         self.call_weight.append(1.0 if call else self.world)
         self.trained.append(call)
-        self.turn_rewards.append(float("nan") if verdict is None else verdict / 2)
 
 
 def _places(call: Call) -> range:

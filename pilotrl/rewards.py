@@ -1,14 +1,19 @@
 """Reward terms: named numbers in [0, 1] about an episode; the reward is their weighted mean.
 
-A term that cannot be known is None and is never mixed into a mean. A new term is one function in `TERMS` and one weight
-in `conf/reward/`.
+The reward is the weighted mean of the stage's terms less the length penalty, so it lies in [-overlong_penalty, 1]. A term
+that does not apply (adherence without a plan) is left out of the mean. The reward is None, which leaves the episode out of
+baselines, where it is broken, or where a term is missing because the judge failed. An episode without any turn is legal:
+its context was full at once. Its length is that of the sampled tokens of trained roles; observations, plans of a teacher
+and candidates that were not selected do not count.
+
+A new term is one function in `TERMS` and one weight in `conf/reward/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from pilotrl.types import Episode, Role, Turn, UserError
+from pilotrl.types import Episode, Role, Turn, UserError, Written
 
 Term = Callable[[Episode], float | None]
 
@@ -23,6 +28,11 @@ def adherence(episode: Episode) -> float | None:
     return _mean([turn.adherence / 2 for turn in episode.turns if turn.adherence is not None])
 
 
+def plan_quality(episode: Episode) -> float | None:
+    """How good the plans are that the policy wrote and followed: mean over those that have scores."""
+    return _mean([written.scores.share for written in _plans(episode) if written.scores])
+
+
 def outcome(episode: Episode) -> float | None:
     """0 not solved, 1/2 solved with detours, 1 solved within the turns that the environment calls efficient."""
     if episode.outcome == "broken":
@@ -32,7 +42,12 @@ def outcome(episode: Episode) -> float | None:
     return 1.0 if episode.par is None or len(episode.turns) <= episode.par else 0.5
 
 
-TERMS: dict[str, Term] = {"format": format_share, "adherence": adherence, "outcome": outcome}
+TERMS: dict[str, Term] = {
+    "format": format_share,
+    "adherence": adherence,
+    "outcome": outcome,
+    "plan_quality": plan_quality,
+}
 """Every term there is, by the name that stage.terms and reward.weights use."""
 
 
@@ -45,21 +60,16 @@ def score(
     overlong_penalty: float,
     trains: Collection[Role],
 ) -> None:
-    """Fill `episode.terms` (every term there is, to be logged) and `episode.reward` (of `terms` alone).
-
-    The reward is the weighted mean of `terms` less the length penalty, so it lies in [-overlong_penalty, 1]. A term
-    that does not apply (adherence without a plan) is left out of the mean. The reward is None, which leaves the episode
-    out of baselines, where it is broken, or where a term is missing because the judge failed. An episode without any
-    turn is legal: its context was full at once. Its length is that of the sampled tokens of the roles in `trains`;
-    observations and plans of a teacher do not count.
+    """Fill `episode.terms` (every term there is, to be logged), `episode.reward` (of `terms` alone) and what calls earned.
 
     Raises UserError for a term that does not exist or has no weight.
     """
     _check(terms, weights)
     episode.terms = {name: term(episode) for name, term in TERMS.items()}
     episode.reward = _weighted_mean(episode, terms, weights)
+    _earn(episode, terms)
     if episode.reward is not None:
-        sampled = sum(len(call.ids) for call in episode.calls if call.role in trains)
+        sampled = sum(len(call.ids) for call in episode.calls if call.role in trains and call.selected)
         episode.reward -= overlong_penalty * overlong(sampled, overlong_buffer, overlong_limit)
 
 
@@ -72,21 +82,40 @@ def overlong(sampled: int, buffer: int, limit: int) -> float:
 
 
 def unscored_verdicts(episode: Episode) -> int:
-    """Turns that had a plan step in force, and yet have no verdict."""
-    return sum(turn.adherence is None for turn in _due(episode))
+    """Turns that had a plan step in force, and plans to be graded, that have no verdict."""
+    plans = sum(written.scores is None for written in _plans(episode))
+    return plans + sum(turn.adherence is None for turn in _due(episode))
 
 
 def _due(episode: Episode) -> Iterator[Turn]:
     return (turn for t, turn in enumerate(episode.turns, 1) if len(turn.plan) >= t)
 
 
+def _plans(episode: Episode) -> Iterator[Written]:
+    return (call.written for call in episode.calls if call.written and call.selected)
+
+
+def _earn(episode: Episode, terms: Sequence[str]) -> None:
+    """Note on each call what it did by itself, where the term that says so counts."""
+    judged = [(t, turn.adherence) for t, turn in enumerate(episode.turns, 1) if "adherence" in terms]
+    followed = {t: verdict / 2 for t, verdict in judged if verdict is not None}
+    for call in episode.calls:
+        plan = call.written.scores if call.written and "plan_quality" in terms else None
+        call.earned = followed.get(call.turn) if call.role == "executor" else plan and plan.share
+
+
 def _weighted_mean(episode: Episode, terms: Sequence[str], weights: Mapping[str, float]) -> float | None:
     counted = [name for name in terms if weights[name] > 0]
     known = [(weights[name], value) for name in counted if (value := episode.terms[name]) is not None]
-    missing = len(known) < len(counted) and any(_due(episode))
+    missing = any(episode.terms[name] is None and _asked(episode, name) for name in counted)
     if episode.outcome == "broken" or missing or not known:
         return None
     return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)
+
+
+def _asked(episode: Episode, term: str) -> bool:
+    """Whether there was something to judge: a term without a value is missing then, and does not apply otherwise."""
+    return any(_plans(episode)) if term == "plan_quality" else any(_due(episode))
 
 
 def _check(terms: Sequence[str], weights: Mapping[str, float]) -> None:

@@ -11,14 +11,20 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
+from statistics import fmean
 
 from pilotrl.context import Chat, Context, number, parse_action, parse_plan
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, Expert
-from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WorldError
+from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WorldError, Written
 
 ATTEMPTS = 3
 """Worlds an episode gets before it is broken; tries a judge gets."""
+
+EVERY = "every "
+"""`every 3`: a plan is written before the first action, the fourth, ..."""
+KEEP = "keep"
+"""What a planner answers where it is asked whether to plan anew, and would not."""
 
 Key = tuple[int | str, ...]
 Play = Generator[Request, Reply, Episode]
@@ -38,6 +44,10 @@ class Player:
     """The environment's expert writes the plans."""
     expert: bool
     """The expert writes everything, and what it writes is recorded as calls (demonstrations)."""
+    candidates: int
+    """Plans that the policy writes for every one that it follows."""
+    graded: bool
+    """The policy's plans are kept for the judge, each beside what the expert would write there."""
     detours: float
     """Share of an expert's actions, where it knows of a detour, that are one."""
     max_length: int
@@ -62,6 +72,18 @@ class Ticket:
 def seed_of(*key: int | str) -> int:
     """A 63-bit seed from what a call is, the same on every machine."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def due(plans: str, turn: int) -> bool:
+    """Whether the planner is called at a turn, counted from 1. `plans` is what agent.plans may be."""
+    if plans.startswith(EVERY):
+        return (turn - 1) % int(plans.removeprefix(EVERY)) == 0
+    return plans in ("always", "asked") or (plans == "once" and turn == 1)
+
+
+def likelihood(call: Call) -> float:
+    """Mean log-probability of a token under the policy that sampled it; of no token, the least there is."""
+    return fmean(call.logprobs) if call.logprobs else float("-inf")
 
 
 def play(
@@ -165,20 +187,21 @@ class _Seat:
     def plan(self) -> Generator[Request, Reply, bool]:
         """P(t-1) becomes P(t): steps before this turn stay, the rest is written anew. False: the context is full."""
         self.well_formed = True
-        due = self.player.plans == "always" or (self.player.plans == "once" and self.turn == 1)
-        if not due:
+        if not due(self.player.plans, self.turn):
             return True
-        ask = self.player.prompts["plan"].format(next=self.turn)
+        again = self.player.plans == "asked" and self.turn > 1
+        ask = self.player.prompts["replan" if again else "plan"].format(next=self.turn)
         if self.player.teacher or self.player.expert:
             steps: Plan | None = tuple(self._expert().plan())
             assert steps is not None
-            if not self._written("planner", ask, number(steps, self.turn)):
+            kept = again and steps == self.steps[self.turn - 1 :]
+            if not self._told("planner", ask, KEEP if kept else number(steps, self.turn)):
                 return False
         else:
-            text = yield from self._call("planner", ask)
-            if text is None:
+            call = yield from self._select(ask)
+            if call is None:
                 return False
-            steps = parse_plan(text, self.turn)
+            steps = self._parsed(call)
         if steps is None:
             self.well_formed = False  # the old plan stays in force
         else:
@@ -187,14 +210,28 @@ class _Seat:
             self.steps = (*frozen, *missing, *steps)
         return True
 
+    def _parsed(self, call: Call) -> Plan | None:
+        """The steps that a planner's call wrote; None where its structure is wrong."""
+        text = self.player.chat.decode(call.ids)
+        if self.player.plans == "asked" and self.turn > 1 and text.strip() == KEEP:
+            return self.steps[self.turn - 1 :]
+        return parse_plan(text, self.turn)
+
+    def _reference(self) -> Plan:
+        """What the expert would write here, for the judge; nothing where nobody asks, or there is no expert."""
+        expert = self.env.expert if self.player.graded else None
+        return tuple(expert.plan()) if expert else ()
+
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn. None: the context is full."""
         ask, thinks = self._ask(), self.player.thinks
         if self.player.expert:
             return self._demonstrate(ask)
-        text = yield from self._call("executor", ask)
-        if text is None:
+        call = yield from self._call("executor", ask)
+        if call is None:
             return None
+        self._record(ask, call)
+        text = self.player.chat.decode(call.ids)
         action = parse_action(text, thinks)
         self.well_formed &= action is not None
         self.reply_text = text
@@ -218,31 +255,50 @@ class _Seat:
             ending = "failed" if terminated else "truncated"
             self.episode.outcome = "solved" if info["solved"] else ending  # type: ignore[assignment]
 
-    def _call(self, role: Role, ask: str) -> Generator[Request, Reply, str | None]:
-        """One generation by the model; None where the context has no room for it."""
+    def _call(self, role: Role, ask: str, candidate: int = 0) -> Generator[Request, Reply, Call | None]:
+        """One generation by the model, which the context knows nothing of yet; None where that has no room."""
         player, limit = self.player, self.player.max_tokens[role]
         prompt = self.context.prompt(ask, self.steps)
         if len(prompt) + limit > player.max_length:
             return None
-        seed = seed_of(*self.key, self.turn, role, 0)
-        session = (self.episode.group, self.episode.sample)
-        reply = yield Request(session, prompt, limit, player.temperature, player.top_p, seed, player.adapters[role])
-        self._record(role, ask, prompt, reply)
+        seed = seed_of(*self.key, self.turn, role, candidate)
+        session, adapter = (self.episode.group, self.episode.sample), player.adapters[role]
+        reply = yield Request(session, prompt, limit, player.temperature, player.top_p, seed, adapter)
         self.episode.tokens += len(reply.ids)
-        return player.chat.decode(reply.ids)
+        return Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, player.version, adapter, self.turn)
 
-    def _record(self, role: Role, ask: str, prompt: list[int], reply: Reply) -> None:
-        made_by = self.player.version, self.player.adapters[role], self.turn
-        call = Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, *made_by)
+    def _select(self, ask: str) -> Generator[Request, Reply, Call | None]:
+        """A plan of the policy: of several candidates its likeliest, by the mean log-probability of a token.
+
+        That is the sample-and-rank of arXiv 2001.09977: its numbers are at hand, it reads no text, and it favours no short
+        plan. Instead one could follow the plan that most candidates agree with (arXiv 2203.11171) or that a judge likes
+        best; in play there is no judge. Candidates are asked for one after another, so that each finds the keys and values
+        of their prompt in the session's slot. The selected call is the first of its turn. None: the context is full.
+        """
+        calls, reference = list[Call](), self._reference()
+        for candidate in range(self.player.candidates):
+            call = yield from self._call("planner", ask, candidate)
+            if call is None:
+                return None
+            call.selected = False
+            call.written = Written(self._parsed(call), reference) if self.player.graded else None
+            calls.append(call)
+        best = max(calls, key=likelihood)
+        best.selected = True
+        self._record(ask, best)
+        self.episode.calls += [call for call in calls if call is not best]
+        return best
+
+    def _record(self, ask: str, call: Call) -> None:
         self.episode.calls.append(call)
-        self.context.replied(ask, "plan" if role == "planner" else "action", reply.ids)
+        self.context.replied(ask, "plan" if call.role == "planner" else "action", call.ids)
 
     def _expert(self) -> Expert:
         if (expert := self.env.expert) is None:
             raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
         return expert
 
-    def _written(self, role: Role, ask: str, text: str) -> bool:
+    def _told(self, role: Role, ask: str, text: str) -> bool:
         """A reply that the expert wrote: a call to learn from in demonstrations, else only context. False: no room."""
         if not self.player.expert:
             self.context.replied(ask, "plan" if role == "planner" else "action", text)
@@ -250,8 +306,8 @@ class _Seat:
         prompt, ids = self.context.prompt(ask, self.steps), self.player.chat.reply(text)
         if len(prompt) + len(ids) > self.player.max_length:
             return False
-        session = (self.episode.group, self.episode.sample)
-        self._record(role, ask, prompt, Reply(session, ids, [0.0] * len(ids), "end"))
+        version, turn = self.player.version, self.turn
+        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, version, turn=turn))
         return True
 
     def _demonstrate(self, ask: str) -> str | None:
@@ -264,4 +320,4 @@ class _Seat:
         action = (draw.random() < player.detours and expert.detour()) or expert.action()
         thought = f"Thought: {expert.plan()[0]}\n" if self.player.thinks else ""
         self.reply_text = f"{thought}Action: {action}"
-        return action if self._written("executor", ask, self.reply_text) else None
+        return action if self._told("executor", ask, self.reply_text) else None
