@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from pilotrl.context import Chat, number
+from pilotrl.context import Chat, number, parse_plan
 from pilotrl.engine import Engine
 from pilotrl.engine.local import LocalEngine
 from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import Info, load
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.rollout import ATTEMPTS, Player, Ticket, play, seed_of
+from pilotrl.prompts import load as load_prompts
+from pilotrl.rollout import ATTEMPTS, Player, Ticket, due, likelihood, play, seed_of
 from pilotrl.types import Episode, Reply, Request, Task, UserError, WorldError
 
 KEY = (0, "train", 0)
@@ -427,3 +428,127 @@ def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(model: Any
         assert [call.ids for call in episode.calls] == [call.ids for call in together[key].calls]
         for one, other in zip(episode.calls, together[key].calls, strict=True):
             torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
+
+
+def test_of_several_candidates_the_likeliest_is_followed(player: Player) -> None:
+    engine = Watched(Drawn(player.chat))
+    episode = play(tickets(replace(player, candidates=3)), make_env, engine, KEY)[0]
+    for turn in range(1, len(episode.turns) + 1):
+        planned = [call for call in episode.calls if call.turn == turn and call.role == "planner"]
+        assert [call.selected for call in planned] == [True, False, False]
+        assert likelihood(planned[0]) == max(map(likelihood, planned))
+        assert len({tuple(call.prompt) for call in planned}) == 1
+        after = next(call for call in episode.calls if call.turn == turn and call.role == "executor")
+        kept = planned[0].prompt + planned[0].ids
+        assert after.prompt[: len(kept)] == kept  # and no other one entered the context
+        assert episode.turns[turn - 1].plan[turn - 1] == parse_plan(player.chat.decode(planned[0].ids), turn)[0]  # type: ignore[index]
+    assert [rank(episode, turn) for turn in (1, 2, 3)] != [0, 0, 0]  # it is not always the first that was asked for
+    assert episode.tokens == sum(len(call.ids) for call in episode.calls)
+    assert [request.seed for request in engine.requests[:4]] == [
+        *(seed_of(*KEY, 0, 0, 0, 1, "planner", candidate) for candidate in range(3)),
+        seed_of(*KEY, 0, 0, 0, 1, "executor", 0),
+    ]
+
+
+def rank(episode: Episode, turn: int) -> int:
+    """Which candidate was followed: `Drawn` writes its number into the plan."""
+    return int(episode.turns[turn - 1].plan[turn - 1].split()[-1])
+
+
+class Drawn(ScriptedPolicy):
+    """A planner whose candidates differ in words, and in likelihood by their seeds."""
+
+    def __init__(self, chat: Chat) -> None:
+        super().__init__(chat, able)
+        self.asked = 0
+
+    def _reply(self, request: Request) -> Reply:
+        text = self.chat.decode(request.prompt)
+        _, role, turn = asked(text)
+        if role == "act":
+            self.asked = 0
+            return super()._reply(request)
+        ids = self.chat.reply(f"{turn}. plan number {self.asked}")
+        self.asked += 1
+        return Reply(request.session, ids, [-(request.seed % 97) / 97] * len(ids), "end")
+
+
+def test_candidates_find_the_keys_and_values_of_their_prompt(model: Any, player: Player) -> None:
+    engine, fresh = LocalEngine(model, player.chat.end, 4), []
+    submit = engine.submit
+
+    def watched(request: Request) -> None:
+        submit(request)
+        fresh.append(len(engine.running[-1].fresh))
+
+    engine.submit = watched  # type: ignore[method-assign]
+    play(tickets(replace(player, candidates=3)), make_env, engine, KEY)
+    assert fresh[1:3] == [1, 1]  # all but the prompt's last token is there
+
+
+def test_one_candidate_is_the_same_call_as_the_first_of_several(model: Any, player: Player) -> None:
+    one, three = (
+        play(tickets(replace(player, candidates=k)), make_env, LocalEngine(model, player.chat.end, 4), KEY)[0]
+        for k in (1, 3)
+    )
+    assert one.calls[0].ids in [call.ids for call in three.calls[:3]]
+    assert all(call.selected for call in one.calls)
+
+
+@pytest.mark.parametrize(
+    ("plans", "planned"),
+    [("always", [1, 2, 3, 4, 5]), ("once", [1]), ("never", []), ("every 1", [1, 2, 3, 4, 5]), ("every 2", [1, 3, 5])],
+)
+def test_when_a_plan_is_due(plans: str, planned: list[int]) -> None:
+    assert [turn for turn in range(1, 6) if due(plans, turn)] == planned
+
+
+def test_a_plan_is_written_every_k_turns(player: Player) -> None:
+    episode = one(replace(player, plans="every 2"), able)
+    assert "".join(call.role[0] for call in episode.calls) == "peepe"
+    assert episode.outcome == "solved"
+
+
+def test_who_is_asked_may_keep_the_plan(player: Player) -> None:
+    prompts = load_prompts("short", "asked")
+    replies = {1: "1. a\n2. b\n3. c", 2: "keep", 3: "3. C"}
+    script = planning(replies)
+    wish = replace(player, plans="asked", prompts=prompts, graded=True)
+    episode = one(wish, lambda prompt: script(prompt.replace("replan", "plan")))
+    assert [turn.plan for turn in episode.turns] == [("a", "b", "c"), ("a", "b", "c"), ("a", "b", "C")]
+    assert all(turn.well_formed for turn in episode.turns)
+    planned = [call for call in episode.calls if call.role == "planner"]
+    assert [call.written.steps for call in planned if call.written] == [("a", "b", "c"), ("b", "c"), ("C",)]
+    assert player.chat.decode(planned[1].prompt).endswith("replan 2<|end|><|assistant|>")
+    for plans, replies in (("asked", {1: "keep", 2: "2. b", 3: "3. c"}), ("always", {1: "1. a", 2: "keep", 3: "3. c"})):
+        script = planning(replies)
+        episode = one(replace(wish, plans=plans), lambda prompt, script=script: script(prompt.replace("replan", "plan")))  # type: ignore[misc]
+        assert [turn.well_formed for turn in episode.turns].count(False) == 1
+
+
+def test_an_expert_that_is_asked_keeps_a_plan_that_still_stands(player: Player) -> None:
+    for episode in demonstrate(player, plans="asked", prompts=load_prompts("short", "asked")):
+        said = [player.chat.decode(call.ids) for call in episode.calls if call.role == "planner"]
+        assert said[1:] == ["keep"] * (len(said) - 1)
+        assert episode.outcome == "solved"
+
+
+def test_a_plan_that_is_graded_stands_beside_that_of_the_expert_from_the_same_state(player: Player) -> None:
+    episode = one(replace(player, graded=True), planning({1: "1. a", 2: "no plan", 3: "3. c"}))
+    colors = episode.task.id.split("-")
+    written = [call.written for call in episode.calls if call.role == "planner"]
+    assert [one.steps for one in written if one] == [("a",), None, ("c",)]
+    assert [one.reference for one in written if one] == [
+        tuple(f"push the {color} button" for color in colors[turn:]) for turn in range(3)
+    ]
+    assert all(call.written is None for call in episode.calls if call.role == "executor")
+    assert all(call.written is None for call in one(player, able).calls)
+
+
+def test_the_expert_is_asked_for_its_plan_only_where_plans_are_graded(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[int] = []
+    monkeypatch.setattr("pilotrl.envs.toy.ToyExpert.plan", lambda self: asked_for.append(1) or ["push"])  # type: ignore[func-returns-value]
+    one(player, able)
+    assert asked_for == []
+    one(replace(player, graded=True, candidates=3), able)
+    assert len(asked_for) == 3  # once a plan that is followed, whatever the number of candidates
