@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from pilotrl.batch import Batch
 from pilotrl.data import Rollouts, schedule
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.types import Episode, Task, Turn, UserError, WorldError
+from pilotrl.judge import PlanItem
+from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, Written
 
 TASKS = [f"t{i}" for i in range(10)]
 
@@ -203,3 +204,49 @@ def test_a_judge_that_fails_is_asked_again_and_then_leaves_no_verdict(
     replace(scoring, judges={"toy": Clerk(failures=99)})([episode])
     assert (episode.reward, episode.terms["adherence"]) == (None, None)
     assert [turn.adherence for turn in episode.turns] == [None] * 3
+
+
+class Planner(Clerk):
+    """A judge of plans who writes down what it is shown."""
+
+    def __init__(self, failures: int = 0) -> None:
+        super().__init__()
+        self.tired, self.shown = failures, list[PlanItem]()
+
+    def grade_plans(self, items: Sequence[PlanItem]) -> list[PlanScores | None]:
+        self.tired -= 1
+        if self.tired >= 0:
+            raise WorldError("no answer")
+        self.shown += items
+        return [PlanScores(5, 4, 3)] * len(items)
+
+
+def planned(episode: Episode) -> list[Call]:
+    """Plans of the first two turns, the second one unreadable; each was preferred to another."""
+    episode.calls = [
+        Call("planner", [1], [2], [0.0], "end", (), turn=turn, selected=selected, written=Written(steps, ("r",)))
+        for turn, steps in ((1, ("a1", "a2")), (2, None))
+        for selected in (True, False)
+    ]
+    return episode.calls
+
+
+def test_a_plan_is_graded_against_what_its_writer_had_seen(training: Callable[..., Any], episode: Episode) -> None:
+    judge, scoring, calls = Planner(), training().source.scoring, planned(episode)
+    replace(scoring, judges={"toy": judge}, terms=["plan_quality"])([episode])
+    assert judge.shown == [PlanItem("saw 0", "saw 0", (), ("a1", "a2"), ("r",))]
+    assert [call.written.scores for call in calls if call.written] == [(5, 4, 3), None, (1, 1, 1), None]
+    assert episode.terms["plan_quality"] == 0.75 / 2
+    assert [call.earned for call in calls] == [0.75, None, 0.0, None]
+    replace(scoring, judges={"toy": judge}, terms=["plan_quality"], unselected=True)([episode])
+    assert [call.earned for call in calls] == [0.75, 0.75, 0.0, 0.0]
+    assert episode.terms["plan_quality"] == 0.75 / 2  # of those that were followed
+
+
+def test_a_judge_of_plans_that_fails_leaves_no_reward(training: Callable[..., Any], episode: Episode) -> None:
+    scoring, calls = training().source.scoring, planned(episode)[:1]
+    episode.calls = calls
+    replace(scoring, judges={"toy": Planner(failures=2)}, terms=["plan_quality"])([episode])
+    assert episode.reward == 0.75
+    replace(scoring, judges={"toy": Planner(failures=99)}, terms=["plan_quality"])([episode])
+    assert (episode.reward, episode.terms["plan_quality"]) == (None, None)

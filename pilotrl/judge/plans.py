@@ -40,14 +40,13 @@ def grade_plan(item: PlanItem) -> PlanScores:
 def correctness(steps: Plan, reference: Plan) -> int:
     """How much of the reference the steps cover, in its order; `UNKNOWN` without one.
 
-    Its next step weighs as much as all later ones together: it is carried out before the plan is written anew.
+    The next step, in its place, weighs as much as all later ones together: it is carried out before the plan is written anew.
     """
     if not reference:
         return UNKNOWN
-    weights = [max(1, len(reference) - 1)] + [1] * (len(reference) - 1)
-    table = _matches(steps, reference)
-    covered, used = _aligned(table, weights)
-    return _score(covered / (sum(weights) + EXTRA * (len(steps) - used)))
+    later = len(reference) - 1
+    covered, used = _aligned(_matches(steps, reference), max(1, later))
+    return _score(covered / (max(1, later) + later + EXTRA * (len(steps) - used)))
 
 
 def _matches(steps: Plan, reference: Plan) -> list[list[float]]:
@@ -72,14 +71,15 @@ def _match(step: Step, due: Step, everything: frozenset[str]) -> float:
     return price * len(asked & wanted) / (len(wanted) + len(strays))
 
 
-def _aligned(table: Sequence[Sequence[float]], weights: Sequence[int]) -> tuple[float, int]:
-    """The largest weighted sum of matches in the order of both sides, and how many steps it takes."""
-    best = [(0.0, 0)] * (len(weights) + 1)
-    for row in table:
+def _aligned(table: Sequence[Sequence[float]], first: int) -> tuple[float, int]:
+    """The largest sum of matches in the order of both sides, of which that of both first steps counts `first` times; and
+    how many steps it takes."""
+    best = [(0.0, 0)] * (len(table[0]) + 1)
+    for i, row in enumerate(table):
         before, best = best, [(0.0, 0)]
-        for j, weight in enumerate(weights):
+        for j, match in enumerate(row):
             value, used = before[j]
-            taken = (value + weight * row[j], used + 1) if row[j] else before[j]
+            taken = (value + (match if i or j else first * match), used + 1) if match else before[j]
             best.append(max(taken, before[j + 1], best[j], key=lambda pair: (pair[0], -pair[1])))
     return best[-1]
 

@@ -32,7 +32,7 @@ def test_labels_are_well_formed_and_varied() -> None:
     assert len({row["label"][0] for row in LABELS}) == 5
 
 
-@pytest.mark.parametrize(("place", "equal", "near"), [(0, 0.7, 0.9), (1, 0.7, 0.9), (2, 0.85, 0.9)])
+@pytest.mark.parametrize(("place", "equal", "near"), [(0, 0.62, 0.9), (1, 0.65, 0.9), (2, 0.85, 0.9)])
 def test_agreement_with_labels(place: int, equal: float, near: float) -> None:
     given = [scores for scores in RuleJudge(resolve=None).grade_plans([labelled(row) for row in LABELS]) if scores]
     off = [abs(scores[place] - row["label"][place]) for scores, row in zip(given, LABELS, strict=True)]
@@ -94,7 +94,7 @@ def test_the_next_step_weighs_as_much_as_all_that_follow() -> None:
 
 
 def test_order_counts_and_so_does_what_is_not_needed() -> None:
-    assert correctness((EXPERT[1], EXPERT[0], EXPERT[2]), tuple(EXPERT)) < 5
+    assert correctness((EXPERT[1], EXPERT[0], EXPERT[2]), tuple(EXPERT)) <= 3
     assert correctness((*EXPERT, "push the plum button"), tuple(EXPERT)) in (4, 5)
     assert correctness((*EXPERT, *["push the plum button"] * 4), tuple(EXPERT)) < 5
 
