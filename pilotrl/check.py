@@ -147,7 +147,6 @@ def check(config: Config) -> None:
             raise UserError(f"{key}={show(value)}: must be {allowed}")
     check_weights(config)
     check_algorithm(config.algorithm)
-    check_plans(config)
     check_lora(config)
     if config.parent is not None:
         check_parent(config.parent, config.model.name)
@@ -175,7 +174,7 @@ def check_weights(config: Config) -> None:
 
 
 def check_plans(config: Config) -> None:
-    """Who trains or counts plans needs plans that the policy writes."""
+    """Who trains or counts plans needs plans that the policy writes; in an evaluation nobody trains."""
     stage, credited = config.stage, config.algorithm.turn_credit and "plan_quality" in config.stage.terms
     if stage.train_unselected and not credited:
         why = "credits a plan that was not followed; use algorithm=grpo, algorithm.turn_credit=1 and the term plan_quality"

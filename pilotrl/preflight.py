@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pilotrl import CONF, launch, prompts
-from pilotrl.check import check, flat, nearest
+from pilotrl.check import check, check_plans, flat, nearest
 from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
@@ -56,6 +56,7 @@ def prepare(argv: Sequence[str]) -> Order:
     jobs, multirun = composed_jobs(arguments)
     for job in jobs:
         check(job.config)
+        check_plans(job.config)
         check_language_model(job.config)
     if multirun:
         sweep = check_sweep(jobs)
