@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pilotrl import CONF, chain, launch, prompts
-from pilotrl.check import check, flat, nearest
+from pilotrl.check import check, check_plans, flat, nearest
 from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
@@ -58,6 +58,7 @@ def prepare(argv: Sequence[str]) -> Order:
     for job in jobs:
         for config in (job.config, *(link.config for link in chain.links(job.config, job.hydra))):
             check(config)
+            check_plans(config)
             check_language_model(config)
     if multirun:
         sweep = check_sweep(jobs)
