@@ -7,13 +7,15 @@ token is trained because a call sampled it, never because of what it looks like.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from pilotrl.types import Call, Episode
+from pilotrl.types import Call, Episode, Role
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ class Batch:
     """[C] from 1; 0 for the words of the world, which are one call a row."""
     call_weight: Tensor
     """[C] of a call's tokens in the loss: 1 for what a trained role said."""
+    steered: Tensor
+    """[C] bool: the episode went on with it; False for a candidate plan that was not selected."""
     turn_rewards: Tensor
-    """[C] float64 in [0, 1]: what the judge gave the turn of each call, NaN without a verdict."""
+    """[2, C] float64 in [0, 1]: what each call earned by itself, a planner's and an executor's; NaN without a verdict."""
     rewards: Tensor
     """[E] float64, NaN where broken or unscored."""
     group: Tensor
@@ -134,15 +138,18 @@ def collate(
     groups: int,
     group_size: int,
     world: float = 0.0,
+    unselected: bool = False,
 ) -> Batch:
     """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is.
 
-    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining.
+    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining. Candidate plans that
+    were not selected are trained only if asked for.
     """
     lists = _Lists(world)
     for index, episode in enumerate(episodes):
-        for row in rows_of(episode.calls if episode.reward is not None else []):
-            lists.add(index, row, trains, [turn.adherence for turn in episode.turns])
+        kept = [call for call in episode.calls if episode.reward is not None and (call.selected or unselected)]
+        for row in rows_of(kept):
+            lists.add(index, row, trains)
     rewards = [float("nan") if episode.reward is None else episode.reward for episode in episodes]
     return Batch(
         step=step,
@@ -158,7 +165,8 @@ def collate(
         call_episode=torch.tensor(lists.call_episode, dtype=torch.long),
         call_turn=torch.tensor(lists.call_turn, dtype=torch.long),
         call_weight=torch.tensor(lists.call_weight, dtype=torch.float64),
-        turn_rewards=torch.tensor(lists.turn_rewards, dtype=torch.float64),
+        steered=torch.tensor([call is None or call.selected for call in lists.trained], dtype=torch.bool),
+        turn_rewards=torch.tensor([_earned(lists.trained, role) for role in get_args(Role)], dtype=torch.float64),
         rewards=torch.tensor(rewards, dtype=torch.float64),
         group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
         success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
@@ -171,19 +179,28 @@ def collate(
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
-    """Calls grouped into rows: each one's prompt begins with all tokens of the one before, sampled ids included."""
+    """Calls grouped into rows: each one's prompt begins with all tokens of the one before, sampled ids included.
+
+    A candidate that was not selected is a row of its own, which nothing continues.
+    """
     rows: list[list[Call]] = []
+    row: list[Call] = []
     for call in calls:
-        if rows and _continues(rows[-1][-1], call):
-            rows[-1].append(call)
+        if call.selected and row and _continues(row[-1], call):
+            row.append(call)
         else:
             rows.append([call])
+            row = rows[-1] if call.selected else row
     return rows
 
 
 def _continues(last: Call, call: Call) -> bool:
     whole = last.prompt + last.ids
     return last.adapter == call.adapter and call.prompt[: len(whole)] == whole
+
+
+def _earned(calls: Sequence[Call | None], role: str) -> list[float]:
+    return [math.nan if c is None or c.role != role or c.earned is None else c.earned for c in calls]
 
 
 class _Lists:
@@ -202,10 +219,9 @@ class _Lists:
         self.call_episode: list[int] = []
         self.call_turn: list[int] = []
         self.call_weight: list[float] = []
-        self.turn_rewards: list[float] = []
         self.trained: list[Call | None] = []
 
-    def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str], verdicts: Sequence[int | None]) -> None:
+    def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str]) -> None:
         """One row, up to the last call of a trained role."""
         trained = [call for call in calls if call.role in trains and call.ids]
         if not trained:
@@ -214,16 +230,13 @@ class _Lists:
         if self.world:
             sampled = {place for call in calls for place in _places(call)}
             told = [place for place in range(1, len(row)) if place not in sampled]
-            self._call(episode, None, None, told, [0.0] * len(told))
+            self._call(episode, None, told, [0.0] * len(told))
         for call in trained:
-            verdict = verdicts[call.turn - 1] if call.turn <= len(verdicts) and call.role == "executor" else None
-            self._call(episode, call, verdict, _places(call), call.logprobs)
+            self._call(episode, call, _places(call), call.logprobs)
         self.rows.append(row)
         self.row_episode.append(episode)
 
-    def _call(
-        self, episode: int, call: Call | None, verdict: int | None, places: Sequence[int], logprobs: Sequence[float]
-    ) -> None:
+    def _call(self, episode: int, call: Call | None, places: Sequence[int], logprobs: Sequence[float]) -> None:
         """A call in the row that is being added, or the words of the world there, with the places of its tokens."""
         self.token_row += [len(self.rows)] * len(places)
         self.token_position += places
@@ -235,7 +248,6 @@ class _Lists:
         self.call_turn.append(call.turn if call else 0)
         self.call_weight.append(1.0 if call else self.world)
         self.trained.append(call)
-        self.turn_rewards.append(float("nan") if verdict is None else verdict / 2)
 
 
 def _places(call: Call) -> range:

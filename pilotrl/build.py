@@ -7,7 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -60,17 +60,19 @@ class Bench:
         return envs.build({**plain(self.config.env), "split": split})
 
     def player(self, *, teacher: bool, expert: bool = False, agent: Agent | None = None) -> Player:
-        """The run's paradigm, or another, with the decoding of training."""
+        """The run's paradigm, or another, with the decoding of training. One candidate a plan, and own plans are graded."""
         config, agent = self.config, agent or self.config.agent
         return Player(
             chat=self.chat,
-            prompts=prompts.load(config.model.prompts),
+            prompts=prompts.load(config.model.prompts, agent.plans),
             plans=agent.plans,
             thinks=agent.thinks,
             context=agent.context,
             window=agent.window,
             teacher=teacher and agent.plans != "never",
             expert=expert,
+            candidates=1,
+            graded=not teacher,
             detours=config.stage.detours,
             max_length=config.model.max_length,
             max_tokens={"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens},
@@ -83,7 +85,9 @@ class Bench:
         """Who plays in training: the run's paradigm, or each of those that the stage demonstrates."""
         stage = self.config.stage
         play = partial(self.player, teacher=stage.planner == "teacher", expert=stage.plays == "expert")
-        return [play(agent=paradigm(name)) for name in stage.agents] or [play()]
+        players = [play(agent=paradigm(name)) for name in stage.agents] or [play()]
+        graded = stage.planner == "policy" and "plan_quality" in stage.terms
+        return [replace(player, candidates=stage.candidates, graded=graded) for player in players]
 
 
 def quiet() -> None:
@@ -137,6 +141,7 @@ def scoring(config: Config) -> Scoring:
         overlong_limit=config.reward.overlong_limit,
         overlong_penalty=config.reward.overlong_penalty,
         trains=[role for role in get_args(Role) if role in config.stage.trains],
+        unselected=config.stage.train_unselected,
     )
 
 

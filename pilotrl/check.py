@@ -31,6 +31,8 @@ from pilotrl.types import UserError
 OPEN = ("env", "judge")
 """Nodes whose keys are those of the class that `_target_` names."""
 
+PLANS = r"always|once|never|asked|every [1-9]\d{0,5}"
+
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -78,13 +80,14 @@ def rules(config: Config) -> dict[str, Rule]:
         "model.max_plan_tokens": at_least(1),
         "model.max_action_tokens": at_least(1),
         **{f"model.scratch.{field.name}": at_least(1) for field in fields(Scratch)},
-        "agent.plans": one_of(["always", "once", "never"]),
+        "agent.plans": (lambda plans: bool(re.fullmatch(PLANS, plans)), "always, once, never, asked, or every K (every 3, say)"),
         "agent.context": one_of(["append", "current"]),
         "agent.window": at_least(1),
         "stage.plays": one_of(["policy", "expert"]),
         "stage.planner": one_of(["teacher", "policy"]),
         "stage.trains": some_of(["planner", "executor"]),
         "stage.terms": some_of(config.reward.weights),
+        "stage.candidates": at_least(1),
         "stage.demonstrations": at_least(1),
         "stage.detours": within(0, 1),
         "stage.world": within(0, 1 if config.stage.plays == "expert" else 0),
@@ -144,6 +147,7 @@ def check(config: Config) -> None:
             raise UserError(f"{key}={show(value)}: must be {allowed}")
     check_weights(config)
     check_algorithm(config.algorithm)
+    check_plans(config)
     check_lora(config)
     if config.parent is not None:
         check_parent(config.parent, config.model.name)
@@ -168,6 +172,21 @@ def check_weights(config: Config) -> None:
             raise UserError(f"reward.weights.{name}={weight}: must be at least 0")
     if not any(config.reward.weights[term] for term in config.stage.terms):
         raise UserError(f"stage.terms={show(config.stage.terms)}: all have weight 0 in reward.weights; raise one")
+
+
+def check_plans(config: Config) -> None:
+    """Who trains or counts plans needs plans that the policy writes."""
+    stage, credited = config.stage, config.algorithm.turn_credit and "plan_quality" in config.stage.terms
+    if stage.train_unselected and not credited:
+        why = "credits a plan that was not followed; use algorithm=grpo, algorithm.turn_credit=1 and the term plan_quality"
+        raise UserError(f"stage.train_unselected=true: nothing {why}")
+    if stage.plays == "expert" or (stage.planner == "policy" and config.agent.plans != "never"):
+        return
+    no_plans = "agent.plans=never" if config.agent.plans == "never" else f"stage.planner={stage.planner}"
+    if "plan_quality" in stage.terms:
+        raise UserError(f"stage.terms={show(stage.terms)}: with {no_plans} the policy writes no plan that could be graded")
+    if "executor" not in stage.trains:
+        raise UserError(f"stage.trains={show(stage.trains)}: with {no_plans} the policy writes no plan to learn from")
 
 
 def check_algorithm(algorithm: Algorithm) -> None:

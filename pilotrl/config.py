@@ -79,7 +79,8 @@ class Agent:
     name: str = MISSING
     """What summaries call the paradigm."""
     plans: str = MISSING
-    """When a plan is written: `always` (after every observation), `once` (before the first action), `never`."""
+    """When a plan is written: `always` (after every observation), `once` (before the first action), `never`, `every K`
+    (before the first action and after every K more), `asked` (as always, but the planner may answer `keep`)."""
     thinks: bool = MISSING
     """The executor writes a thought before its action (ReAct)."""
     context: str = MISSING
@@ -102,6 +103,10 @@ class Stage:
     """Roles whose sampled tokens get gradient: `executor`, `planner`."""
     terms: list[str] = MISSING
     """Reward terms that count; each one's weight is in the reward group."""
+    candidates: int = MISSING
+    """Plans the policy writes for every one that it follows in training: that which it finds likeliest."""
+    train_unselected: bool = MISSING
+    """Plans that were not followed are trained as well, by their own quality alone."""
     agents: list[str] = MISSING
     """Paradigms in the demonstrations of an expert; empty: the run's own agent."""
     demonstrations: int | None = MISSING
@@ -145,7 +150,7 @@ class Algorithm:
     scale: bool | None = MISSING
     """Divide group advantages by the group's standard deviation."""
     turn_credit: float | None = MISSING
-    """Weight of what each turn earned by itself (adherence) beside what its episode earned; 0: plain grpo."""
+    """Weight of what each call earned by itself (adherence, plan quality) beside what its episode earned; 0: plain grpo."""
     gamma: float | None = MISSING
     """Discount from call to call (ppo)."""
     gae_lambda: float | None = MISSING
@@ -274,7 +279,7 @@ class Config:
     reward: Reward = MISSING
     """What the terms weigh."""
     judge: Any = MISSING
-    """Who grades adherence: `_target_` and the keywords of that class."""
+    """Who grades adherence and plans: `_target_` and the keywords of that class."""
     algorithm: Algorithm = MISSING
     """Advantage and loss."""
     engine: Engine = MISSING

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ from torch.utils.data import IterableDataset
 from pilotrl.batch import Batch, collate
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, home
-from pilotrl.judge import Item, Judge
+from pilotrl.judge import Judge, PlanItem
 from pilotrl.rewards import score
 from pilotrl.rollout import ATTEMPTS, Player, Ticket, play
-from pilotrl.types import Episode, Role, Task, UserError, WorldError
+from pilotrl.types import Call, Episode, PlanScores, Role, Task, UserError, WorldError, Written
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Scoring:
     overlong_limit: int
     overlong_penalty: float
     trains: Sequence[Role]
+    unselected: bool
+    """Candidate plans that were not selected are graded, and learned from, too."""
 
     def __call__(self, episodes: Sequence[Episode]) -> None:
         """Grade every turn against the step in force, then fill in terms and rewards."""
@@ -47,18 +53,39 @@ class Scoring:
                 for t, (turn, before) in enumerate(zip(episode.turns, _seen(episode), strict=True))
                 if t < len(turn.plan) and episode.task.env == env
             ]
-            for (turn, _), verdict in zip(due, _grade(judge, [item for _, item in due]), strict=True):
+            for (turn, _), verdict in zip(due, _tried(judge.grade, [item for _, item in due]), strict=True):
                 turn.adherence = verdict
+            self._plans(judge, [episode for episode in episodes if episode.task.env == env])
         for episode in episodes:
             lengths = self.overlong_buffer, self.overlong_limit, self.overlong_penalty
             score(episode, self.terms, self.weights, *lengths, self.trains)
 
 
-def _grade(judge: Judge, items: Sequence[Item]) -> Sequence[int | None]:
+    def _plans(self, judge: Judge, episodes: Sequence[Episode]) -> None:
+        """Grade the plans that were kept for it; a reply that is no plan gets the lowest scores from us."""
+        due: list[tuple[Written, PlanItem]] = []
+        for episode in episodes:
+            for call in episode.calls:
+                if (written := call.written) and (call.selected or self.unselected):
+                    written.scores = PlanScores(1, 1, 1)
+                    due += [(written, _item(episode, call, written))] if written.steps is not None else []
+        if due:
+            for (written, _), scores in zip(due, _tried(judge.grade_plans, [item for _, item in due]), strict=True):
+                written.scores = scores
+
+
+def _item(episode: Episode, call: Call, written: Written) -> PlanItem:
+    """A plan as a judge sees it."""
+    done = episode.turns[: call.turn - 1]
+    latest = done[-1].observation if done else episode.observation
+    return PlanItem(episode.observation, latest, tuple(turn.action for turn in done), written.steps or (), written.reference)
+
+
+def _tried(grade: Callable[[Sequence[T]], list[V | None]], items: Sequence[T]) -> list[V | None]:
     """Verdicts; none of a judge who fails every time, which leaves the episodes without a reward."""
     for _ in range(ATTEMPTS):
         with suppress(WorldError):
-            return judge.grade(items)
+            return grade(items)
     return [None] * len(items)
 
 
@@ -144,10 +171,11 @@ class Rollouts(IterableDataset[Batch]):
         )
         check_starts(episodes)
         self.scoring(episodes)
-        batch = collate(episodes, self.trains, step, version, self.tasks, self.group_size, self.world)
+        shape = self.tasks, self.group_size
+        batch = collate(episodes, self.trains, step, version, *shape, self.world, self.scoring.unselected)
         if self.shuffle_rewards:
             batch.rewards = shuffled(batch.rewards, self.seed, step)
-            batch.turn_rewards = shuffled(batch.turn_rewards, self.seed, step)
+            batch.turn_rewards = torch.stack([shuffled(row, self.seed, step) for row in batch.turn_rewards])
         self.seconds = time.perf_counter() - start
         return batch
 

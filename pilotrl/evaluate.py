@@ -84,7 +84,7 @@ def panel_of(bench: Bench) -> Panel:
         protocol={
             "env": {**plain(config.env), "split": config.panel.split},
             "agent": plain(config.agent),
-            "prompts": prompts.load(config.model.prompts),
+            "prompts": prompts.load(config.model.prompts, config.agent.plans),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": worlds(config)} if env == MIXTURE else {}),
         },

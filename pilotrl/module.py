@@ -61,8 +61,9 @@ class PilotModule(LightningModule):
         if batch.version != step:
             raise RuntimeError(f"the batch was played by weights of version {batch.version}, these are version {step}")
         values = self.values(batch)
+        ends = batch.success, batch.terminated
         credit = self.algorithm.advantages(
-            batch.rewards, batch.turn_rewards, batch.group, batch.success, batch.terminated, batch.call_episode, values
+            batch.rewards, batch.turn_rewards, batch.group, *ends, batch.call_episode, batch.steered, values
         )
         batch.credit(credit.advantages)
         groups = len(set(batch.group.tolist()))

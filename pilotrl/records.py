@@ -31,7 +31,8 @@ def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
 
 def _call(call: Call) -> dict[str, Any]:
     sizes = {"prompt": len(call.prompt), "sampled": len(call.ids), "stop": call.stop}
-    return {"role": call.role, "turn": call.turn, **sizes, "advantage": call.advantage}
+    plan = {"selected": call.selected, **asdict(call.written)} if call.written else {}
+    return {"role": call.role, "turn": call.turn, **sizes, **plan, "advantage": call.advantage}
 
 
 def from_record(record: dict[str, Any]) -> Episode:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from pilotrl.types import Episode, Role, Turn, UserError
+from pilotrl.types import Episode, Role, Turn, UserError, Written
 
 Term = Callable[[Episode], float | None]
 
@@ -23,6 +23,11 @@ def adherence(episode: Episode) -> float | None:
     return _mean([turn.adherence / 2 for turn in episode.turns if turn.adherence is not None])
 
 
+def plan_quality(episode: Episode) -> float | None:
+    """How good the plans are that the policy wrote and followed: mean over those that have scores."""
+    return _mean([written.scores.share for written in _plans(episode) if written.scores])
+
+
 def outcome(episode: Episode) -> float | None:
     """0 not solved, 1/2 solved with detours, 1 solved within the turns that the environment calls efficient."""
     if episode.outcome == "broken":
@@ -32,7 +37,12 @@ def outcome(episode: Episode) -> float | None:
     return 1.0 if episode.par is None or len(episode.turns) <= episode.par else 0.5
 
 
-TERMS: dict[str, Term] = {"format": format_share, "adherence": adherence, "outcome": outcome}
+TERMS: dict[str, Term] = {
+    "format": format_share,
+    "adherence": adherence,
+    "outcome": outcome,
+    "plan_quality": plan_quality,
+}
 """Every term there is, by the name that stage.terms and reward.weights use."""
 
 
@@ -58,6 +68,7 @@ def score(
     _check(terms, weights)
     episode.terms = {name: term(episode) for name, term in TERMS.items()}
     episode.reward = _weighted_mean(episode, terms, weights)
+    _earn(episode, terms)
     if episode.reward is not None:
         sampled = sum(len(call.ids) for call in episode.calls if call.role in trains)
         episode.reward -= overlong_penalty * overlong(sampled, overlong_buffer, overlong_limit)
@@ -72,21 +83,41 @@ def overlong(sampled: int, buffer: int, limit: int) -> float:
 
 
 def unscored_verdicts(episode: Episode) -> int:
-    """Turns that had a plan step in force, and yet have no verdict."""
-    return sum(turn.adherence is None for turn in _due(episode))
+    """Turns that had a plan step in force, and plans to be graded, that have no verdict."""
+    plans = sum(written.scores is None for written in _plans(episode))
+    return plans + sum(turn.adherence is None for turn in _due(episode))
 
 
 def _due(episode: Episode) -> Iterator[Turn]:
     return (turn for t, turn in enumerate(episode.turns, 1) if len(turn.plan) >= t)
 
 
+def _plans(episode: Episode) -> Iterator[Written]:
+    return (call.written for call in episode.calls if call.written and call.selected)
+
+
+def _earn(episode: Episode, terms: Sequence[str]) -> None:
+    """Note on each call what it did by itself, where the term that says so counts."""
+    for call in episode.calls:
+        if call.role == "executor" and "adherence" in terms and call.turn <= len(episode.turns):
+            verdict = episode.turns[call.turn - 1].adherence
+            call.earned = None if verdict is None else verdict / 2
+        elif call.written and call.written.scores and "plan_quality" in terms:
+            call.earned = call.written.scores.share
+
+
 def _weighted_mean(episode: Episode, terms: Sequence[str], weights: Mapping[str, float]) -> float | None:
     counted = [name for name in terms if weights[name] > 0]
     known = [(weights[name], value) for name in counted if (value := episode.terms[name]) is not None]
-    missing = len(known) < len(counted) and any(_due(episode))
+    missing = any(episode.terms[name] is None and _asked(episode, name) for name in counted)
     if episode.outcome == "broken" or missing or not known:
         return None
     return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)
+
+
+def _asked(episode: Episode, term: str) -> bool:
+    """Whether there was something to judge: a term without a value is missing then, and does not apply otherwise."""
+    return any(_plans(episode)) if term == "plan_quality" else any(_due(episode))
 
 
 def _check(terms: Sequence[str], weights: Mapping[str, float]) -> None:

@@ -11,14 +11,20 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
+from statistics import fmean
 
 from pilotrl.context import Chat, Context, number, parse_action, parse_plan
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, Expert
-from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WorldError
+from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WorldError, Written
 
 ATTEMPTS = 3
 """Worlds an episode gets before it is broken; tries a judge gets."""
+
+EVERY = "every "
+"""`every 3`: a plan is written before the first action, the fourth, ..."""
+KEEP = "keep"
+"""What a planner answers where it is asked whether to plan anew, and would not."""
 
 Key = tuple[int | str, ...]
 Play = Generator[Request, Reply, Episode]
@@ -38,6 +44,10 @@ class Player:
     """The environment's expert writes the plans."""
     expert: bool
     """The expert writes everything, and what it writes is recorded as calls (demonstrations)."""
+    candidates: int
+    """Plans that the policy writes for every one that it follows."""
+    graded: bool
+    """The policy's plans are kept for the judge, each beside what the expert would write there."""
     detours: float
     """Share of an expert's actions, where it knows of a detour, that are one."""
     max_length: int
@@ -60,6 +70,18 @@ class Ticket:
 def seed_of(*key: int | str) -> int:
     """A 63-bit seed from what a call is, the same on every machine."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def due(plans: str, turn: int) -> bool:
+    """Whether the planner is called at a turn, counted from 1. `plans` is what agent.plans may be."""
+    if plans.startswith(EVERY):
+        return (turn - 1) % int(plans.removeprefix(EVERY)) == 0
+    return plans in ("always", "asked") or (plans == "once" and turn == 1)
+
+
+def likelihood(reply: Reply) -> float:
+    """Mean log-probability of a token, so that a longer reply is not thought worse for it."""
+    return fmean(reply.logprobs) if reply.logprobs else float("-inf")
 
 
 def play(
@@ -163,20 +185,24 @@ class _Seat:
     def plan(self) -> Generator[Request, Reply, bool]:
         """P(t-1) becomes P(t): steps before this turn stay, the rest is written anew. False: the context is full."""
         self.well_formed = True
-        due = self.player.plans == "always" or (self.player.plans == "once" and self.turn == 1)
-        if not due:
+        if not due(self.player.plans, self.turn):
             return True
-        ask = self.player.prompts["plan"].format(next=self.turn)
+        again = self.player.plans == "asked" and self.turn > 1
+        ask = self.player.prompts["replan" if again else "plan"].format(next=self.turn)
         if self.player.teacher or self.player.expert:
             steps: Plan | None = tuple(self._expert().plan())
             assert steps is not None
-            if not self._written("planner", ask, number(steps, self.turn)):
+            kept = again and steps == self.steps[self.turn - 1 :]
+            if not self._told("planner", ask, KEEP if kept else number(steps, self.turn)):
                 return False
         else:
-            text = yield from self._call("planner", ask)
-            if text is None:
+            reference = self._reference()
+            calls = yield from self._calls("planner", ask, self.player.candidates)
+            if not calls:
                 return False
-            steps = parse_plan(text, self.turn)
+            for call in calls if self.player.graded else ():
+                call.written = Written(self._parsed(call), reference)
+            steps = self._parsed(calls[0])
         if steps is None:
             self.well_formed = False  # the old plan stays in force
         else:
@@ -185,14 +211,27 @@ class _Seat:
             self.steps = (*frozen, *missing, *steps)
         return True
 
+    def _parsed(self, call: Call) -> Plan | None:
+        """The steps that a planner's call wrote; None where its structure is wrong."""
+        text = self.player.chat.decode(call.ids)
+        if self.player.plans == "asked" and self.turn > 1 and text.strip() == KEEP:
+            return self.steps[self.turn - 1 :]
+        return parse_plan(text, self.turn)
+
+    def _reference(self) -> Plan:
+        """What the expert would write here, for the judge; nothing where nobody asks, or there is no expert."""
+        expert = self.env.expert if self.player.graded else None
+        return tuple(expert.plan()) if expert else ()
+
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn. None: the context is full."""
         ask, thinks = self._ask(), self.player.thinks
         if self.player.expert:
             return self._demonstrate(ask)
-        text = yield from self._call("executor", ask)
-        if text is None:
+        calls = yield from self._calls("executor", ask)
+        if not calls:
             return None
+        text = self.player.chat.decode(calls[0].ids)
         action = parse_action(text, thinks)
         self.well_formed &= action is not None
         self.reply_text = text
@@ -216,31 +255,42 @@ class _Seat:
             ending = "failed" if terminated else "truncated"
             self.episode.outcome = "solved" if info["solved"] else ending  # type: ignore[assignment]
 
-    def _call(self, role: Role, ask: str) -> Generator[Request, Reply, str | None]:
-        """One generation by the model; None where the context has no room for it."""
-        player, limit = self.player, self.player.max_tokens[role]
-        prompt = self.context.prompt(ask, self.steps)
-        if len(prompt) + limit > player.max_length:
-            return None
-        seed = seed_of(*self.key, self.turn, role, 0)
-        reply = yield Request(
-            (self.episode.group, self.episode.sample), prompt, limit, player.temperature, player.top_p, seed
-        )
-        self._record(role, ask, prompt, reply)
-        self.episode.tokens += len(reply.ids)
-        return player.chat.decode(reply.ids)
+    def _calls(self, role: Role, ask: str, candidates: int = 1) -> Generator[Request, Reply, list[Call]]:
+        """Generations by the model, the one that it goes on with first; none where the context has no room.
 
-    def _record(self, role: Role, ask: str, prompt: list[int], reply: Reply) -> None:
-        call = Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, self.player.version, turn=self.turn)
-        self.episode.calls.append(call)
-        self.context.replied(ask, "plan" if role == "planner" else "action", reply.ids)
+        Of several candidates that is the likeliest, by its mean log-probability a token under the policy: the
+        sample-and-rank of arXiv 2001.09977, whose scores are at hand and which reads no text. Others would be the plan
+        that most agree with (arXiv 2203.11171) and the one that a judge likes best, which no player has at hand later.
+        They are asked for one after another, so each finds the keys and values of their prompt in the session's slot.
+        """
+        player, limit = self.player, self.player.max_tokens[role]
+        session = (self.episode.group, self.episode.sample)
+        prompt = self.context.prompt(ask, self.steps)
+        replies: list[Reply] = []
+        while len(prompt) + limit <= player.max_length and len(replies) < candidates:
+            seed = seed_of(*self.key, self.turn, role, len(replies))
+            replies.append((yield Request(session, prompt, limit, player.temperature, player.top_p, seed)))
+        self.episode.tokens += sum(len(reply.ids) for reply in replies)
+        return self._record(role, ask, prompt, sorted(replies, key=likelihood, reverse=True))
+
+    def _record(self, role: Role, ask: str, prompt: list[int], replies: Sequence[Reply]) -> list[Call]:
+        """Replies to one prompt as calls; the first one enters the context."""
+        version, turn = self.player.version, self.turn
+        calls = [
+            Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, version, turn=turn, selected=not place)
+            for place, reply in enumerate(replies)
+        ]
+        self.episode.calls += calls
+        for call in calls[:1]:
+            self.context.replied(ask, "plan" if role == "planner" else "action", call.ids)
+        return calls
 
     def _expert(self) -> Expert:
         if (expert := self.env.expert) is None:
             raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
         return expert
 
-    def _written(self, role: Role, ask: str, text: str) -> bool:
+    def _told(self, role: Role, ask: str, text: str) -> bool:
         """A reply that the expert wrote: a call to learn from in demonstrations, else only context. False: no room."""
         if not self.player.expert:
             self.context.replied(ask, "plan" if role == "planner" else "action", text)
@@ -249,7 +299,7 @@ class _Seat:
         if len(prompt) + len(ids) > self.player.max_length:
             return False
         session = (self.episode.group, self.episode.sample)
-        self._record(role, ask, prompt, Reply(session, ids, [0.0] * len(ids), "end"))
+        self._record(role, ask, prompt, [Reply(session, ids, [0.0] * len(ids), "end")])
         return True
 
     def _demonstrate(self, ask: str) -> str | None:
@@ -262,4 +312,4 @@ class _Seat:
         action = (draw.random() < player.detours and expert.detour()) or expert.action()
         thought = f"Thought: {expert.plan()[0]}\n" if self.player.thinks else ""
         self.reply_text = f"{thought}Action: {action}"
-        return action if self._written("executor", ask, self.reply_text) else None
+        return action if self._told("executor", ask, self.reply_text) else None

@@ -7,7 +7,7 @@ observe, an *episode* is all turns on one task, a *group* is the episodes played
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Role = Literal["planner", "executor"]
 Outcome = Literal["solved", "failed", "truncated", "broken"]
@@ -33,6 +33,34 @@ class Task:
     seed: int
 
 
+class PlanScores(NamedTuple):
+    """What a judge gives a plan: 1 (useless) to 5 (nothing to be said against it) each."""
+
+    correctness: int
+    """It achieves what the task requires from here on."""
+    executability: int
+    """Each step is one thing that can be done."""
+    standardization: int
+    """It is written as plans are: a short line a step, in words of its own."""
+
+    @property
+    def share(self) -> float:
+        """Their mean as a number in [0, 1]."""
+        return (sum(self) / len(self) - 1) / 4
+
+
+@dataclass(slots=True)
+class Written:
+    """The plan that a planner's call wrote; kept where plans are graded."""
+
+    steps: Plan | None
+    """From the turn of the call on; None: the reply is no plan."""
+    reference: Plan
+    """What the environment's own expert would write from that very state; empty where there is none."""
+    scores: PlanScores | None = None
+    """The judge's; None without a verdict."""
+
+
 @dataclass(slots=True)
 class Call:
     """One generation by the language model: the unit of storage. Ids are kept as sampled and never tokenized again."""
@@ -50,6 +78,13 @@ class Call:
     """Of the weights: how many training steps they had seen."""
     adapter: str | None = None
     turn: int = 0
+    selected: bool = True
+    """False for a candidate plan that another one was preferred to: it never entered the context."""
+    written: Written | None = None
+    """What a planner's call wrote, where plans are graded."""
+    earned: float | None = None
+    """What this one call did, in [0, 1]: adherence of its action, quality of its plan; None where nobody said or it does
+    not count."""
     advantage: float | None = None
     """How much better than expected it turned out; None where nothing is learned from it."""
 

@@ -105,6 +105,8 @@ def adaplan(chat: Chat) -> Player:
         window=None,
         teacher=False,
         expert=False,
+        candidates=1,
+        graded=False,
         detours=0.0,
         max_length=512,
         max_tokens={"planner": 48, "executor": 24},
@@ -130,11 +132,12 @@ def scoring(**changes: Any) -> Scoring:
     values: dict[str, Any] = {
         "judges": {"toy": RuleJudge(resolve=None)},
         "terms": ["format", "adherence", "outcome"],
-        "weights": {"format": 1.0, "adherence": 1.0, "outcome": 1.0},
+        "weights": {"format": 1.0, "adherence": 1.0, "outcome": 1.0, "plan_quality": 1.0},
         "overlong_buffer": 40,
         "overlong_limit": 120,
         "overlong_penalty": 0.5,
         "trains": ["executor"],
+        "unselected": False,
     }
     return Scoring(**values | changes)
 

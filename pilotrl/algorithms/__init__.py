@@ -46,17 +46,20 @@ class Algorithm(Protocol):
         success: Tensor,
         terminated: Tensor,
         call_episode: Tensor,
+        steered: Tensor,
         values: Tensor,
     ) -> Credit:
         """Credit for every call, from whole groups.
 
         Args:
             rewards: [E] float64, NaN where missing (broken or unscored): such an episode is left out.
-            turn_rewards: [C] float64 in [0, 1], what the turn of each call earned by itself, NaN where nothing is known.
+            turn_rewards: [2, C] float64 in [0, 1], what each call earned by itself, a row for planners' calls and one for
+                executors' (two scales, never compared), NaN where nothing is known.
             group: [E] integer, equal for episodes of one group, in any order.
             success: [E] bool, the environment calls the episode solved (for the stats alone).
             terminated: [E] bool, the task itself ended (solved or failed); otherwise a budget cut the episode.
             call_episode: [C] integer, the episode of each call, never decreasing.
+            steered: [C] bool, False for a candidate that its episode did not follow and owes nothing to.
             values: [C] of the value head before each call.
         """
 

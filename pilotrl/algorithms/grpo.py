@@ -42,9 +42,9 @@ def advantages(rewards: Tensor, group: Tensor, scale: bool) -> Tensor:
 
 
 def turn_advantages(turn_rewards: Tensor, call_episode: Tensor, group: Tensor, scale: bool) -> Tensor:
-    """[C] float64: what each call's turn earned, less the group's mean, over the group's standard deviation.
+    """[C] float64: what each call earned by itself, less the group's mean, over the group's standard deviation.
 
-    Process supervision (arXiv 2402.03300, section 4.1.3) without the sum over later turns: adherence is about one action.
+    Process supervision (arXiv 2402.03300, section 4.1.3) without the sum over later turns: a verdict is about one call.
     Mean and deviation weigh each episode alike, however many turns it took. NaN rewards get 0.
     """
     valid = ~turn_rewards.isnan()
@@ -116,12 +116,13 @@ class Grpo:
         success: Tensor,
         terminated: Tensor,
         call_episode: Tensor,
+        steered: Tensor,
         values: Tensor,
     ) -> Credit:
         """See `Algorithm`."""
-        credit = advantages(rewards, group, self.scale)[call_episode]
-        if self.turn_credit:
-            credit = credit + self.turn_credit * turn_advantages(turn_rewards, call_episode, group, self.scale)
+        credit = advantages(rewards, group, self.scale)[call_episode] * steered
+        for earned in turn_rewards if self.turn_credit else ():
+            credit = credit + self.turn_credit * turn_advantages(earned, call_episode, group, self.scale)
         return Credit(credit, torch.full_like(credit, torch.nan), dead_groups(rewards, group, success))
 
     def loss(

@@ -81,6 +81,7 @@ class Ppo:
         success: Tensor,
         terminated: Tensor,
         call_episode: Tensor,
+        steered: Tensor,
         values: Tensor,
     ) -> Credit:
         """See `Algorithm`."""

@@ -35,6 +35,7 @@ class Sft:
         success: Tensor,
         terminated: Tensor,
         call_episode: Tensor,
+        steered: Tensor,
         values: Tensor,
     ) -> Credit:
         """See `Algorithm`; 1 for every call, whatever the rewards."""

@@ -148,3 +148,9 @@ DEEDS = {phrase: kinds & BARE or kinds for phrase, kinds in PHRASES.items()} | {
 }
 """And in an action, which says plainly what it does: "choose" is choosing."""
 LONGEST = max(map(len, PHRASES))
+
+ANYWHERE = _stems(
+    "up down left right ahead behind back around east west north south forward backward feature features description "
+    "review reviews attribute detail home cart yes no true false answer word wall door way side inventory nothing"
+)
+"""Words that a step may name anywhere, whether or not they were seen: directions, answers, parts of every page."""

@@ -9,10 +9,14 @@ from pilotrl.types import UserError
 FOLDER = Path(__file__).parent
 
 
-def load(name: str) -> dict[str, str]:
-    """Prompts of one set by file name. Raises UserError for a set that does not exist."""
+def load(name: str, plans: str = "always") -> dict[str, str]:
+    """Prompts of one set by file name; `replan` only for who is asked whether to (`plans` is what agent.plans may be).
+
+    Raises UserError for a set that does not exist.
+    """
     files = sorted((FOLDER / name).glob("*.txt"))
     if not files:
         known = ", ".join(sorted(p.name for p in FOLDER.iterdir() if p.is_dir() and not p.name.startswith("_")))
         raise UserError(f"model.prompts={name}: there is no such set of prompts; there are {known}")
-    return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in files}
+    heard = [path for path in files if path.stem != "replan" or plans == "asked"]
+    return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in heard}
