@@ -4,6 +4,7 @@ arms differ in their dashes too."""
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from itertools import cycle, pairwise
 from textwrap import fill
@@ -37,7 +38,7 @@ CURVES = {
     "train/grad_norm": "gradient norm",
 }
 """... and these."""
-Points = list[tuple[int, float]]
+Points = list[tuple[float, float]]
 
 
 def pictures(panel: Panel, comparisons: Sequence[Comparison]) -> dict[str, bytes]:
@@ -125,12 +126,14 @@ def _curves(panel: Panel) -> dict[str, str]:
 
 
 def _smoothed(run: Run, key: str) -> Points:
-    """A metric by step; of a chain each stage by itself."""
+    """A metric by step; of a chain each stage by itself, with a gap before the next."""
     points = [(line["step"], line[key]) for line in run.metrics if line.get(key) is not None]
     begins = [begin for _, begin in run.stages] or [1]
-    scale, found = 100 if key == SUCCESS else 1, []
+    scale = 100 if key == SUCCESS else 1
+    found: Points = []
     for begin, end in pairwise([*begins, float("inf")]):
         part = [(step, value) for step, value in points if begin <= step < end]
+        found += [(begin - 0.5, math.nan)] if found and part else []
         found += [(step, scale * mean) for (step, _), mean in zip(part, smooth([v for _, v in part]), strict=True)]
     return found
 
@@ -141,7 +144,7 @@ def _handovers(place: Axes, arm: Arm, colour: str, named: bool) -> None:
         if begin > 1:
             place.axvline(begin - 0.5, color=colour, linewidth=1.2, linestyle=":")
         if named:
-            place.text(begin - 0.3, 0.98, name, fontsize=7, color=colour, va="top", transform=place.get_xaxis_transform())
+            place.text(begin - 0.5, 1.02, name, fontsize=7, color=colour, transform=place.get_xaxis_transform())
 
 
 def _over_runs(arm: Arm, key: str) -> Points:
@@ -182,7 +185,7 @@ def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def _style(place: Axes, name: str, below: str) -> None:
-    place.set_title(name, fontsize=10, loc="left")
+    place.set_title(name, fontsize=10, loc="left", pad=14 if place.texts else None)  # above the names of stages
     place.set_xlabel(below, fontsize=9)
     place.tick_params(labelsize=9)
     place.grid(alpha=0.25)
