@@ -2,14 +2,15 @@
 
 The calls of an episode form a token trie, laid out as linear rows: a call continues the last row where that row's tokens,
 sampled ids included, are an exact prefix of its prompt under the same adapter; otherwise it begins a row of its own. A
-token is trained because a call sampled it, never because of what it looks like.
+candidate plan that was not selected is a row that nothing continues, if it is learned from at all. A token is trained
+because a call sampled it, never because of what it looks like.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import get_args
 
 import torch
@@ -142,13 +143,14 @@ def collate(
 ) -> Batch:
     """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is.
 
-    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining. Candidate plans that
-    were not selected are trained only if asked for.
+    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining; `unselected`
+    candidate plans are only if asked for.
     """
     lists = _Lists(world)
     for index, episode in enumerate(episodes):
-        kept = [call for call in episode.calls if episode.reward is not None and (call.selected or unselected)]
-        for row in rows_of(kept):
+        calls = episode.calls if episode.reward is not None else []
+        aside = [[call] for call in calls if unselected and not call.selected]
+        for row in rows_of([call for call in calls if call.selected]) + aside:
             lists.add(index, row, trains)
     rewards = [float("nan") if episode.reward is None else episode.reward for episode in episodes]
     return Batch(
@@ -179,18 +181,13 @@ def collate(
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
-    """Calls grouped into rows: each one's prompt begins with all tokens of the one before, sampled ids included.
-
-    A candidate that was not selected is a row of its own, which nothing continues.
-    """
+    """Calls grouped into rows: each one's prompt begins with all tokens of the one before, sampled ids included."""
     rows: list[list[Call]] = []
-    row: list[Call] = []
     for call in calls:
-        if call.selected and row and _continues(row[-1], call):
-            row.append(call)
+        if rows and _continues(rows[-1][-1], call):
+            rows[-1].append(call)
         else:
             rows.append([call])
-            row = rows[-1] if call.selected else row
     return rows
 
 
@@ -203,23 +200,23 @@ def _earned(calls: Sequence[Call | None], role: str) -> list[float]:
     return [math.nan if c is None or c.role != role or c.earned is None else c.earned for c in calls]
 
 
+@dataclass
 class _Lists:
     """The columns of a batch while they grow."""
 
-    def __init__(self, world: float) -> None:
-        self.world = world
-        self.rows: list[list[int]] = []
-        self.row_episode: list[int] = []
-        self.token_row: list[int] = []
-        self.token_position: list[int] = []
-        self.token_call: list[int] = []
-        self.logprobs: list[float] = []
-        self.call_row: list[int] = []
-        self.call_position: list[int] = []
-        self.call_episode: list[int] = []
-        self.call_turn: list[int] = []
-        self.call_weight: list[float] = []
-        self.trained: list[Call | None] = []
+    world: float
+    rows: list[list[int]] = field(default_factory=list)
+    row_episode: list[int] = field(default_factory=list)
+    token_row: list[int] = field(default_factory=list)
+    token_position: list[int] = field(default_factory=list)
+    token_call: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    call_row: list[int] = field(default_factory=list)
+    call_position: list[int] = field(default_factory=list)
+    call_episode: list[int] = field(default_factory=list)
+    call_turn: list[int] = field(default_factory=list)
+    call_weight: list[float] = field(default_factory=list)
+    trained: list[Call | None] = field(default_factory=list)
 
     def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str]) -> None:
         """One row, up to the last call of a trained role."""

@@ -45,7 +45,7 @@ class Scoring:
     """Candidate plans that were not selected are graded, and learned from, too."""
 
     def __call__(self, episodes: Sequence[Episode]) -> None:
-        """Grade every turn against the step in force, then fill in terms and rewards."""
+        """Grade every turn against the step in force, and plans, then fill in terms and rewards."""
         for env, judge in self.judges.items():
             due = [
                 (turn, (turn.plan[t], before, turn.action))
@@ -55,21 +55,21 @@ class Scoring:
             ]
             for (turn, _), verdict in zip(due, _tried(judge.grade, [item for _, item in due]), strict=True):
                 turn.adherence = verdict
-            self._plans(judge, [episode for episode in episodes if episode.task.env == env])
+        if any(call.written for episode in episodes for call in episode.calls):
+            self._plans(episodes)
         for episode in episodes:
             lengths = self.overlong_buffer, self.overlong_limit, self.overlong_penalty
             score(episode, self.terms, self.weights, *lengths, self.trains)
 
 
-    def _plans(self, judge: Judge, episodes: Sequence[Episode]) -> None:
-        """Grade the plans that were kept for it; a reply that is no plan gets the lowest scores from us."""
-        due: list[tuple[Written, PlanItem]] = []
-        for episode in episodes:
-            for call in episode.calls:
+    def _plans(self, episodes: Sequence[Episode]) -> None:
+        """Scores for the plans that were kept to be graded; a reply that is no plan gets the lowest from us."""
+        for env, judge in self.judges.items():
+            due: list[tuple[Written, PlanItem]] = []
+            for episode, call in ((e, call) for e in episodes if e.task.env == env for call in e.calls):
                 if (written := call.written) and (call.selected or self.unselected):
                     written.scores = PlanScores(1, 1, 1)
-                    due += [(written, _item(episode, call, written))] if written.steps is not None else []
-        if due:
+                    due += [] if written.steps is None else [(written, _item(episode, call, written))]
             for (written, _), scores in zip(due, _tried(judge.grade_plans, [item for _, item in due]), strict=True):
                 written.scores = scores
 

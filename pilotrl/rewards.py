@@ -1,7 +1,12 @@
 """Reward terms: named numbers in [0, 1] about an episode; the reward is their weighted mean.
 
-A term that cannot be known is None and is never mixed into a mean. A new term is one function in `TERMS` and one weight
-in `conf/reward/`.
+The reward is the weighted mean of the stage's terms less the length penalty, so it lies in [-overlong_penalty, 1]. A term
+that does not apply (adherence without a plan) is left out of the mean. The reward is None, which leaves the episode out of
+baselines, where it is broken, or where a term is missing because the judge failed. An episode without any turn is legal:
+its context was full at once. Its length is that of the sampled tokens of trained roles; observations, plans of a teacher
+and candidates that were not selected do not count.
+
+A new term is one function in `TERMS` and one weight in `conf/reward/`.
 """
 
 from __future__ import annotations
@@ -55,13 +60,7 @@ def score(
     overlong_penalty: float,
     trains: Collection[Role],
 ) -> None:
-    """Fill `episode.terms` (every term there is, to be logged) and `episode.reward` (of `terms` alone).
-
-    The reward is the weighted mean of `terms` less the length penalty, so it lies in [-overlong_penalty, 1]. A term
-    that does not apply (adherence without a plan) is left out of the mean. The reward is None, which leaves the episode
-    out of baselines, where it is broken, or where a term is missing because the judge failed. An episode without any
-    turn is legal: its context was full at once. Its length is that of the sampled tokens of the roles in `trains`;
-    observations and plans of a teacher do not count.
+    """Fill `episode.terms` (every term there is, to be logged), `episode.reward` (of `terms` alone) and what calls earned.
 
     Raises UserError for a term that does not exist or has no weight.
     """
@@ -70,7 +69,7 @@ def score(
     episode.reward = _weighted_mean(episode, terms, weights)
     _earn(episode, terms)
     if episode.reward is not None:
-        sampled = sum(len(call.ids) for call in episode.calls if call.role in trains)
+        sampled = sum(len(call.ids) for call in episode.calls if call.role in trains and call.selected)
         episode.reward -= overlong_penalty * overlong(sampled, overlong_buffer, overlong_limit)
 
 
@@ -98,12 +97,11 @@ def _plans(episode: Episode) -> Iterator[Written]:
 
 def _earn(episode: Episode, terms: Sequence[str]) -> None:
     """Note on each call what it did by itself, where the term that says so counts."""
+    judged = [(t, turn.adherence) for t, turn in enumerate(episode.turns, 1) if "adherence" in terms]
+    followed = {t: verdict / 2 for t, verdict in judged if verdict is not None}
     for call in episode.calls:
-        if call.role == "executor" and "adherence" in terms and call.turn <= len(episode.turns):
-            verdict = episode.turns[call.turn - 1].adherence
-            call.earned = None if verdict is None else verdict / 2
-        elif call.written and call.written.scores and "plan_quality" in terms:
-            call.earned = call.written.scores.share
+        plan = call.written.scores if call.written and "plan_quality" in terms else None
+        call.earned = followed.get(call.turn) if call.role == "executor" else plan and plan.share
 
 
 def _weighted_mean(episode: Episode, terms: Sequence[str], weights: Mapping[str, float]) -> float | None:

@@ -79,9 +79,9 @@ def due(plans: str, turn: int) -> bool:
     return plans in ("always", "asked") or (plans == "once" and turn == 1)
 
 
-def likelihood(reply: Reply) -> float:
-    """Mean log-probability of a token, so that a longer reply is not thought worse for it."""
-    return fmean(reply.logprobs) if reply.logprobs else float("-inf")
+def likelihood(call: Call) -> float:
+    """Mean log-probability of a token under the policy that sampled it; of no token, the least there is."""
+    return fmean(call.logprobs) if call.logprobs else float("-inf")
 
 
 def play(
@@ -196,13 +196,10 @@ class _Seat:
             if not self._told("planner", ask, KEEP if kept else number(steps, self.turn)):
                 return False
         else:
-            reference = self._reference()
-            calls = yield from self._calls("planner", ask, self.player.candidates)
-            if not calls:
+            call = yield from self._select(ask)
+            if call is None:
                 return False
-            for call in calls if self.player.graded else ():
-                call.written = Written(self._parsed(call), reference)
-            steps = self._parsed(calls[0])
+            steps = self._parsed(call)
         if steps is None:
             self.well_formed = False  # the old plan stays in force
         else:
@@ -228,10 +225,11 @@ class _Seat:
         ask, thinks = self._ask(), self.player.thinks
         if self.player.expert:
             return self._demonstrate(ask)
-        calls = yield from self._calls("executor", ask)
-        if not calls:
+        call = yield from self._call("executor", ask)
+        if call is None:
             return None
-        text = self.player.chat.decode(calls[0].ids)
+        self._record(ask, call)
+        text = self.player.chat.decode(call.ids)
         action = parse_action(text, thinks)
         self.well_formed &= action is not None
         self.reply_text = text
@@ -255,35 +253,44 @@ class _Seat:
             ending = "failed" if terminated else "truncated"
             self.episode.outcome = "solved" if info["solved"] else ending  # type: ignore[assignment]
 
-    def _calls(self, role: Role, ask: str, candidates: int = 1) -> Generator[Request, Reply, list[Call]]:
-        """Generations by the model, the one that it goes on with first; none where the context has no room.
-
-        Of several candidates that is the likeliest, by its mean log-probability a token under the policy: the
-        sample-and-rank of arXiv 2001.09977, whose scores are at hand and which reads no text. Others would be the plan
-        that most agree with (arXiv 2203.11171) and the one that a judge likes best, which no player has at hand later.
-        They are asked for one after another, so each finds the keys and values of their prompt in the session's slot.
-        """
+    def _call(self, role: Role, ask: str, candidate: int = 0) -> Generator[Request, Reply, Call | None]:
+        """One generation by the model, which the context knows nothing of yet; None where that has no room."""
         player, limit = self.player, self.player.max_tokens[role]
-        session = (self.episode.group, self.episode.sample)
         prompt = self.context.prompt(ask, self.steps)
-        replies: list[Reply] = []
-        while len(prompt) + limit <= player.max_length and len(replies) < candidates:
-            seed = seed_of(*self.key, self.turn, role, len(replies))
-            replies.append((yield Request(session, prompt, limit, player.temperature, player.top_p, seed)))
-        self.episode.tokens += sum(len(reply.ids) for reply in replies)
-        return self._record(role, ask, prompt, sorted(replies, key=likelihood, reverse=True))
+        if len(prompt) + limit > player.max_length:
+            return None
+        seed = seed_of(*self.key, self.turn, role, candidate)
+        reply = yield Request(
+            (self.episode.group, self.episode.sample), prompt, limit, player.temperature, player.top_p, seed
+        )
+        self.episode.tokens += len(reply.ids)
+        return Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, player.version, turn=self.turn)
 
-    def _record(self, role: Role, ask: str, prompt: list[int], replies: Sequence[Reply]) -> list[Call]:
-        """Replies to one prompt as calls; the first one enters the context."""
-        version, turn = self.player.version, self.turn
-        calls = [
-            Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, version, turn=turn, selected=not place)
-            for place, reply in enumerate(replies)
-        ]
-        self.episode.calls += calls
-        for call in calls[:1]:
-            self.context.replied(ask, "plan" if role == "planner" else "action", call.ids)
-        return calls
+    def _select(self, ask: str) -> Generator[Request, Reply, Call | None]:
+        """A plan of the policy: of several candidates its likeliest, by the mean log-probability of a token.
+
+        That is the sample-and-rank of arXiv 2001.09977: its numbers are at hand, it reads no text, and it favours no short
+        plan. Instead one could follow the plan that most candidates agree with (arXiv 2203.11171) or that a judge likes
+        best; in play there is no judge. Candidates are asked for one after another, so that each finds the keys and values
+        of their prompt in the session's slot. The selected call is the first of its turn. None: the context is full.
+        """
+        calls, reference = list[Call](), self._reference()
+        for candidate in range(self.player.candidates):
+            call = yield from self._call("planner", ask, candidate)
+            if call is None:
+                return None
+            call.selected = False
+            call.written = Written(self._parsed(call), reference) if self.player.graded else None
+            calls.append(call)
+        best = max(calls, key=likelihood)
+        best.selected = True
+        self._record(ask, best)
+        self.episode.calls += [call for call in calls if call is not best]
+        return best
+
+    def _record(self, ask: str, call: Call) -> None:
+        self.episode.calls.append(call)
+        self.context.replied(ask, "plan" if call.role == "planner" else "action", call.ids)
 
     def _expert(self) -> Expert:
         if (expert := self.env.expert) is None:
@@ -298,8 +305,8 @@ class _Seat:
         prompt, ids = self.context.prompt(ask, self.steps), self.player.chat.reply(text)
         if len(prompt) + len(ids) > self.player.max_length:
             return False
-        session = (self.episode.group, self.episode.sample)
-        self._record(role, ask, prompt, [Reply(session, ids, [0.0] * len(ids), "end")])
+        version, turn = self.player.version, self.turn
+        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, version, turn=turn))
         return True
 
     def _demonstrate(self, ask: str) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pilotrl.algorithms import grpo
 from pilotrl.batch import Batch, Micro, collate, rows_of
 from pilotrl.policy import Policy
-from pilotrl.types import Call, Episode, Role, Task, Turn
+from pilotrl.types import Call, Episode, Role, Task
 
 ROLES: tuple[Role, ...] = ("planner", "executor")
 
@@ -127,13 +127,39 @@ def test_rows_continue_only_over_an_exact_prefix_under_the_same_adapter() -> Non
     assert rows_of([]) == []
 
 
-def test_a_turn_reward_is_the_verdict_on_the_action_of_that_turn() -> None:
-    acted = episode(conversation(Random(1), 4))
-    acted.turns = [Turn((), "", "", "", True, True, 0.0, adherence=verdict) for verdict in (2, None, 1)]
-    rewards = batch_of([acted]).turn_rewards  # the fourth action was never made: the context was full
+def test_a_turn_reward_is_what_a_call_earned_in_the_row_of_its_role() -> None:
+    acted = episode(conversation(Random(1), 2))
+    for one, earned in zip(acted.calls, (0.25, 1.0, None, 0.5), strict=True):
+        one.earned = earned
     nan = float("nan")
-    expected = torch.tensor([nan, 1.0, nan, nan, nan, 0.5, nan, nan], dtype=torch.float64)
-    torch.testing.assert_close(rewards, expected, equal_nan=True)
+    expected = torch.tensor([[0.25, nan, nan, nan], [nan, 1.0, nan, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(batch_of([acted]).turn_rewards, expected, equal_nan=True)
+
+
+def planned(draw: Random, turns: int) -> list[Call]:
+    """A conversation in which every plan was selected out of three candidates."""
+    calls: list[Call] = []
+    for one in conversation(draw, turns):
+        calls.append(one)
+        if one.role == "planner":
+            others = [[draw.randrange(5, 300) for _ in range(draw.randrange(1, 9))] for _ in range(2)]
+            calls += [replace(one, ids=ids, logprobs=[-6.0] * len(ids), selected=False) for ids in others]
+    return calls
+
+
+def test_candidates_that_were_not_selected_are_left_out_or_rows_of_their_own() -> None:
+    calls = planned(Random(4), 3)
+    followed = [one for one in calls if one.selected]
+    plain, alone = batch_of([episode(calls)]), batch_of([episode(followed)])
+    assert [row.tolist() for row in plain.rows] == [row.tolist() for row in alone.rows]
+    assert torch.equal(plain.token_position, alone.token_position)
+    assert plain.steered.all()
+    both = collate([episode(calls)], ROLES, step=0, version=0, groups=8, group_size=4, unselected=True)
+    assert [row.tolist() for row in both.rows[1:]] == [one.prompt + one.ids for one in calls if not one.selected]
+    assert both.rows[0].tolist() == plain.rows[0].tolist()
+    assert both.steered.tolist() == [True] * 6 + [False] * 6
+    assert len(both.token_call) == sum(len(one.ids) for one in calls)
+    assert sum(len(micro.token_call) for micro in both.micros([0], 40)) == len(both.token_call)
 
 
 def test_an_episode_without_a_reward_leaves_nothing_to_learn() -> None:
@@ -266,10 +292,18 @@ def test_with_the_world_every_token_but_the_first_is_trained_once() -> None:
     assert plain.call_turn.min() > 0
 
 
+@pytest.mark.parametrize("unselected", [False, True])
 @pytest.mark.parametrize("trains", [["executor"], ["planner"]])
-def test_no_gradient_reaches_a_position_that_predicts_nothing_trained(model: Any, trains: list[str]) -> None:
+def test_no_gradient_reaches_a_position_that_predicts_nothing_trained(
+    model: Any, trains: list[str], unselected: bool
+) -> None:
     """Logits at tokens of the other role and of observations get exactly zero, whatever the advantage."""
-    policy, batch = Policy(model, critic=False), batch_of(ragged(6), trains)
+    episodes = [*ragged(6), episode(planned(Random(5), 3), group=2)]
+    batch = collate(episodes, trains, step=0, version=0, groups=8, group_size=4, unselected=unselected)
+    policy, aside = Policy(model, critic=False), 6 if unselected and trains == ["planner"] else 0
+    assert len(batch.call_row) == aside + sum(
+        one.role in trains and one.selected for e in episodes if e.reward is not None for one in e.calls
+    )
     micro = batch.micro(range(len(batch.rows)))
     micro = replace(micro, logprobs=policy(micro, temperature=1.3).logprobs.detach())  # ratio 1: nothing is clipped
     states: list[Tensor] = []

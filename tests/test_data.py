@@ -139,10 +139,11 @@ def test_shuffled_rewards_are_the_same_rewards_given_to_others(training: Callabl
             score(episodes)
             for i, episode in enumerate(episodes):
                 episode.reward = None if i == 5 else i / 100
-                for t, turn in enumerate(episode.turns):
-                    turn.adherence = (i + t) % 3
+                for t, call in enumerate(episode.calls):
+                    call.earned = (i + t) % 3 / 2
 
-        source.scoring = scoring
+        scoring.unselected = False  # type: ignore[attr-defined]
+        source.scoring = scoring  # type: ignore[assignment]
         played: Batch = source.batch(0)
         return played
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pilotrl.rewards import TERMS, overlong, score, unscored_verdicts
-from pilotrl.types import Call, Episode, Outcome, Role, Task, Turn, UserError
+from pilotrl.types import Call, Episode, Outcome, PlanScores, Role, Task, Turn, UserError, Written
 
 WEIGHTS = {"format": 1.0, "adherence": 1.0, "outcome": 1.0}
 
@@ -16,6 +16,13 @@ def turn(adherence: int | None = None, well_formed: bool = True, valid: bool = T
 
 def call(role: Role, sampled: int) -> Call:
     return Call(role, [1] * 500, [2] * sampled, [0.0] * sampled, "end", ())
+
+
+def planned(turn: int, scores: PlanScores | None, selected: bool = True) -> Call:
+    """A planner's call whose plan the judge gave these scores."""
+    made = call("planner", 5)
+    made.turn, made.selected, made.written = turn, selected, Written(("a",), ("a",), scores)
+    return made
 
 
 def episode(
@@ -35,7 +42,7 @@ def test_reward_is_the_weighted_mean_of_terms_worked_by_hand() -> None:
         episode([turn(2), turn(1), turn(0), turn(2, well_formed=False)], par=3),
         weights={"format": 1.0, "adherence": 2.0, "outcome": 1.0},
     )
-    assert played.terms == {"format": 0.75, "adherence": 0.625, "outcome": 0.5}
+    assert played.terms == {"format": 0.75, "adherence": 0.625, "outcome": 0.5, "plan_quality": None}
     assert played.reward == pytest.approx((0.75 + 2 * 0.625 + 0.5) / 4)
 
 
@@ -110,7 +117,7 @@ def test_broken_is_unscored_and_never_zero() -> None:
 
 def test_an_episode_without_turns_has_failed_and_is_scored() -> None:
     played = scored(episode([], "truncated"))
-    assert played.terms == {"format": None, "adherence": None, "outcome": 0.0}
+    assert played.terms == {"format": None, "adherence": None, "outcome": 0.0, "plan_quality": None}
     assert played.reward == 0.0
 
 
@@ -143,3 +150,39 @@ def test_an_unscored_episode_gets_no_penalty_in_place_of_a_reward() -> None:
     played = episode([turn(None)], calls=[call("executor", 1000)])
     score(played, tuple(WEIGHTS), WEIGHTS, 40, 100, 1.0, ["executor"])
     assert played.reward is None
+
+
+PLANS = (*WEIGHTS, "plan_quality")
+EVEN = WEIGHTS | {"plan_quality": 1.0}
+
+
+def test_plan_quality_is_the_mean_over_the_plans_that_were_followed() -> None:
+    calls = [planned(1, PlanScores(5, 5, 5)), planned(1, PlanScores(1, 1, 1), selected=False), planned(2, PlanScores(1, 2, 3))]
+    played = scored(episode([turn(2)] * 2, par=2, calls=calls), *PLANS, weights=EVEN)
+    assert played.terms["plan_quality"] == pytest.approx((1 + 0.25) / 2)
+    assert played.reward == pytest.approx((1 + 1 + 1 + 0.625) / 4)
+
+
+def test_a_plan_without_scores_is_missing_and_one_that_nobody_wrote_is_not_due() -> None:
+    some = [planned(1, None), planned(2, PlanScores(3, 3, 3))]
+    assert scored(episode([turn(2)] * 2, calls=some), *PLANS, weights=EVEN).terms["plan_quality"] == 0.5
+    none = episode([turn(2)] * 2, calls=[planned(1, None)])
+    assert scored(none, *PLANS, weights=EVEN).reward is None
+    assert unscored_verdicts(none) == 1
+    assert scored(episode([turn(2)] * 2), *PLANS, weights=EVEN).reward == 1.0
+
+
+@pytest.mark.parametrize(("terms", "earned"), [(PLANS, [0.5, 1.0]), (["outcome"], [None, None]), (["adherence"], [None, 1.0])])
+def test_a_call_earns_what_the_terms_of_the_stage_say(terms: list[str], earned: list[float | None]) -> None:
+    acted = call("executor", 3)
+    acted.turn = 1
+    played = scored(episode([turn(2)], calls=[planned(1, PlanScores(3, 3, 3)), acted]), *terms, weights=EVEN)
+    assert [one.earned for one in played.calls] == earned
+
+
+def test_the_length_of_an_episode_is_that_of_what_entered_it() -> None:
+    long = [planned(1, PlanScores(5, 5, 5)), planned(1, PlanScores(5, 5, 5), selected=False)]
+    for calls, penalty in ((long[:1], 0.5), (long, 0.5)):
+        played = episode([turn(2)], calls=calls)
+        score(played, ["outcome"], EVEN, 10, 10, 1.0, ["planner"])
+        assert played.reward == 1.0 - penalty

@@ -16,12 +16,10 @@ from pilotrl.judge.reading import Step, plain, read_step, stems
 from pilotrl.types import Plan, PlanScores
 
 WORST, BEST, UNKNOWN = 1, 5, 3
-NEXT = 2
-"""Weight of the next step, against 1 for each later one: it is carried out before the plan is written anew."""
 EXTRA = 0.5
-"""What a step that is in no one's way costs, against 1 for one that is missing."""
-KIND = 0.25
-"""What the right kind of deed is worth on the wrong object."""
+"""What a step that the reference does not have costs, against 1 for one that is missing."""
+VAGUE = 0.5
+"""What a step is worth that points at what the reference names, or sets another price."""
 LONG = 15
 """Words that a step need not exceed."""
 RUN = 6
@@ -40,10 +38,13 @@ def grade_plan(item: PlanItem) -> PlanScores:
 
 
 def correctness(steps: Plan, reference: Plan) -> int:
-    """How much of the reference the steps cover, in its order; `UNKNOWN` without one."""
+    """How much of the reference the steps cover, in its order; `UNKNOWN` without one.
+
+    Its next step weighs as much as all later ones together: it is carried out before the plan is written anew.
+    """
     if not reference:
         return UNKNOWN
-    weights = [NEXT] + [1] * (len(reference) - 1)
+    weights = [max(1, len(reference) - 1)] + [1] * (len(reference) - 1)
     table = _matches(steps, reference)
     covered, used = _aligned(table, weights)
     return _score(covered / (sum(weights) + EXTRA * (len(steps) - used)))
@@ -57,18 +58,18 @@ def _matches(steps: Plan, reference: Plan) -> list[list[float]]:
 
 
 def _match(step: Step, due: Step, everything: frozenset[str]) -> float:
-    """A step that names what another step is about, besides or instead, is met the less for it."""
-    if not step.kinds & due.kinds and (step.kinds or due.kinds):
+    """The same kind of deed on the same object; the less, the more it names what other steps are about."""
+    if not step.kinds & due.kinds and (step.kinds or due.kinds or not step.words):
         return 0.0
-    if not step.words and not step.kinds:
-        return 0.0
-    bounds = 1.0 if (step.least, step.most) == (due.least, due.most) or due.most == math.inf else 0.5
-    if not due.words:
-        return bounds
-    if not step.words:
-        return 0.5  # it points without naming
-    met, strays = step.words & due.words, (step.words & everything) - due.words
-    return max(KIND, bounds * len(met) / (len(due.words) + len(strays)))
+    asked, wanted = step.words - step.prices, due.words - due.prices
+    other = bool(step.prices and due.prices and step.prices != due.prices) or step.most != due.most < math.inf
+    price = VAGUE if other else 1.0
+    if not wanted:
+        return price
+    if not asked:
+        return VAGUE
+    strays = (asked & everything) - wanted
+    return price * len(asked & wanted) / (len(wanted) + len(strays))
 
 
 def _aligned(table: Sequence[Sequence[float]], weights: Sequence[int]) -> tuple[float, int]:

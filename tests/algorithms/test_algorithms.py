@@ -75,8 +75,8 @@ def test_no_critic_reads_no_values(algorithm: Algorithm) -> None:
     if not algorithm.critic:
         flags = torch.tensor([False, True])
         rewards, call_episode = torch.tensor([0.1, 0.9], dtype=torch.float64), torch.tensor([0, 0, 1])
-        turns, group = torch.full((3,), torch.nan), torch.tensor([5, 5])
-        credit = algorithm.advantages(rewards, turns, group, flags, flags, call_episode, torch.empty(0))
+        turns, group, steered = torch.full((2, 3), torch.nan), torch.tensor([5, 5]), torch.ones(3, dtype=torch.bool)
+        credit = algorithm.advantages(rewards, turns, group, flags, flags, call_episode, steered, torch.empty(0))
         assert credit.advantages.shape == (3,)
         assert credit.advantages.dtype == torch.float64
         assert credit.advantages[0] == credit.advantages[1]
@@ -104,8 +104,8 @@ class Quiz:
         call_episode, move = played.nonzero()[:, 0], moves[played]
         state = question[call_episode]
         old, guess = self.logits.log_softmax(-1)[state, move].detach(), self.values.detach()[state]
-        turns = torch.full((len(call_episode),), torch.nan)
-        credit = algorithm.advantages(rewards, turns, question, success, terminated, call_episode, guess)
+        turns, steered = torch.full((2, len(call_episode)), torch.nan), torch.ones(len(call_episode), dtype=torch.bool)
+        credit = algorithm.advantages(rewards, turns, question, success, terminated, call_episode, steered, guess)
         for _ in range(2):
             logprobs, values = self.logits.log_softmax(-1)[state, move], self.values[state]
             count = len(move)

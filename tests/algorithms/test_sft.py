@@ -26,7 +26,7 @@ def test_loss_equals_that_of_transformers() -> None:
 def test_every_call_counts_whatever_its_reward() -> None:
     rewards = torch.tensor([float("nan"), 0.0], dtype=torch.float64)
     flags, call_episode = torch.zeros(2, dtype=torch.bool), torch.tensor([0, 1, 1])
-    credit = Sft().advantages(rewards, rewards, flags, flags, flags, call_episode, torch.empty(0))
+    credit = Sft().advantages(rewards, rewards, flags, flags, flags, call_episode, flags, torch.empty(0))
     assert credit.advantages.tolist() == [1.0, 1.0, 1.0]
 
 
