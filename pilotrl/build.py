@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -17,7 +20,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
-from pilotrl import CONF, algorithms, envs, policy, prompts, rehearsal, scratch
+from pilotrl import CONF, PACKAGE, algorithms, envs, policy, prompts, rehearsal, scratch
 from pilotrl.algorithms import Algorithm
 from pilotrl.config import Agent, Config
 from pilotrl.context import Chat
@@ -212,3 +215,25 @@ def memory(config: Config) -> Memory:
 def words(name: str) -> Sequence[str]:
     """The prompts, as text to learn a tokenizer from: often enough to get tokens of their own."""
     return [text.format(next=i, plan="", step="") for text in prompts.load(name).values() for i in range(1, 31)]
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What summary.json begins with: which run this is."""
+    return {
+        "schema": 1,
+        "stage": config.stage.name,
+        "env": env_name(config),
+        "model": config.model.name,
+        "agent": config.agent.name,
+        "algorithm": config.algorithm.name,
+        "seed": config.seed,
+        "parent": config.parent,
+        "git_revision": git_revision(),
+        "config_sha256": hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def git_revision() -> str | None:
+    """Of the checkout that this code is in; None outside of one."""
+    asked = subprocess.run(["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return asked.stdout.strip() or None

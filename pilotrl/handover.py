@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pilotrl.build import plain
+from pilotrl.build import git_revision, plain
 from pilotrl.compose import stored
 from pilotrl.config import Config
 from pilotrl.evaluate import Played
@@ -27,7 +27,7 @@ def recalled(folder: RunFolder, when: str) -> Played:
     return played
 
 
-def handed_over(config: Config, panel: str, weights: str, revision: str | None) -> Played:
+def handed_over(config: Config, panel: str, weights: str) -> Played:
     """The panel that the parent played at its end, where this run would play the very same before it begins: same panel, same
     weights (sha256 of both), same code, and nothing else that decides a token differs. Else nothing.
     """
@@ -35,6 +35,6 @@ def handed_over(config: Config, panel: str, weights: str, revision: str | None) 
     if not (parent.begun and parent.finished):
         return {}
     theirs, summary = stored(parent), json.loads(parent.summary.read_text(encoding="utf-8"))
-    same = (summary["panel"]["sha256"], summary["weights_sha256"], summary["git_revision"]) == (panel, weights, revision)
+    same = (summary["panel"]["sha256"], summary["weights_sha256"], summary["git_revision"]) == (panel, weights, git_revision())
     alike = all(plain(getattr(theirs, node)) == plain(getattr(config, node)) for node in PLAYERS)
     return recalled(parent, "after") if same and alike else {}

@@ -19,7 +19,7 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 
 from pilotrl import chain
 from pilotrl import run as single
-from pilotrl.build import averages
+from pilotrl.build import averages, identity
 from pilotrl.compose import stored
 from pilotrl.config import Config
 from pilotrl.display import Display, learning_curve
@@ -96,7 +96,7 @@ def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dic
     after = {arm: episodes for arm, episodes in last.items() if arm in first}
     kept = ("stage", "parent", "weights_sha256")
     return {
-        **single.identity(config),
+        **identity(config),
         "panel": summaries[-1]["panel"],
         **compared(first, after, averages(config)),
         "train": {key: sum(one["train"][key] for one in summaries) for key in summaries[-1]["train"]},

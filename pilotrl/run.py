@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,9 +17,9 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from pilotrl import PACKAGE, checkpoint, policy, rewards
+from pilotrl import checkpoint, policy, rewards
 from pilotrl.batch import Batch
-from pilotrl.build import Bench, averages, env_name, memory, plain, quiet
+from pilotrl.build import Bench, averages, env_name, git_revision, identity, memory, quiet
 from pilotrl.config import Config
 from pilotrl.data import Rollouts
 from pilotrl.display import Display, learning_curve
@@ -162,7 +160,7 @@ class Run:
                 self.display.panel(f"{when}: {arm}", done, total)
 
         weights = policy.weights_sha256(self.bench.policy)
-        known = {} if step else handed_over(self.config, self.panel.sha256, weights, git_revision())
+        known = {} if step else handed_over(self.config, self.panel.sha256, weights)
         played = measure(self.bench, self.panel, known, show)
         for arm, episodes in played.items():
             for episode in episodes:
@@ -285,25 +283,3 @@ class Run:
             "weights_sha256": policy.weights_sha256(self.bench.policy),
             "seconds": time.perf_counter() - self.start,
         }
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What summary.json begins with: which run this is."""
-    return {
-        "schema": 1,
-        "stage": config.stage.name,
-        "env": env_name(config),
-        "model": config.model.name,
-        "agent": config.agent.name,
-        "algorithm": config.algorithm.name,
-        "seed": config.seed,
-        "parent": config.parent,
-        "git_revision": git_revision(),
-        "config_sha256": hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest(),
-    }
-
-
-def git_revision() -> str | None:
-    """Of the checkout that this code is in; None outside of one."""
-    asked = subprocess.run(["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return asked.stdout.strip() or None
