@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pilotrl.types import Call, Episode, Task, Turn
+from pilotrl.types import Call, Episode, PlanScores, Task, Turn, Written
 
 
 def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
@@ -43,5 +43,12 @@ def from_record(record: dict[str, Any]) -> Episode:
     return Episode(task=Task(**record["task"]), turns=turns, calls=calls, **{key: record[key] for key in kept})
 
 
-def _sized(prompt: int, sampled: int, **call: Any) -> Call:
-    return Call(prompt=[-1] * prompt, ids=[-1] * sampled, logprobs=[], plan=(), **call)
+def _sized(
+    prompt: int, sampled: int, reference: Any = None, steps: Any = None, scores: Any = None, **call: Any
+) -> Call:
+    """A call by its sizes and, where it wrote a plan that is graded, with that."""
+    written = None
+    if reference is not None:
+        given = None if scores is None else PlanScores(*scores)
+        written = Written(None if steps is None else tuple(steps), tuple(reference), given)
+    return Call(prompt=[-1] * prompt, ids=[-1] * sampled, logprobs=[], plan=(), written=written, **call)

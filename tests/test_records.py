@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from pilotrl.records import from_record, to_record
-from pilotrl.types import Call, Episode, Task, Turn
+from pilotrl.types import Call, Episode, PlanScores, Task, Turn, Written
 
 
 def episode() -> Episode:
@@ -33,6 +33,17 @@ def test_an_episode_comes_back_from_its_line_without_its_calls() -> None:
     again = from_record(json.loads(line))
     assert replace(again, calls=[]) == replace(episode(), calls=[])
     assert "\n" not in line
+
+
+def test_a_graded_plan_comes_back_too() -> None:
+    """Panels are handed over from run to run through their lines, and scored anew."""
+    written = [Written(("press red",), ("press",), PlanScores(1, 3, 5)), Written(None, (), None), None]
+    calls = [Call("planner", [5], [6], [-0.1], "end", (), written=one, selected=bool(one)) for one in written]
+    record = to_record(replace(episode(), calls=calls), "train", 5)
+    again = from_record(json.loads(json.dumps(record)))
+    assert [call.written for call in again.calls] == written
+    assert json.dumps(to_record(again, "train", 5)) == json.dumps({**record, "calls": to_record(again, "", 0)["calls"]})
+    assert to_record(again, "train", 5) == record
 
 
 def test_a_line_says_when_and_why_it_was_played() -> None:
