@@ -171,7 +171,7 @@ def side_by_side(sides: Sequence[Side], out: RunFolder, display: Display) -> dic
             own: Any = OmegaConf.merge(config, {"parent": str(run.path), "stage": {"planner": "policy"}})
             bench = Bench.of(own, run.path)
             panel = panel_of(bench)
-            played = measure(bench, panel, lambda arm, done, total: display.panel(f"{number}: {arm}", done, total))  # noqa: B023
+            played = measure(bench, panel, {}, lambda arm, done, total: display.panel(f"{number}: {arm}", done, total))  # noqa: B023
             for arm, episodes in played.items():
                 for episode in episodes:
                     lines.write(to_record(episode, f"{number}/{arm}", 0))
