@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ from torch.utils.data import IterableDataset
 from pilotrl.batch import Batch, collate
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, home
-from pilotrl.judge import Item, Judge
+from pilotrl.judge import Item, Judge, Remote
 from pilotrl.rewards import score
 from pilotrl.rollout import ATTEMPTS, Player, Ticket, play
-from pilotrl.types import Episode, Role, Task, UserError, WorldError
+from pilotrl.types import Episode, Role, Task, Turn, UserError, WorldError
+
+if TYPE_CHECKING:
+    from pilotrl.endpoint import Endpoint
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,22 @@ class Scoring:
     def __call__(self, episodes: Sequence[Episode]) -> None:
         """Grade every turn against the step in force, then fill in terms and rewards."""
         for env, judge in self.judges.items():
-            due = [
-                (turn, (turn.plan[t], before, turn.action))
-                for episode in episodes
-                for t, (turn, before) in enumerate(zip(episode.turns, _seen(episode), strict=True))
-                if t < len(turn.plan) and episode.task.env == env
-            ]
+            due = [pair for episode in episodes if episode.task.env == env for pair in _due(episode)]
             for (turn, _), verdict in zip(due, _grade(judge, [item for _, item in due]), strict=True):
                 turn.adherence = verdict
         for episode in episodes:
             lengths = self.overlong_buffer, self.overlong_limit, self.overlong_penalty
             score(episode, self.terms, self.weights, *lengths, self.trains)
+
+    def begin(self, episode: Episode) -> None:
+        """An episode is over, others are not: a judge that takes its time may start on it."""
+        judge = self.judges.get(episode.task.env)
+        if isinstance(judge, Remote):
+            judge.begin([item for _, item in _due(episode)])
+
+    def endpoints(self) -> set[Endpoint]:
+        """Whom the judges ask."""
+        return {endpoint for judge in self.judges.values() if isinstance(judge, Remote) for endpoint in judge.endpoints()}
 
 
 def _grade(judge: Judge, items: Sequence[Item]) -> Sequence[int | None]:
@@ -62,9 +71,11 @@ def _grade(judge: Judge, items: Sequence[Item]) -> Sequence[int | None]:
     return [None] * len(items)
 
 
-def _seen(episode: Episode) -> list[str]:
-    """What the player saw before each action."""
-    return [episode.observation, *(turn.observation for turn in episode.turns)][: len(episode.turns)]
+def _due(episode: Episode) -> list[tuple[Turn, Item]]:
+    """The turns that had a step in force, and what a judge sees of each."""
+    seen = [episode.observation, *(turn.observation for turn in episode.turns)]
+    due = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
+    return [(turn, (turn.plan[t], seen[t], turn.action)) for t, turn in due]
 
 
 def schedule(tasks: Sequence[str], seed: int, step: int, count: int) -> list[str]:
@@ -135,13 +146,12 @@ class Rollouts(IterableDataset[Batch]):
         start, version = time.perf_counter(), self.version()
         tickets = self.tickets(step, version)
         done = iter(range(1, len(tickets) + 1))
-        episodes = play(
-            tickets,
-            self.make_env,
-            self.engine,
-            (self.seed, self.split, step),
-            lambda episode: self.on_episode(step, next(done), len(tickets)),
-        )
+
+        def over(episode: Episode) -> None:
+            self.scoring.begin(episode)
+            self.on_episode(step, next(done), len(tickets))
+
+        episodes = play(tickets, self.make_env, self.engine, (self.seed, self.split, step), over)
         check_starts(episodes)
         self.scoring(episodes)
         batch = collate(episodes, self.trains, step, version, self.tasks, self.group_size, self.world)

@@ -117,13 +117,16 @@ def measure(bench: Bench, panel: Panel, on_done: Callable[[str, int, int], None]
         tickets = panel.tickets(player, greedy)
         done = iter(range(1, len(tickets) + 1))
         key = ("panel", panel.sha256, arm)
-        report = partial(_report, on_done, arm, done, len(tickets))
+        report = partial(_report, bench, on_done, arm, done, len(tickets))
         played[arm] = play(tickets, partial(bench.env, panel.split), bench.engine, key, report)
         bench.scoring(played[arm])
     return played
 
 
-def _report(on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, _: Episode) -> None:
+def _report(
+    bench: Bench, on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, episode: Episode
+) -> None:
+    bench.scoring.begin(episode)
     on_done(arm, next(done), total)
 
 

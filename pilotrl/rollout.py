@@ -8,20 +8,24 @@ tickets, and the seed of a call follows from what the call is.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
+from typing import Any
 
 from pilotrl.context import Chat, Context, number, parse_action, parse_plan
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, Expert
+from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WorldError
 
 ATTEMPTS = 3
 """Worlds an episode gets before it is broken; tries a judge gets."""
 
 Key = tuple[int | str, ...]
-Play = Generator[Request, Reply, Episode]
+Promise = Future[Plan | None]
+Play = Generator[Request | Promise, Reply | Plan | None, Episode]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Player:
     context: str
     window: int | None
     teacher: bool
-    """The environment's expert writes the plans."""
+    """The teacher writes the plans."""
     expert: bool
     """The expert writes everything, and what it writes is recorded as calls (demonstrations)."""
     detours: float
@@ -45,6 +49,8 @@ class Player:
     temperature: float
     top_p: float
     version: int
+    tutor: Teacher = field(default_factory=ExpertTeacher)
+    """Who the teacher is."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ def play(
     while table.live or table.waiting:
         while table.waiting and len(table.live) < engine.slots:
             table.seat(table.waiting.pop(0), attempt=0)
-        for reply in engine.step() if table.live else []:
-            table.advance(reply.session, reply)
+        for session, reply in table.replies():
+            table.advance(session, reply)
         for episode in table.collect():
             on_done(episode)
     return [table.done[ticket.group, ticket.sample] for ticket in tickets]
@@ -91,6 +97,7 @@ class _Table:
         self.make_env, self.engine, self.key = make_env, engine, key
         self.live: dict[tuple[int, int], tuple[Ticket, int, Play]] = {}
         self.idle: list[Env] = []
+        self.promised: dict[tuple[int, int], Promise] = {}
         self.done: dict[tuple[int, int], Episode] = {}
         self._fresh: list[Episode] = []
 
@@ -106,11 +113,22 @@ class _Table:
         self.idle.append(env)
         return episode
 
-    def advance(self, session: tuple[int, int], reply: Reply | None) -> None:
+    def replies(self) -> list[tuple[tuple[int, int], Reply | Plan | None]]:
+        """Of the engine; of the teacher once all that live wait for it, so that no order depends on how fast it is."""
+        if len(self.promised) < len(self.live):
+            return [(reply.session, reply) for reply in self.engine.step()]
+        promised, self.promised = self.promised, {}
+        return [(session, plan.result()) for session, plan in promised.items()]
+
+    def advance(self, session: tuple[int, int], reply: Reply | Plan | None) -> None:
         """Carry a reply into its episode; submit what that asks next, or end it. A world that fails is tried anew."""
         ticket, attempt, game = self.live[session]
         try:
-            self.engine.submit(game.send(reply) if reply else next(game))
+            asked = game.send(reply)
+            if isinstance(asked, Future):
+                self.promised[session] = asked
+            else:
+                self.engine.submit(asked)
         except StopIteration as end:
             self._leave(session, end.value)
         except WorldError:
@@ -160,7 +178,7 @@ class _Seat:
     def turn(self) -> int:
         return len(self.episode.turns) + 1
 
-    def plan(self) -> Generator[Request, Reply, bool]:
+    def plan(self) -> Generator[Request | Promise, Any, bool]:
         """P(t-1) becomes P(t): steps before this turn stay, the rest is written anew. False: the context is full."""
         self.well_formed = True
         due = self.player.plans == "always" or (self.player.plans == "once" and self.turn == 1)
@@ -168,7 +186,7 @@ class _Seat:
             return True
         ask = self.player.prompts["plan"].format(next=self.turn)
         if self.player.teacher or self.player.expert:
-            steps: Plan | None = tuple(self._expert().plan())
+            steps: Plan | None = yield from self._taught()
             assert steps is not None
             if not self._written("planner", ask, number(steps, self.turn)):
                 return False
@@ -184,6 +202,12 @@ class _Seat:
             missing = ("",) * (self.turn - 1 - len(frozen))  # turns without a step: step i stays the one for action i
             self.steps = (*frozen, *missing, *steps)
         return True
+
+    def _taught(self) -> Generator[Promise, Plan | None, Plan]:
+        """The teacher's steps from this turn on; those in force where they cannot be read, for which nobody here can help."""
+        written = self.player.tutor.plan(self.env, self.episode, self.steps)
+        steps = (yield written) if isinstance(written, Future) else written
+        return self.steps[self.turn - 1 :] if steps is None else steps
 
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn. None: the context is full."""

@@ -7,7 +7,7 @@ observe, an *episode* is all turns on one task, a *group* is the episodes played
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Role = Literal["planner", "executor"]
 Outcome = Literal["solved", "failed", "truncated", "broken"]
@@ -31,6 +31,22 @@ class Task:
     id: str
     split: str
     seed: int
+
+
+class PlanScores(NamedTuple):
+    """What a judge gives a plan: 1 (useless) to 5 (nothing to be said against it) each."""
+
+    correctness: int
+    """It achieves what the task requires from here on."""
+    executability: int
+    """Each step is one thing that can be done."""
+    standardization: int
+    """It is written as plans are: a short line a step, in words of its own."""
+
+    @property
+    def share(self) -> float:
+        """Their mean as a number in [0, 1]."""
+        return (sum(self) / len(self) - 1) / 4
 
 
 @dataclass(slots=True)

@@ -142,6 +142,7 @@ def test_shuffled_rewards_are_the_same_rewards_given_to_others(training: Callabl
                 for t, turn in enumerate(episode.turns):
                     turn.adherence = (i + t) % 3
 
+        scoring.begin = score.begin  # type: ignore[attr-defined]
         source.scoring = scoring
         played: Batch = source.batch(0)
         return played

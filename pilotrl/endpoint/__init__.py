@@ -66,8 +66,8 @@ class Address:
     """Of sampling; null: not sent."""
     max_tokens: int | None
     """Of a reply; null: not sent."""
-    body: dict[str, Any]
-    """Further fields of a request."""
+    body: Any
+    """Further fields of a request, by name."""
     cache: str | None
     """File that keeps replies for later runs; null: none."""
     price_prompt: float | None
@@ -88,6 +88,8 @@ class Address:
         for name in ("backoff", "temperature", "price_prompt", "price_reply"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UserError(f"{name}={value}: must be at least 0")
+        if not isinstance(self.body, dict):
+            raise UserError(f"body={self.body}: must be fields by name, as in {{seed: 1}}; {{}} for none")
         if (self.price_prompt is None) != (self.price_reply is None):
             raise UserError("price_prompt, price_reply: give both, or neither")
 

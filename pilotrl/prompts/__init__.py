@@ -1,4 +1,5 @@
-"""The words of the prompts, one text file each; a folder is a set (`short` for small models, `full` for chat models)."""
+"""The words of the prompts, one text file each. A folder is a set: `short` for small models and `full` for chat models that
+play; what a judge and a teacher are asked lies in folders of theirs."""
 
 from __future__ import annotations
 
@@ -13,6 +14,10 @@ def load(name: str) -> dict[str, str]:
     """Prompts of one set by file name. Raises UserError for a set that does not exist."""
     files = sorted((FOLDER / name).glob("*.txt"))
     if not files:
-        known = ", ".join(sorted(p.name for p in FOLDER.iterdir() if p.is_dir() and not p.name.startswith("_")))
-        raise UserError(f"model.prompts={name}: there is no such set of prompts; there are {known}")
+        raise UserError(f"model.prompts={name}: there is no such set of prompts; there are {', '.join(sets())}")
     return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in files}
+
+
+def sets() -> list[str]:
+    """Names of those for a model that plays."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/act.txt"))

@@ -255,6 +255,7 @@ BAD = {
     "no attempt": ({"attempts": 0}, "attempts=0"),
     "no time": ({"timeout": 0.0}, "timeout=0.0"),
     "negative temperature": ({"temperature": -1.0}, "temperature=-1.0: must be at least 0"),
+    "no fields": ({"body": [1]}, "body=[1]: must be fields by name, as in {seed: 1}"),
     "half a price": ({"price_prompt": 1.0}, "give both, or neither"),
 }
 
