@@ -80,8 +80,10 @@ def play(
     while table.live or table.waiting:
         while table.waiting and len(table.live) < engine.slots:
             table.seat(table.waiting.pop(0), attempt=0)
-        for session, reply in table.replies():
-            table.advance(session, reply)
+        for reply in engine.step() if table.live else []:
+            table.advance(reply.session, reply)
+        if table.promised:
+            table.keep_promises()
         for episode in table.collect():
             on_done(episode)
     return [table.done[ticket.group, ticket.sample] for ticket in tickets]
@@ -113,19 +115,18 @@ class _Table:
         self.idle.append(env)
         return episode
 
-    def replies(self) -> list[tuple[tuple[int, int], Reply | Plan | None]]:
-        """Of the engine; of the teacher once all that live wait for it, so that no order depends on how fast it is."""
-        if len(self.promised) < len(self.live):
-            return [(reply.session, reply) for reply in self.engine.step()]
-        promised, self.promised = self.promised, {}
-        return [(session, plan.result()) for session, plan in promised.items()]
+    def keep_promises(self) -> None:
+        """Hand out the teacher's plans once all that live wait for one, so that no order depends on how fast it is."""
+        if len(self.promised) == len(self.live):
+            promised, self.promised = self.promised, {}
+            for session, plan in promised.items():
+                self.advance(session, plan.result())
 
     def advance(self, session: tuple[int, int], reply: Reply | Plan | None) -> None:
         """Carry a reply into its episode; submit what that asks next, or end it. A world that fails is tried anew."""
         ticket, attempt, game = self.live[session]
         try:
-            asked = game.send(reply)
-            if isinstance(asked, Future):
+            if isinstance(asked := game.send(reply), Future):
                 self.promised[session] = asked
             else:
                 self.engine.submit(asked)
@@ -186,7 +187,9 @@ class _Seat:
             return True
         ask = self.player.prompts["plan"].format(next=self.turn)
         if self.player.teacher or self.player.expert:
-            steps: Plan | None = yield from self._taught()
+            steps: Plan | Promise | None = self.player.tutor.plan(self.env, self.episode, self.steps)
+            if isinstance(steps, Future):
+                steps = yield from self._arrived(steps)
             assert steps is not None
             if not self._written("planner", ask, number(steps, self.turn)):
                 return False
@@ -203,10 +206,9 @@ class _Seat:
             self.steps = (*frozen, *missing, *steps)
         return True
 
-    def _taught(self) -> Generator[Promise, Plan | None, Plan]:
-        """The teacher's steps from this turn on; those in force where they cannot be read, for which nobody here can help."""
-        written = self.player.tutor.plan(self.env, self.episode, self.steps)
-        steps = (yield written) if isinstance(written, Future) else written
+    def _arrived(self, promised: Promise) -> Generator[Promise, Plan | None, Plan]:
+        """The teacher's steps from this turn on; those in force where they cannot be read, which is nobody's fault here."""
+        steps = yield promised
         return self.steps[self.turn - 1 :] if steps is None else steps
 
     def act(self) -> Generator[Request, Reply, str | None]:

@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pilotrl.compose import composed_job, parse
+from pilotrl.context import number
 from pilotrl.endpoint import Endpoint
 from pilotrl.teacher.openai import OpenAiTeacher, prompt, read_plan
 from pilotrl.types import Episode, Task, Turn
@@ -80,7 +81,7 @@ def test_its_plans_are_in_force(taught: Callable[..., Any]) -> None:
 
 
 def test_a_plan_that_cannot_be_read_leaves_that_in_force_and_is_counted(taught: Callable[..., Any]) -> None:
-    def script(request: dict[str, Any], number: int) -> Any:
+    def script(request: dict[str, Any], _: int) -> Any:
         return planned(request) if asked_for(request) == 1 else said("I would rather not.")
 
     with serving(script) as server:
@@ -88,13 +89,13 @@ def test_a_plan_that_cannot_be_read_leaves_that_in_force_and_is_counted(taught: 
         turns = [*plans(taught(tutor))]
         (end,) = tutor.endpoints()
     assert max(t for t, _ in turns) > 1
-    assert {turn.plan for _, turn in turns} == {("push button 1", "push button 2")}
+    assert {number(turn.plan) for _, turn in turns} == {"1. push button 1\n2. push button 2"}
     assert end.spent()["unreadable"] > 0
 
 
 def test_without_any_plan_the_policy_plays_without_one(taught: Callable[..., Any]) -> None:
     with serving(lambda request, number: failure(400)) as server:
-        assert {turn.plan for _, turn in plans(taught(teacher(server.url)))} == {()}
+        assert {number(turn.plan) for _, turn in plans(taught(teacher(server.url)))} == {""}
 
 
 def test_plans_of_several_episodes_are_written_at_once(taught: Callable[..., Any]) -> None:
