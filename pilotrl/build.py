@@ -9,6 +9,7 @@ import os
 import subprocess
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
-from pilotrl import CONF, PACKAGE, algorithms, envs, policy, prompts, rehearsal, scratch
+from pilotrl import CONF, PACKAGE, algorithms, envs, judge, policy, prompts, rehearsal, scratch, teacher
 from pilotrl.algorithms import Algorithm
 from pilotrl.config import Agent, Config
 from pilotrl.context import Chat
@@ -33,6 +34,7 @@ from pilotrl.judge import Judge
 from pilotrl.policy import Policy, Voice
 from pilotrl.rehearsal import Memory
 from pilotrl.rollout import Player
+from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.types import Role
 
 
@@ -47,6 +49,7 @@ class Bench:
     algorithm: Algorithm
     engine: Engine
     scoring: Scoring
+    tutor: Teacher
 
     @classmethod
     def of(cls, config: Config, folder: Path) -> Bench:
@@ -59,7 +62,8 @@ class Bench:
         actor = Policy(load_model(config, source), algorithm.critic)
         actor.learns(config.stage.trains)
         engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
-        return cls(config, tokenizer, chat, actor, algorithm, engine, scoring(config))
+        tutor = teacher.build(plain(config.teacher))
+        return cls(config, tokenizer, chat, actor, algorithm, engine, scoring(config), tutor)
 
     def env(self, split: str) -> Env:
         """A fresh world of a split."""
@@ -86,7 +90,17 @@ class Bench:
             temperature=config.train.temperature,
             top_p=1.0,
             version=0,
+            tutor=ExpertTeacher() if expert else self.tutor,
         )
+
+    def spent(self) -> dict[str, float]:
+        """What was asked of endpoints so far, by names such as `judge/requests`; nothing where there are none."""
+        total: Counter[str] = Counter()
+        tutors = self.tutor.endpoints() if isinstance(self.tutor, teacher.Remote) else []
+        for who, endpoints in {"judge": self.scoring.endpoints(), "teacher": tutors}.items():
+            for endpoint in endpoints:
+                total.update({f"{who}/{name}": count for name, count in endpoint.spent().items()})
+        return dict(total)
 
     def players(self) -> list[Player]:
         """Who plays in training: the run's paradigm, or each of those that the stage demonstrates."""
@@ -141,7 +155,7 @@ def averages(config: Config) -> dict[str, list[str]]:
 
 def scoring(config: Config) -> Scoring:
     return Scoring(
-        judges={name: judge(config, str(settings["_target_"])) for name, settings in worlds(config).items()},
+        judges={name: judge_of(config, str(settings["_target_"])) for name, settings in worlds(config).items()},
         terms=list(config.stage.terms),
         weights=dict(config.reward.weights),
         overlong_buffer=config.reward.overlong_buffer,
@@ -152,13 +166,10 @@ def scoring(config: Config) -> Scoring:
     )
 
 
-def judge(config: Config, env: str) -> Judge:
+def judge_of(config: Config, env: str) -> Judge:
     """The judge, told how the actions of `env`, a class's dotted path, read in words where that needs telling."""
-    keywords = plain(config.judge)
-    module, _, name = keywords.pop("_target_").rpartition(".")
     world = import_module(env.rpartition(".")[0])
-    made: Judge = getattr(import_module(module), name)(resolve=getattr(world, "resolve", None), **keywords)
-    return made
+    return judge.build(plain(config.judge), getattr(world, "resolve", None))
 
 
 def load_model(config: Config, source: str) -> Any:

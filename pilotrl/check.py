@@ -1,6 +1,6 @@
 """Is this configuration one that can run? Asked of values before anything is created; every refusal is one line.
 
-Types are checked by composition against `pilotrl.config`. Here: ranges, known names, keys of the open nodes `env` and
+Types are checked by composition against `pilotrl.config`. Here: ranges, known names, keys of the open nodes `env`, `teacher` and
 `judge`, and whether what a value points to exists.
 """
 
@@ -22,13 +22,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF, PACKAGE
+from pilotrl import CONF, PACKAGE, prompts
 from pilotrl.config import Algorithm, Config, Scratch
 from pilotrl.folder import RunFolder
 from pilotrl.rewards import TERMS
 from pilotrl.types import UserError
 
-OPEN = ("env", "judge")
+OPEN = ("env", "teacher", "judge")
 """Nodes whose keys are those of the class that `_target_` names."""
 
 PLANS = r"always|once|never|asked|every [1-9]\d{0,5}"
@@ -73,7 +73,7 @@ def rules(config: Config) -> dict[str, Rule]:
     """What each value may be. A value of null passes: where its type allows null, null is meant."""
     return {
         "model.dtype": one_of(["float32", "bfloat16"]),
-        "model.prompts": one_of(p.name for p in (PACKAGE / "prompts").iterdir() if p.is_dir()),
+        "model.prompts": one_of(prompts.sets()),
         "model.lora.rank": at_least(1),
         "model.lora.alpha": above(0),
         "model.roles": one_of(["shared", "separate", "isolated"]),
@@ -272,6 +272,9 @@ def check_target(node: str, settings: DictConfig) -> None:
         if key not in hints:
             near = nearest(key, hints)
             raise UserError(f"{node}.{key}={show(value)}: {target} has no such key; the nearest is {node}.{near}")
+        for name in value if OmegaConf.is_dict(value) else ():
+            if OmegaConf.is_dict(value[name]) and "_target_" in value[name]:
+                check_target(f"{node}.{key}.{name}", value[name])
         try:
             schema[key] = value
         except OmegaConfBaseException as error:
@@ -293,7 +296,8 @@ def keywords(cls: type) -> dict[str, Any]:
     """Keywords of a constructor and their types; Any for what a configuration cannot express, which its caller adds."""
     hints: dict[str, Any] = {}
     with contextlib.suppress(NameError):  # annotations of others may name what only a type checker imports
-        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+        # Of a dataclass each field is read where it was written, which may be another module.
+        hints = typing.get_type_hints(cls if is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
     return {name: expressible(hints.get(name, Any)) for name in inspect.signature(cls).parameters}
 
 

@@ -1,6 +1,6 @@
 """The types of the configuration, in one place. Values live in `conf/`, and defaults nowhere else.
 
-`env` and `judge` are open nodes: their keys are those of the class named by `_target_`, and are checked against its
+`env`, `teacher` and `judge` are open nodes: their keys are those of the class named by `_target_`, and are checked against its
 signature before anything runs.
 """
 
@@ -291,6 +291,8 @@ class Config:
     """Who plays and plans, whose tokens are trained, which terms count."""
     reward: Reward = MISSING
     """What the terms weigh."""
+    teacher: Any = MISSING
+    """Who writes the plans where `stage.planner` is teacher: `_target_` and the keywords of that class."""
     judge: Any = MISSING
     """Who grades adherence and plans: `_target_` and the keywords of that class."""
     algorithm: Algorithm = MISSING

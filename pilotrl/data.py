@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ from torch.utils.data import IterableDataset
 from pilotrl.batch import Batch, collate
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, home
-from pilotrl.judge import Judge, PlanItem
+from pilotrl.judge import Item, Judge, PlanItem, Remote
 from pilotrl.rewards import score
 from pilotrl.rollout import ATTEMPTS, Player, Ticket, play
-from pilotrl.types import Call, Episode, PlanScores, Role, Task, UserError, WorldError, Written
+from pilotrl.types import Call, Episode, PlanScores, Role, Task, Turn, UserError, WorldError, Written
+
+if TYPE_CHECKING:
+    from pilotrl.endpoint import Endpoint
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -47,31 +50,34 @@ class Scoring:
     def __call__(self, episodes: Sequence[Episode]) -> None:
         """Grade every turn against the step in force, and plans, then fill in terms and rewards."""
         for env, judge in self.judges.items():
-            due = [
-                (turn, (turn.plan[t], before, turn.action))
-                for episode in episodes
-                for t, (turn, before) in enumerate(zip(episode.turns, _seen(episode), strict=True))
-                if t < len(turn.plan) and episode.task.env == env
-            ]
+            due = [pair for episode in episodes if episode.task.env == env for pair in _due(episode)]
             for (turn, _), verdict in zip(due, _tried(judge.grade, [item for _, item in due]), strict=True):
                 turn.adherence = verdict
-        if any(call.written for episode in episodes for call in episode.calls):
-            self._plans(episodes)
+            plans = [pair for episode in episodes if episode.task.env == env for pair in self._plans(episode)]
+            for (written, _), scores in zip(plans, _tried(judge.grade_plans, [item for _, item in plans]), strict=True):
+                written.scores = scores
         for episode in episodes:
             lengths = self.overlong_buffer, self.overlong_limit, self.overlong_penalty
             score(episode, self.terms, self.weights, *lengths, self.trains)
 
+    def begin(self, episode: Episode) -> None:
+        """An episode is over, others are not: a judge that takes its time may start on it."""
+        judge = self.judges.get(episode.task.env)
+        if isinstance(judge, Remote):
+            judge.begin([item for _, item in _due(episode)], [item for _, item in self._plans(episode)])
 
-    def _plans(self, episodes: Sequence[Episode]) -> None:
-        """Scores for the plans that were kept to be graded; a reply that is no plan gets the lowest from us."""
-        for env, judge in self.judges.items():
-            due: list[tuple[Written, PlanItem]] = []
-            for episode, call in ((e, call) for e in episodes if e.task.env == env for call in e.calls):
-                if (written := call.written) and (call.selected or self.unselected):
-                    written.scores = PlanScores(1, 1, 1)
-                    due += [] if written.steps is None else [(written, _item(episode, call, written))]
-            for (written, _), scores in zip(due, _tried(judge.grade_plans, [item for _, item in due]), strict=True):
-                written.scores = scores
+    def endpoints(self) -> set[Endpoint]:
+        """Whom the judges ask."""
+        return {endpoint for judge in self.judges.values() if isinstance(judge, Remote) for endpoint in judge.endpoints()}
+
+    def _plans(self, episode: Episode) -> list[tuple[Written, PlanItem]]:
+        """The plans of an episode that are to be graded; a reply that is no plan gets the lowest scores from us."""
+        due: list[tuple[Written, PlanItem]] = []
+        for call in episode.calls:
+            if (written := call.written) and (call.selected or self.unselected):
+                written.scores = PlanScores(1, 1, 1)
+                due += [] if written.steps is None else [(written, _item(episode, call, written))]
+        return due
 
 
 def _item(episode: Episode, call: Call, written: Written) -> PlanItem:
@@ -89,9 +95,11 @@ def _tried(grade: Callable[[Sequence[T]], list[V | None]], items: Sequence[T]) -
     return [None] * len(items)
 
 
-def _seen(episode: Episode) -> list[str]:
-    """What the player saw before each action."""
-    return [episode.observation, *(turn.observation for turn in episode.turns)][: len(episode.turns)]
+def _due(episode: Episode) -> list[tuple[Turn, Item]]:
+    """The turns that had a step in force, and what a judge sees of each."""
+    seen = [episode.observation, *(turn.observation for turn in episode.turns)]
+    due = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
+    return [(turn, (turn.plan[t], seen[t], turn.action)) for t, turn in due]
 
 
 def schedule(tasks: Sequence[str], seed: int, step: int, count: int) -> list[str]:
@@ -162,13 +170,12 @@ class Rollouts(IterableDataset[Batch]):
         start, version = time.perf_counter(), self.version()
         tickets = self.tickets(step, version)
         done = iter(range(1, len(tickets) + 1))
-        episodes = play(
-            tickets,
-            self.make_env,
-            self.engine,
-            (self.seed, self.split, step),
-            lambda episode: self.on_episode(step, next(done), len(tickets)),
-        )
+
+        def over(episode: Episode) -> None:
+            self.scoring.begin(episode)
+            self.on_episode(step, next(done), len(tickets))
+
+        episodes = play(tickets, self.make_env, self.engine, (self.seed, self.split, step), over)
         check_starts(episodes)
         self.scoring(episodes)
         shape = self.tasks, self.group_size

@@ -120,7 +120,7 @@ def measure(bench: Bench, panel: Panel, known: Played, on_done: Callable[[str, i
         tickets = panel.tickets(player, greedy)
         done = iter(range(1, len(tickets) + 1))
         key = ("panel", panel.sha256, arm)
-        report = partial(_report, on_done, arm, done, len(tickets))
+        report = partial(_report, bench, on_done, arm, done, len(tickets))
         if arm in known:
             played[arm] = known[arm]
         else:
@@ -129,7 +129,10 @@ def measure(bench: Bench, panel: Panel, known: Played, on_done: Callable[[str, i
     return played
 
 
-def _report(on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, _: Episode) -> None:
+def _report(
+    bench: Bench, on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, episode: Episode
+) -> None:
+    bench.scoring.begin(episode)
     on_done(arm, next(done), total)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +20,8 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF, chain, launch, prompts
-from pilotrl.check import check, check_plans, flat, nearest
+from pilotrl import CONF, chain, judge, launch, prompts, teacher
+from pilotrl.check import check, check_plans, flat, locate, nearest
 from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
@@ -60,6 +61,7 @@ def prepare(argv: Sequence[str]) -> Order:
             check(config)
             check_plans(config)
             check_language_model(config)
+            check_endpoints(config)
     if multirun:
         sweep = check_sweep(jobs)
         return Order([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
@@ -84,6 +86,21 @@ def check_language_model(config: Config) -> None:
     if strange:
         template = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, model.template), resolve=True))
         rehearsal.check_model(model.path, template, "system" in prompts.load(model.prompts))
+
+
+def check_endpoints(config: Config) -> None:
+    """Who asks endpoints can: keys are in the environment, addresses answer. Raises UserError for the first that does not."""
+    builders: dict[str, Callable[[dict[str, Any]], Any]]
+    builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build}
+    for node, build in builders.items():
+        settings = cast(dict[str, Any], OmegaConf.to_container(getattr(config, node), resolve=True))
+        if not hasattr(locate(f"{node}._target_", settings["_target_"]), "endpoints"):
+            continue
+        try:
+            for endpoint in build(settings).endpoints():
+                endpoint.probe()
+        except UserError as error:
+            raise UserError(f"{node}.{error}") from error
 
 
 def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
@@ -225,6 +242,7 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
         raise UserError(f"model.roles={config.model.roles}: checkpoint={folder} has roles that are {roles}; leave it out")
     check(config)
     check_language_model(config)
+    check_endpoints(config)
     return config, folder
 
 

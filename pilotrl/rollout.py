@@ -8,14 +8,17 @@ tickets, and the seed of a call follows from what the call is.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
 from statistics import fmean
+from typing import Any
 
 from pilotrl.context import Chat, Context, number, parse_action, parse_plan
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, Expert
+from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WorldError, Written
 
 ATTEMPTS = 3
@@ -27,7 +30,8 @@ KEEP = "keep"
 """What a planner answers where it is asked whether to plan anew, and would not."""
 
 Key = tuple[int | str, ...]
-Play = Generator[Request, Reply, Episode]
+Promise = Future[Plan | None]
+Play = Generator[Request | Promise, Reply | Plan | None, Episode]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Player:
     context: str
     window: int | None
     teacher: bool
-    """The environment's expert writes the plans."""
+    """The teacher writes the plans."""
     expert: bool
     """The expert writes everything, and what it writes is recorded as calls (demonstrations)."""
     candidates: int
@@ -57,6 +61,8 @@ class Player:
     temperature: float
     top_p: float
     version: int
+    tutor: Teacher = field(default_factory=ExpertTeacher)
+    """Who the teacher is."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ def play(
             table.seat(table.waiting.pop(0), attempt=0)
         for reply in engine.step() if table.live else []:
             table.advance(reply.session, reply)
+        if table.promised:
+            table.keep_promises()
         for episode in table.collect():
             on_done(episode)
     return [table.done[ticket.group, ticket.sample] for ticket in tickets]
@@ -115,6 +123,7 @@ class _Table:
         self.make_env, self.engine, self.key = make_env, engine, key
         self.live: dict[tuple[int, int], tuple[Ticket, int, Play]] = {}
         self.idle: list[Env] = []
+        self.promised: dict[tuple[int, int], Promise] = {}
         self.done: dict[tuple[int, int], Episode] = {}
         self._fresh: list[Episode] = []
 
@@ -130,11 +139,21 @@ class _Table:
         self.idle.append(env)
         return episode
 
-    def advance(self, session: tuple[int, int], reply: Reply | None) -> None:
+    def keep_promises(self) -> None:
+        """Hand out the teacher's plans once all that live wait for one, so that no order depends on how fast it is."""
+        if len(self.promised) == len(self.live):
+            promised, self.promised = self.promised, {}
+            for session, plan in promised.items():
+                self.advance(session, plan.result())
+
+    def advance(self, session: tuple[int, int], reply: Reply | Plan | None) -> None:
         """Carry a reply into its episode; submit what that asks next, or end it. A world that fails is tried anew."""
         ticket, attempt, game = self.live[session]
         try:
-            self.engine.submit(game.send(reply) if reply else next(game))
+            if isinstance(asked := game.send(reply), Future):
+                self.promised[session] = asked
+            else:
+                self.engine.submit(asked)
         except StopIteration as end:
             self._leave(session, end.value)
         except WorldError:
@@ -184,7 +203,7 @@ class _Seat:
     def turn(self) -> int:
         return len(self.episode.turns) + 1
 
-    def plan(self) -> Generator[Request, Reply, bool]:
+    def plan(self) -> Generator[Request | Promise, Any, bool]:
         """P(t-1) becomes P(t): steps before this turn stay, the rest is written anew. False: the context is full."""
         self.well_formed = True
         if not due(self.player.plans, self.turn):
@@ -192,7 +211,9 @@ class _Seat:
         again = self.player.plans == "asked" and self.turn > 1
         ask = self.player.prompts["replan" if again else "plan"].format(next=self.turn)
         if self.player.teacher or self.player.expert:
-            steps: Plan | None = tuple(self._expert().plan())
+            steps: Plan | Promise | None = self.player.tutor.plan(self.env, self.episode, self.steps)
+            if isinstance(steps, Future):
+                steps = yield from self._arrived(steps)
             assert steps is not None
             kept = again and steps == self.steps[self.turn - 1 :]
             if not self._told("planner", ask, KEEP if kept else number(steps, self.turn)):
@@ -221,6 +242,11 @@ class _Seat:
         """What the expert would write here, for the judge; nothing where nobody asks, or there is no expert."""
         expert = self.env.expert if self.player.graded else None
         return tuple(expert.plan()) if expert else ()
+
+    def _arrived(self, promised: Promise) -> Generator[Promise, Plan | None, Plan]:
+        """The teacher's steps from this turn on; those in force where they cannot be read, which is nobody's fault here."""
+        steps = yield promised
+        return self.steps[self.turn - 1 :] if steps is None else steps
 
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn. None: the context is full."""

@@ -135,6 +135,7 @@ class Run:
         self.device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         self.bench = Bench.of(config, folder.path)
         self.panel = panel_of(self.bench)
+        self.spent = self.bench.spent()
 
     def play(self) -> dict[str, Any]:
         """Everything, in order; returns the summary."""
@@ -275,6 +276,7 @@ class Run:
             self.episodes.write(to_record(episode, "train", batch.step + 1))
         metrics = {"step": batch.step + 1, "time": time.time(), **played(batch), **module.metrics}
         metrics |= by_env(batch.episodes) if env_name(self.config) == MIXTURE else {}
+        metrics |= self.spending()
         metrics["seconds/rollout"] = self.source.seconds
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
             metrics["valid/loss"] = module.held_out_loss(self.held_out)
@@ -287,17 +289,24 @@ class Run:
         if self.display:
             self.display.update(batch.step + 1, self.config.train.steps, metrics)
 
+    def spending(self) -> dict[str, float]:
+        """What endpoints were asked since this was called before."""
+        before, self.spent = self.spent, self.bench.spent()
+        return {name: value - before[name] for name, value in self.spent.items()}
+
     def summary(self, module: PilotModule, before: Played, after: Played) -> dict[str, Any]:
         """summary.json, as the README describes it."""
         config = self.config
         lines = [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
         total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}
+        asked = {name: sum((line.get(name, 0) for line in lines), late) for name, late in self.spending().items()}
         return {
             **identity(config),
             "panel": self.panel.summary(),
             **compared(before, after, averages(config)),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
             "drift": self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(self.bench.policy),
+            "endpoints": asked,
             "weights_sha256": policy.weights_sha256(self.bench.policy),
             "seconds": time.perf_counter() - self.start,
         }

@@ -135,7 +135,21 @@ BAD = {
     "several values": (("seed=0,1",), "multirun"),
     "split": (("panel.split=exam",), "exam"),
     "split of the shop": (("env=webshop", "panel.split=exam"), "panel.split=exam: must be one of train, valid, test"),
-    "judge": (("judge=nope",), "judge=nope: there is no such option; the nearest is rule"),
+    "judge": (("judge=rules",), "judge=rules: there is no such option; the nearest is rule"),
+    "judge without a key": (("judge=openai", "judge.credential=NO_SUCH_KEY"), "judge.credential=NO_SUCH_KEY: this environment"),
+    "judge without an address": (("judge=openai", "judge.base_url=here"), "judge.base_url=here: must be an address"),
+    "judge that nobody listens at": (
+        ("judge=openai", "judge.base_url=http://127.0.0.1:9/v1", "judge.credential=null"),
+        "judge.base_url: does not answer",
+    ),
+    "wrong type at a teacher": (("teacher=openai", "teacher.timeout=soon"), "teacher.timeout=soon"),
+    "judge with an unknown key": (("judge=openai", "judge.modle=m"), "the nearest is judge.model"),
+    "vote": (("judge=ensemble", "judge.vote=loudest", "~judge.members.openai"), "judge.vote=loudest: must be one of median"),
+    "member without a key": (
+        ("judge=ensemble", "judge.members.openai.credential=NO_SUCH_KEY"),
+        "judge.members.openai.credential=NO_SUCH_KEY",
+    ),
+    "unknown key of a member": (("judge=ensemble", "judge.members.openai.modle=m"), "judge.members.openai.modle"),
     "judge that cannot be imported": (("judge._target_=pilotrl.judge.Nope",), "judge._target_=pilotrl.judge.Nope"),
     "weights of a mixture": (
         ("env=paper", "env.trains=[toy]", "env.holds_out=[]", "env.weights=[-1]"),

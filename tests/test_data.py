@@ -143,7 +143,7 @@ def test_shuffled_rewards_are_the_same_rewards_given_to_others(training: Callabl
                 for t, call in enumerate(episode.calls):
                     call.earned = (i + t) % 3 / 2
 
-        scoring.unselected = False  # type: ignore[attr-defined]
+        scoring.unselected, scoring.begin = False, score.begin  # type: ignore[attr-defined]
         source.scoring = scoring  # type: ignore[assignment]
         played: Batch = source.batch(0)
         return played

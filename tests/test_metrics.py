@@ -15,6 +15,7 @@ from pilotrl.feed import AXES
 from pilotrl.folder import RunFolder
 from pilotrl.statistics import MEASURES
 from pilotrl.story import PANELS, panel_points
+from tests.endpoint.server import said, serving
 
 PAGE = (PACKAGE.parent / "docs" / "metrics.md").read_text()
 NAMES = {name for line in PAGE.splitlines() if line.startswith("| `") for name in re.findall("`([^`]+)`", line.split("|")[1])}
@@ -26,6 +27,13 @@ KINDS = {
     "grpo": ("stage=adherence",),
     "ppo": ("stage=adherence", "algorithm=ppo"),
     "sft": ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=2"),
+    "endpoints": (
+        "stage=adherence",
+        "judge=openai",
+        "teacher=openai",
+        *(f"{node}.{key}" for node in ("judge", "teacher") for key in ("credential=null", "cache=null", "attempts=1")),
+        *(f"{node}.price_{what}=1" for node in ("judge", "teacher") for what in ("prompt", "reply")),
+    ),
     "mixture": ("stage=adherence", "env=paper", "env.trains=[toy]", "env.holds_out=[maze]"),
 }
 
@@ -37,7 +45,9 @@ def logged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, se
     def names(kind: str) -> set[str]:
         folder = RunFolder(tmp_path_factory.mktemp(kind))
         chosen = ["env=toy", *SIZES, "tracking.uri=off", f"model.path={tiny}", *KINDS[kind]]
-        running.run(composed_job(parse([]), chosen).config, folder.path)
+        with serving(lambda request, number: said("1. push")) as server:
+            chosen += [f"{node}.base_url={server.url}" for node in ("judge", "teacher") if kind == "endpoints"]
+            running.run(composed_job(parse([]), chosen).config, folder.path)
         (line,) = map(json.loads, folder.metrics.read_text().splitlines())
         found = {*line} - {*AXES} | {name for name, _, _ in panel_points(json.loads(folder.summary.read_text()))}
         return {re.sub("/(toy|maze|ID|OOD|Avg)/", "/NAME/", name) for name in found}

@@ -1,16 +1,20 @@
 """The judge contract: who grades how far an action follows the plan step in force, and how good a plan is.
 
 Of an action a judge sees the step, what the player saw before acting, and the action; never the goal, so that it cannot
-reward an action for being clever. Of a plan it sees what its writer saw, the goal too. A judge is one
-Python file with a class and one YAML file `conf/judge/NAME.yaml`.
+reward an action for being clever. Of a plan it sees what its writer saw, the goal too. A judge is one Python file with a
+class and one YAML file `conf/judge/NAME.yaml`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from pilotrl.types import Plan, PlanScores
+
+if TYPE_CHECKING:
+    from pilotrl.endpoint import Endpoint
 
 Item = tuple[str, str, str]
 """(step, observation before acting, action)."""
@@ -47,3 +51,24 @@ class Judge(Protocol):
         Raises WorldError when the judge itself fails.
         """
         ...
+
+
+@runtime_checkable
+class Remote(Judge, Protocol):
+    """A judge that asks endpoints, which takes time: it begins early."""
+
+    def begin(self, items: Sequence[Item], plans: Sequence[PlanItem] = ()) -> None:
+        """Start on what `grade` and `grade_plans` will be asked for; returns at once."""
+        ...
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Whom it asks."""
+        ...
+
+
+def build(settings: dict[str, Any], resolve: Any) -> Judge:
+    """A judge from its settings: `_target_` and the keywords of that class."""
+    keywords = dict(settings)
+    module, _, name = str(keywords.pop("_target_")).rpartition(".")
+    made: Judge = getattr(import_module(module), name)(resolve=resolve, **keywords)
+    return made

@@ -1,4 +1,5 @@
-"""The words of the prompts, one text file each; a folder is a set (`short` for small models, `full` for chat models)."""
+"""The words of the prompts, one text file each. A folder is a set: `short` for small models and `full` for chat models that
+play; what a judge and a teacher are asked lies in folders of theirs."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ def load(name: str, plans: str = "always") -> dict[str, str]:
     """
     files = sorted((FOLDER / name).glob("*.txt"))
     if not files:
-        known = ", ".join(sorted(p.name for p in FOLDER.iterdir() if p.is_dir() and not p.name.startswith("_")))
-        raise UserError(f"model.prompts={name}: there is no such set of prompts; there are {known}")
+        raise UserError(f"model.prompts={name}: there is no such set of prompts; there are {', '.join(sets())}")
     heard = [path for path in files if path.stem != "replan" or plans == "asked"]
     return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in heard}
+
+
+def sets() -> list[str]:
+    """Names of those for a model that plays."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/act.txt"))

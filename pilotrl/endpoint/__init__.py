@@ -1,0 +1,298 @@
+"""A model behind an OpenAI-compatible address: many questions at once, paced, asked again where that may help, and kept.
+
+Equal questions get one answer: while one of them is under way, within the cache's life, and over all processes that share the
+cache. So what comes out does not depend on what finished first. A question without an answer is None, and is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, partial
+from hashlib import sha256
+from threading import Lock
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from pilotrl.endpoint.cache import Cache
+from pilotrl.endpoint.wire import PATIENCE, Answer, Unanswered, Wire
+from pilotrl.redact import has_credentials
+from pilotrl.types import UserError
+
+T = TypeVar("T")
+Read = Callable[[str], T]
+"""What a reply says; ValueError where it cannot be read."""
+
+FORMATS = ("json_schema", "json_object", "text")
+"""How a server is told to answer in JSON, best first; it gets the next where it refuses one."""
+
+COUNTS = ("requests", "cached", "retries", "unreadable", "unanswered", "prompt_tokens", "reply_tokens")
+"""What is counted: requests sent; questions that the cache answered; requests sent again; questions whose every reply could
+not be read; questions that got no reply; tokens read and written, as the server counts them."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a model is, and how it is asked: keys of every node of the configuration that names an endpoint."""
+
+    base_url: str
+    """Of the API, such as https://api.deepseek.com or http://127.0.0.1:8000/v1."""
+    model: str
+    """What the endpoint calls the model."""
+    credential: str | None
+    """Environment variable that holds the key; null: the endpoint wants none."""
+    timeout: float
+    """Seconds that a reply may take."""
+    concurrency: int
+    """Requests under way at once."""
+    requests_per_minute: float | None
+    """Pace of requests; null: as fast as they come."""
+    attempts: int
+    """Requests that a question gets until a reply can be read."""
+    backoff: float
+    """Seconds before the second attempt, at most; doubled for each further one."""
+    temperature: float | None
+    """Of sampling; null: not sent."""
+    max_tokens: int | None
+    """Of a reply; null: not sent."""
+    body: Any
+    """Further fields of a request, by name."""
+    cache: str | None
+    """File that keeps replies for later runs; null: none."""
+    price_prompt: float | None
+    """Of a million tokens read; null: no cost is counted."""
+    price_reply: float | None
+    """Of a million tokens written."""
+
+    def check(self) -> None:
+        """Raises UserError for the first value that no endpoint can have."""
+        parts = urlsplit(self.base_url)
+        if has_credentials(self.base_url):
+            raise UserError("base_url: holds a user or a password; name the variable that holds the key as credential instead")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(f"base_url={self.base_url}: must be an address, as in http://127.0.0.1:8000/v1")
+        for name in ("timeout", "concurrency", "requests_per_minute", "attempts", "max_tokens"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise UserError(f"{name}={value}: must be above 0")
+        for name in ("backoff", "temperature", "price_prompt", "price_reply"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UserError(f"{name}={value}: must be at least 0")
+        if not isinstance(self.body, dict):
+            raise UserError(f"body={self.body}: must be fields by name, as in {{seed: 1}}; {{}} for none")
+        if (self.price_prompt is None) != (self.price_reply is None):
+            raise UserError("price_prompt, price_reply: give both, or neither")
+
+    def key(self) -> str | None:
+        """The key itself, from the environment. Raises UserError where there is none; never tells it."""
+        if self.credential is None:
+            return None
+        if not re.fullmatch(r"[A-Za-z_]\w{0,63}", self.credential):
+            raise UserError("credential: must be the name of an environment variable, such as OPENAI_API_KEY, not the key")
+        if not (key := os.environ.get(self.credential, "").strip()):
+            raise UserError(f"credential={self.credential}: this environment variable is not set; export it, or give null")
+        return key
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked. Two that are equal are one."""
+
+    messages: tuple[tuple[str, str], ...]
+    """(speaker, text)."""
+    schema: str = ""
+    """JSON schema of the reply; "" for plain text."""
+    sample: int = 0
+    """Tells questions apart that are otherwise equal, where several replies are wanted."""
+
+
+class Endpoint:
+    """Asks questions of the model at an address, in threads of its own. `shared` gives equal addresses one endpoint."""
+
+    known: ClassVar[dict[str, Endpoint]] = {}
+
+    def __init__(self, address: Address) -> None:
+        """Opens nothing yet. Raises UserError for values that cannot be, and a key that is not in the environment."""
+        address.check()
+        self.address = address
+        self.wire = Wire(address.base_url, address.model, address.key(), address.timeout, address.body)
+        self.pace = Pace(address.requests_per_minute)
+        self.counts: Counter[str] = Counter()
+        self.lock = Lock()
+        self.asked: dict[str, Future[Any]] = {}
+        self.format = 0
+        self.silent, self.closed_until = 0, 0.0
+        self.probed = False
+        self.told: set[str] = set()
+
+    @classmethod
+    def shared(cls, address: Address) -> Endpoint:
+        """One for all of a kind who ask at the same address in the same way, so that pace and counts are one."""
+        own = {field.name: getattr(address, field.name) for field in fields(Address)}
+        key = os.environ.get(address.credential or "", "")
+        name = sha256(json.dumps([type(address).__name__, own, key], sort_keys=True).encode()).hexdigest()
+        if name not in cls.known:
+            cls.known[name] = cls(Address(**own))
+        return cls.known[name]
+
+    @cached_property
+    def cache(self) -> Cache | None:
+        return Cache(self.address.cache) if self.address.cache else None
+
+    @cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.address.concurrency, "endpoint")
+
+    def probe(self) -> None:
+        """Ask for one word, once in the life of a process. Raises UserError where that gets no answer."""
+        if self.probed:
+            return
+        if self.address.cache:
+            Cache.check(self.address.cache)
+        question = Question((("user", "Say yes."),))
+        wire = self.wire.hasty()
+        try:
+            self._tries(lambda error: error.again and error.status is not None)(
+                self._send, replace(self.address, max_tokens=8), question, "text", wire
+            )
+        except Unanswered as error:
+            raise UserError(f"{error.key(self.address.credential)}: {error}") from None
+        self.probed = True
+
+    def answers(self, questions: Sequence[Question], read: Read[T]) -> list[T | None]:
+        """What the replies say, in order; None where there is none. Ends what `ask` began about these questions."""
+        futures = [self.ask(question, read) for question in questions]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:  # interrupted: nobody waits for the rest
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            del self.pool
+            raise
+        finally:
+            for question in questions:
+                self.asked.pop(self._name(question), None)
+
+    def ask(self, question: Question, read: Read[T], *, anew: bool = False) -> Future[T | None]:
+        """Begin to ask, unless that was begun before; `anew`: and did not come to nothing."""
+        name = self._name(question)
+        before = self.asked.get(name)
+        if before is None or (anew and before.done() and before.result() is None):
+            self.asked[name] = self.pool.submit(self._answer, name, question, read)
+        return self.asked[name]
+
+    def spent(self) -> dict[str, float]:
+        """The counts so far, and what they cost where there is a price."""
+        with self.lock:
+            counts = {name: float(self.counts[name]) for name in COUNTS}
+        at = self.address
+        if at.price_prompt is not None and at.price_reply is not None:
+            counts["cost"] = (counts["prompt_tokens"] * at.price_prompt + counts["reply_tokens"] * at.price_reply) / 1e6
+        return counts
+
+    def _name(self, question: Question) -> str:
+        """Of a question in the cache: a hash of all that decides the reply but the address."""
+        at = self.address
+        return sha256(json.dumps([at.model, at.temperature, at.max_tokens, at.body, asdict(question)]).encode()).hexdigest()
+
+    def _answer(self, name: str, question: Question, read: Read[T]) -> T | None:
+        if self.cache and (kept := self.cache.get(name)) is not None:
+            self._count(cached=1)
+            return read(kept)
+        if time.monotonic() < self.closed_until:
+            self._count(unanswered=1)
+            return None
+        try:
+            said = self._tries(lambda error: error.again)(self._once, question, read)
+        except Unanswered as error:
+            self._lost(error)
+            return None
+        return read(self.cache.put(name, said) if self.cache else said)
+
+    def _tries(self, again: Callable[[Unanswered], bool]) -> Retrying:
+        """Calls what it is given until that goes well, or has failed in a way or a number that ends it."""
+        return Retrying(
+            stop=stop_after_attempt(self.address.attempts),
+            wait=self._pause,
+            retry=retry_if_exception(lambda error: isinstance(error, Unanswered) and again(error)),
+            before_sleep=lambda state: self._count(retries=1),
+            reraise=True,
+        )
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Seconds until the next attempt: what the server asks for, or ever more."""
+        error = state.outcome.exception() if state.outcome else None
+        after = error.after if isinstance(error, Unanswered) else None
+        return wait_random_exponential(self.address.backoff, PATIENCE)(state) if after is None else min(after, PATIENCE)
+
+    def _once(self, question: Question, read: Read[T]) -> str:
+        """One reply that can be read."""
+        answer = self._formatted(question)
+        self.silent = 0
+        try:
+            read(answer.text)
+        except ValueError as error:
+            raise Unanswered(f"a reply cannot be read ({error})".splitlines()[0], again=True, unreadable=True) from None
+        return answer.text
+
+    def _formatted(self, question: Question) -> Answer:
+        """The reply to a question whose schema the server is told as well as it can be; remembers how well that is."""
+        at = partial(self._send, self.address, question, wire=self.wire)
+        if not question.schema:
+            return at("text")
+        for place, form in enumerate(FORMATS[self.format :], self.format):
+            try:
+                answer = at(form)
+            except Unanswered as error:
+                if not error.refused or form == "text":
+                    raise
+            else:
+                self.format = max(self.format, place)
+                return answer
+        raise AssertionError("plain text is the last format, and returns or raises")
+
+    def _send(self, address: Address, question: Question, form: str, wire: Wire) -> Answer:
+        self.pace.wait()
+        self._count(requests=1)
+        answer = wire.post(question.messages, address.temperature, address.max_tokens, form, question.schema)
+        self._count(prompt_tokens=answer.prompt_tokens, reply_tokens=answer.reply_tokens)
+        return answer
+
+    def _lost(self, error: Unanswered) -> None:
+        """Count a question without an answer. Where the endpoint has gone silent, the next ones do not wait for it."""
+        self._count(**{"unreadable" if error.unreadable else "unanswered": 1})
+        with self.lock:
+            self.silent += error.again and not error.unreadable
+            if self.silent >= 2 * self.address.concurrency:
+                self.closed_until = time.monotonic() + self.address.timeout
+            fresh = error.kind not in self.told
+            self.told.add(error.kind)
+        if fresh:
+            log.warning("%s (%s): %s; such questions stay without an answer", self.address.base_url, self.address.model, error)
+
+    def _count(self, **more: int) -> None:
+        with self.lock:
+            self.counts.update(more)
+
+
+class Pace:
+    """Lets so many through a minute, evenly; from any number of threads."""
+
+    def __init__(self, a_minute: float | None) -> None:
+        self.gap, self.next, self.lock = 60 / a_minute if a_minute else 0.0, 0.0, Lock()
+
+    def wait(self) -> None:
+        with self.lock:
+            now = time.monotonic()
+            mine = max(now, self.next)
+            self.next = mine + self.gap
+        time.sleep(mine - now)

@@ -1,0 +1,53 @@
+"""Who writes the plans that others follow: a class with `plan`, and a YAML file `conf/teacher/NAME.yaml` that names it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pilotrl.envs import Env
+from pilotrl.types import Episode, Plan, UserError
+
+if TYPE_CHECKING:
+    from pilotrl.endpoint import Endpoint
+
+
+class Teacher(Protocol):
+    """Whoever writes plans."""
+
+    def plan(self, env: Env, episode: Episode, plan: Plan) -> Plan | Future[Plan | None]:
+        """Steps from the next action on, for the live `env` in which `episode` was played so far under `plan`.
+
+        Where it takes time, a promise of them; None of it where they cannot be read: the plan in force stays.
+        """
+        ...
+
+
+@runtime_checkable
+class Remote(Teacher, Protocol):
+    """A teacher that asks an endpoint."""
+
+    def endpoints(self) -> list[Endpoint]:
+        """Whom it asks."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExpertTeacher:
+    """The expert that the environment ships."""
+
+    def plan(self, env: Env, episode: Episode, plan: Plan) -> Plan:
+        """The expert's steps. Raises UserError where there is no expert."""
+        if env.expert is None:
+            raise UserError(f"stage.planner=teacher: {episode.task.env} ships no expert; set stage.planner=policy")
+        return tuple(env.expert.plan())
+
+
+def build(settings: dict[str, Any]) -> Teacher:
+    """A teacher from its settings: `_target_` and the keywords of that class."""
+    keywords = dict(settings)
+    module, _, name = str(keywords.pop("_target_")).rpartition(".")
+    made: Teacher = getattr(import_module(module), name)(**keywords)
+    return made

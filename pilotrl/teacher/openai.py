@@ -1,0 +1,54 @@
+"""A teacher behind an OpenAI-compatible address: it is shown what the player has seen, done and planned, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+
+from pilotrl import prompts
+from pilotrl.context import number, parse_plan
+from pilotrl.endpoint import Address, Endpoint, Question
+from pilotrl.envs import Env
+from pilotrl.types import Episode, Plan
+
+NUMBERED = re.compile(r"\s*\d+\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAiTeacher(Address):
+    """Writes plans by a prompt. Equal situations get equal plans.
+
+    Raises UserError for an address that cannot be, and for a key that is not in the environment.
+    """
+
+    def __post_init__(self) -> None:
+        self.endpoints()
+
+    def endpoints(self) -> list[Endpoint]:
+        """Whom it asks."""
+        return [Endpoint.shared(self)]
+
+    def plan(self, env: Env, episode: Episode, plan: Plan, sample: int = 0) -> Future[Plan | None]:
+        """A promise of steps; `sample` numbers the plans for one situation, where several are wanted."""
+        start = len(episode.turns) + 1
+        asked = Question((("user", prompt(episode, plan)),), sample=sample)
+        return Endpoint.shared(self).ask(asked, partial(read_plan, start=start), anew=True)
+
+
+def prompt(episode: Episode, plan: Plan) -> str:
+    """What the teacher is told."""
+    start = len(episode.turns) + 1
+    turns = [f"Action: {turn.action}\n{turn.observation}" for turn in episode.turns]
+    return prompts.load("teacher")["plan"].format(
+        first=episode.observation, turns="\n\n".join(turns) or "(nothing yet)", plan=number(plan) or "(none yet)", next=start
+    )
+
+
+def read_plan(text: str, start: int) -> Plan:
+    """The numbered lines of a reply, which models like to frame. Raises ValueError where they are not start, start + 1, ..."""
+    lines = [line for line in text.rpartition("</think>")[2].splitlines() if NUMBERED.match(line)]
+    if (plan := parse_plan("\n".join(lines), start)) is None:
+        raise ValueError(f"no lines numbered {start}, {start + 1}, ...")
+    return plan
