@@ -165,14 +165,8 @@ def collate(
         rows=[torch.tensor(row) for row in lists.rows],
         row_episode=lists.row_episode,
         row_adapter=lists.row_adapter,
-        token_row=torch.tensor(lists.token_row, dtype=torch.long),
-        token_position=torch.tensor(lists.token_position, dtype=torch.long),
-        token_call=torch.tensor(lists.token_call, dtype=torch.long),
+        **{name: torch.tensor(getattr(lists, name), dtype=torch.long) for name in INDICES},
         logprobs=torch.tensor(lists.logprobs, dtype=torch.float32),
-        call_row=torch.tensor(lists.call_row, dtype=torch.long),
-        call_position=torch.tensor(lists.call_position, dtype=torch.long),
-        call_episode=torch.tensor(lists.call_episode, dtype=torch.long),
-        call_turn=torch.tensor(lists.call_turn, dtype=torch.long),
         call_weight=torch.tensor(lists.call_weight, dtype=torch.float64),
         steered=torch.tensor([call is None or call.selected for call in lists.trained], dtype=torch.bool),
         turn_rewards=torch.tensor([_earned(lists.trained, role) for role in get_args(Role)], dtype=torch.float64),
@@ -203,6 +197,10 @@ def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
 
 def _earned(calls: Sequence[Call | None], role: str) -> list[float]:
     return [math.nan if c is None or c.role != role or c.earned is None else c.earned for c in calls]
+
+
+INDICES = ("token_row", "token_position", "token_call", "call_row", "call_position", "call_episode", "call_turn")
+"""Columns of whole numbers."""
 
 
 @dataclass

@@ -53,9 +53,8 @@ class Scoring:
             due = [pair for episode in episodes if episode.task.env == env for pair in _due(episode)]
             for (turn, _), verdict in zip(due, _tried(judge.grade, [item for _, item in due]), strict=True):
                 turn.adherence = verdict
-            plans = [pair for episode in episodes if episode.task.env == env for pair in self._plans(episode)]
-            for (written, _), scores in zip(plans, _tried(judge.grade_plans, [item for _, item in plans]), strict=True):
-                written.scores = scores
+            if any(call.written for episode in episodes for call in episode.calls):
+                self._grade_plans(judge, [episode for episode in episodes if episode.task.env == env])
         for episode in episodes:
             lengths = self.overlong_buffer, self.overlong_limit, self.overlong_penalty
             score(episode, self.terms, self.weights, *lengths, self.trains)
@@ -69,6 +68,11 @@ class Scoring:
     def endpoints(self) -> set[Endpoint]:
         """Whom the judges ask."""
         return {endpoint for judge in self.judges.values() if isinstance(judge, Remote) for endpoint in judge.endpoints()}
+
+    def _grade_plans(self, judge: Judge, episodes: Sequence[Episode]) -> None:
+        due = [pair for episode in episodes for pair in self._plans(episode)]
+        for (written, _), scores in zip(due, _tried(judge.grade_plans, [item for _, item in due]), strict=True):
+            written.scores = scores
 
     def _plans(self, episode: Episode) -> list[tuple[Written, PlanItem]]:
         """The plans of an episode that are to be graded; a reply that is no plan gets the lowest scores from us."""

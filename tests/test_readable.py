@@ -13,8 +13,8 @@ from typing import Any
 from pilotrl import PACKAGE
 from tests.conftest import Training
 
-WORLD = ("envs", "judge")
-"""What is played and who grades it: leaves, a page each, which a reader of the method may leave out."""
+WORLD = ("envs", "judge", "teacher")
+"""What is played, who grades it, and who may write the plans: leaves, a page each, which a reader of the method may leave out."""
 
 
 @contextmanager
