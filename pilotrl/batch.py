@@ -158,7 +158,6 @@ def collate(
     for index, episode in enumerate(episodes):
         if episode.reward is not None:
             lists.add(index, [call for call in episode.calls if call.selected or unselected], trains)
-    rewards = [float("nan") if episode.reward is None else episode.reward for episode in episodes]
     return Batch(
         step=step,
         version=version,
@@ -170,7 +169,7 @@ def collate(
         call_weight=torch.tensor(lists.call_weight, dtype=torch.float64),
         steered=torch.tensor([call is None or call.selected for call in lists.trained], dtype=torch.bool),
         turn_rewards=torch.tensor([_earned(lists.trained, role) for role in get_args(Role)], dtype=torch.float64),
-        rewards=torch.tensor(rewards, dtype=torch.float64),
+        rewards=torch.tensor([math.nan if e.reward is None else e.reward for e in episodes], dtype=torch.float64),
         group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
         success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
         terminated=torch.tensor([episode.outcome in ("solved", "failed") for episode in episodes], dtype=torch.bool),
