@@ -133,9 +133,11 @@ class PilotModule(LightningModule):
         return shape * min(1.0, (step + 1) / (self.lr_warmup + 1))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW, with a learning rate of its own for the value head; Muon for matrices inside the blocks, if asked for."""
+        """AdamW, with a learning rate of its own for the value head; Muon for matrices inside the blocks, if asked for,
+        but not for adapters."""
         learned = {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
-        inner = [p for name, p in learned.items() if self.muon_lr and p.ndim == 2 and "layers." in name]
+        whole = {name: p for name, p in learned.items() if "layers." in name and "lora_" not in name}
+        inner = [p for p in whole.values() if self.muon_lr and p.ndim == 2]
         outer = [p for p in learned.values() if not any(p is q for q in inner)]
         head = [] if self.policy.value is None else [*self.policy.value.parameters()]
         groups: list[dict[str, Any]] = [

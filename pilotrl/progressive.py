@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,8 @@ def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dic
         "panel": summaries[-1]["panel"],
         **compared(first, after, averages(config)),
         "train": {key: sum(one["train"][key] for one in summaries) for key in summaries[-1]["train"]},
+        "drift": None,  # each stage measures it from where it started itself
+        "endpoints": dict(sum((Counter(one["endpoints"]) for one in summaries), Counter())),
         "weights_sha256": summaries[-1]["weights_sha256"],
         "seconds": sum(one["seconds"] for one in summaries),
         "stages": [

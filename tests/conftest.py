@@ -11,8 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -146,6 +146,20 @@ def scoring(**changes: Any) -> Scoring:
     return Scoring(**values | changes)
 
 
+@dataclass
+class Graded:
+    """A scoring that is a function of the episodes."""
+
+    score: Callable[[Sequence[Episode]], None]
+    unselected: bool = False
+
+    def __call__(self, episodes: Sequence[Episode]) -> None:
+        self.score(episodes)
+
+    def begin(self, episode: Episode) -> None:
+        """Nothing takes its time here."""
+
+
 class Training:
     """A small run: `fit` trains `module` on `source`. Random players get their rewards from how long they talk."""
 
@@ -156,6 +170,7 @@ class Training:
         chosen = algorithms.load(**options(algorithm))
         roles, trains = changes.get("roles", "shared"), changes.get("trains", ["executor"])
         rank = 4 if roles == "separate" else None
+        torch.manual_seed(0)  # new adapters are random
         loaded = changes.get("model") or policy.load_model(str(folder), "float32", False, rank, 8.0, TARGETS, roles)
         self.policy = Policy(loaded, chosen.critic)
         self.policy.learns(trains)
@@ -193,6 +208,10 @@ class Training:
             on_episode=lambda step, done, total: None,
             **source,  # type: ignore[arg-type]
         )
+
+    def graded(self, score: Callable[[Sequence[Episode]], None]) -> None:
+        """From now on episodes are scored so."""
+        self.source.scoring = Graded(score)  # type: ignore[assignment]
 
     def fit(self, source: Any = None, **changes: Any) -> Training:
         """Changes are Lightning's; `source` stands in for the loader of batches."""

@@ -15,6 +15,7 @@ from pilotrl.data import Rollouts, schedule
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.judge import PlanItem
 from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, Written
+from tests.conftest import Graded
 
 TASKS = [f"t{i}" for i in range(10)]
 
@@ -143,8 +144,7 @@ def test_shuffled_rewards_are_the_same_rewards_given_to_others(training: Callabl
                 for t, call in enumerate(episode.calls):
                     call.earned = (i + t) % 3 / 2
 
-        scoring.unselected, scoring.begin = False, score.begin  # type: ignore[attr-defined]
-        source.scoring = scoring  # type: ignore[assignment]
+        source.scoring = Graded(scoring)  # type: ignore[assignment]
         played: Batch = source.batch(0)
         return played
 

@@ -44,10 +44,11 @@ def rewarded(
         for i, episode in enumerate(episodes):
             episode.reward = reward(i)
             episode.outcome = outcome or episode.outcome
-            for t, turn in enumerate(episode.turns):
-                turn.adherence = graded(i, t)
+            for t, call in enumerate(call for call in episode.calls if call.role == "executor"):
+                earned = graded(i, t)
+                call.earned = None if earned is None else earned / 2
 
-    run.source.scoring = score
+    run.graded(score)
     return run
 
 
@@ -105,13 +106,12 @@ def test_a_step_of_grpo_is_the_one_computed_by_hand(training: Make, tiny: Path, 
     for group in range(4):
         kept = [e for e in batch.episodes if e.group == group and e.reward is not None]
         rewards = [e.reward or 0.0 for e in kept]
-        verdicts = [[turn.adherence / 2 for turn in e.turns if turn.adherence is not None] for e in kept]
+        verdicts = [[call.earned for call in e.calls if call.earned is not None] for e in kept]
         mean = fmean(fmean(mine) for mine in verdicts)  # each episode weighs the same
         for episode, reward in zip(kept, rewards, strict=True):
             advantage = reward - fmean(rewards)
-            for call, turn in zip(episode.calls, episode.turns, strict=True):
-                credit = 0.0 if turn.adherence is None else turn.adherence / 2 - mean
-                trained.append((call, advantage + credit))
+            for call in episode.calls:
+                trained.append((call, advantage + (0.0 if call.earned is None else call.earned - mean)))
     loss, entropy = by_hand(model, trained, temperature)
     norm, weights = adam(model, loss, lr=1e-2, clip=0.05)
     run = make().fit()

@@ -28,6 +28,7 @@ def micro(rows: list[list[int]], calls: list[tuple[int, int, int]]) -> Micro:
         call=torch.arange(len(calls)),
         call_row=torch.tensor([row for row, _, _ in calls]),
         call_position=torch.tensor([start - 1 for _, start, _ in calls]),
+        adapter=None,
     )
 
 

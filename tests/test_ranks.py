@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
     run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600)
     if case == "nothing to learn":
-        run.source.scoring = lambda episodes: None
+        run.graded(lambda episodes: None)
     run.fit(**lightning)
     return {"metrics": run.module.metrics, "weights": run.weights(), "played": len(run.source.batch(0).episodes)}
 

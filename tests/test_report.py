@@ -295,7 +295,7 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path, capsys: pytest
     (runs / "begun" / ".hydra" / "config.yaml").write_text("train: {steps: 5}")
     notes = report(runs, out=tmp_path / "out", capsys=capsys)
     for start in (
-        f"late is left out: it is not finished (30 of 65 steps); python -m pilotrl resume={runs / 'late'} goes on with it",
+        f"late is left out: it is not finished (30 of 50 steps); python -m pilotrl resume={runs / 'late'} goes on with it",
         "new is left out: it has a summary.json of schema 2, and schema 1 is read here",
         "cut is left out: it is broken and cannot be read (JSONDecodeError: ",
         "lost is left out: it is broken and cannot be read (FileNotFoundError: ",

@@ -43,17 +43,11 @@ SMALL = (
     "tracking.uri=off",
 )
 KINDS: dict[str, tuple[str, ...]] = {
-    "grpo": ("stage=adherence",),
+    "grpo": ("stage=adherence", "model.lora.rank=null"),
     "ppo": ("stage=adherence", "algorithm=ppo", "agent.context=current"),
     "lora": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "model.gradient_checkpointing=true"),
     "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
-    "isolated": (
-        "stage=adherence",
-        "stage.planner=policy",
-        "stage.trains=[planner,executor]",
-        "model.roles=isolated",
-        "model.lora.rank=null",
-    ),
+    "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
     "sft": (
         "stage=warmstart",
         "stage.world=0",

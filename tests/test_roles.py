@@ -64,8 +64,7 @@ def rewarded(run: Training) -> Training:
         for i, episode in enumerate(episodes):
             episode.reward = i % 3 / 2
 
-    score.unselected = False  # type: ignore[attr-defined]
-    run.source.scoring = score  # type: ignore[assignment]
+    run.graded(score)
     return run
 
 
