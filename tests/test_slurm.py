@@ -196,7 +196,7 @@ def command(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[li
         patch.setenv("PYTHONPATH", os.pathsep.join([str(PACKAGE.parent), str(place)]))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.syspath_prepend(str(place))
-        yield [*SMALL, f"model.path={tiny}"]
+        yield [*SMALL, f"model.path={tiny}", "model.lora.rank=null"]
 
 
 @pytest.fixture(scope="module")
