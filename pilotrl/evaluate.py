@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from pilotrl import prompts
 from pilotrl.build import Bench, averages, env_name, plain, quiet, worlds
+from pilotrl.command import ended
 from pilotrl.config import Config
 from pilotrl.display import Display
 from pilotrl.envs import MIXTURE, home
@@ -28,7 +29,7 @@ from pilotrl.preflight import Side, evaluated
 from pilotrl.records import to_record
 from pilotrl.rollout import Player, Ticket, play
 from pilotrl.statistics import panel_block
-from pilotrl.types import Episode, Task, UserError
+from pilotrl.types import Episode, Task
 
 OWN, TEACHER = "own", "teacher's"
 PANEL_SEED = 20250800344
@@ -206,12 +207,7 @@ def command(argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
-    try:
-        command(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"pilotrl: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: command(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from pilotrl import envs
 from pilotrl.check import check
+from pilotrl.command import ended
 from pilotrl.compose import composed_job, key_of, parse
 from pilotrl.envs import Env, Info
 from pilotrl.types import UserError
@@ -71,12 +72,7 @@ def command(argv: Sequence[str], console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
-    try:
-        command(sys.argv[1:] if argv is None else argv, Console(highlight=False))
-    except UserError as error:
-        print(f"pilotrl: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: command(sys.argv[1:] if argv is None else argv, Console(highlight=False)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from pilotrl.batch import Batch, rows_of
 from pilotrl.build import model_path
+from pilotrl.command import ended
 from pilotrl.compose import stored
 from pilotrl.folder import RunFolder
 from pilotrl.policy import load_tokenizer
@@ -158,12 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, help="one of those in calls/; the last one if not given")
     parser.add_argument("--tokens", action="store_true", help="a line for each token, not for each call")
     given = parser.parse_args(argv)
-    try:
-        show(RunFolder(given.folder), given.episode, given.step, given.tokens, Console(highlight=False))
-    except UserError as error:
-        print(f"pilotrl: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: show(RunFolder(given.folder), given.episode, given.step, given.tokens, Console(highlight=False)))
 
 
 if __name__ == "__main__":

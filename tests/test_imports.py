@@ -12,7 +12,7 @@ from pilotrl import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "redact"),
-    ("algorithms", "attention", "batch", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
+    ("algorithms", "attention", "batch", "command", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
     ("display", "judge", "ledger", "records", "rewards", "statistics", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),
     ("compose", "feed", "module", "rehearsal", "rollout"),
@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
 TEXT += ("chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
-TEXT += ("endpoint", "teacher")
+TEXT += ("command", "endpoint", "teacher")
 TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 

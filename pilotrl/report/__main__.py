@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pilotrl.command import ended
 from pilotrl.folder import RunFolder, write_whole
 from pilotrl.ledger import LEDGER
 from pilotrl.report.arms import sorted_out
@@ -69,12 +70,7 @@ def tracked(place: Path, out: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
-    try:
-        command(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"pilotrl: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: command(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":
