@@ -12,8 +12,8 @@ from pilotrl import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "redact"),
-    ("algorithms", "attention", "batch", "command", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
-    ("display", "judge", "ledger", "records", "rewards", "statistics", "wheel"),
+    ("algorithms", "attention", "batch", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
+    ("command", "display", "judge", "ledger", "records", "rewards", "statistics", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),
     ("compose", "feed", "module", "rehearsal", "rollout"),
     ("chain", "data", "drift", "play", "report", "sync", "tracking"),

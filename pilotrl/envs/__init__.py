@@ -58,6 +58,15 @@ class Env(Protocol):
     def expert(self) -> Expert | None: ...
 
 
+def replay(env: Any, state: dict[str, Any]) -> None:
+    """`__setstate__` of a pickled environment: made of its `arguments`, set to its `task`, its `actions` done again."""
+    env.__init__(**state["arguments"])
+    if state["task"] is not None:
+        env.reset(options={"task": state["task"]})
+    for action in state["actions"]:
+        env.step(action)
+
+
 def build(settings: dict[str, Any]) -> Env:
     """An environment from its settings: `_target_` and the keywords of that class."""
     keywords = dict(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilotrl.envs import Info
+from pilotrl.envs import Info, replay
 from pilotrl.types import UserError, WorldError
 
 SPLITS = {"train": (0, 1000), "valid": (1000, 1100), "test": (1100, 1300)}
@@ -75,14 +75,9 @@ class GymnasiumText:
 
     def __getstate__(self) -> dict[str, Any]:
         """The arguments and what was done since the reset."""
-        return {"arguments": self._arguments, "task": self._task, "said": self._said if self._task is not None else []}
+        return {"arguments": self._arguments, "task": self._task, "actions": self._said if self._task is not None else []}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["arguments"])  # type: ignore[misc]
-        if state["task"] is not None:
-            self.reset(options={"task": state["task"]})
-        for action in state["said"]:
-            self.step(action)
+    __setstate__ = replay
 
 
 def _made(name: str, kwargs: dict[str, Any]) -> Any:

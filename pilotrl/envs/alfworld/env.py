@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from pilotrl.envs import Info
+from pilotrl.envs import Info, replay
 from pilotrl.envs.alfworld import tasks, textworld
 from pilotrl.envs.alfworld.expert import AlfWorldExpert
 from pilotrl.envs.alfworld.generator import SPLITS, Source
@@ -144,12 +144,7 @@ class AlfWorld:
         actions = [action for action, _ in self._texts[1:]] if self._task is not None else []
         return {"arguments": self._arguments, "task": self._task, "actions": actions}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["arguments"])  # type: ignore[misc]
-        if state["task"] is not None:
-            self.reset(options={"task": state["task"]})
-        for action in state["actions"]:
-            self.step(action)
+    __setstate__ = replay
 
 
 def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:

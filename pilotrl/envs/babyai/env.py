@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilotrl.envs import Info
+from pilotrl.envs import Info, replay
 from pilotrl.envs.babyai import goals, tasks
 from pilotrl.envs.babyai.commands import LIST, UNCHANGED, UNKNOWN, commands
 from pilotrl.envs.babyai.expert import BabyAiExpert
@@ -140,12 +140,7 @@ class BabyAi:
         actions = self._actions if self._task is not None else []
         return {"arguments": self._arguments, "task": self._task, "actions": actions}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["arguments"])  # type: ignore[misc]
-        if state["task"] is not None:
-            self.reset(options={"task": state["task"]})
-        for action in state["actions"]:
-            self.step(action)
+    __setstate__ = replay
 
 
 def _one_of(key: str, value: str, allowed: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from pilotrl.envs import Info
+from pilotrl.envs import Info, replay
 from pilotrl.envs.iqa import generator
 from pilotrl.envs.iqa.expert import IqaExpert, Notes
 from pilotrl.envs.iqa.generator import SHARES, SIZES, SPLITS, Source
@@ -114,12 +114,7 @@ class Iqa:
         actions = [action for action, _ in self._texts[1:]] if self._task is not None else []
         return {"arguments": self._arguments, "task": self._task, "actions": actions}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["arguments"])  # type: ignore[misc]
-        if state["task"] is not None:
-            self.reset(options={"task": state["task"]})
-        for action in state["actions"]:
-            self.step(action)
+    __setstate__ = replay
 
 
 def _opening(world: Kitchen) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pilotrl.envs import Info
+from pilotrl.envs import Info, replay
 from pilotrl.envs.webshop import pages, world
 from pilotrl.envs.webshop.expert import WebShopExpert
 from pilotrl.envs.webshop.generator import Source
@@ -112,12 +112,7 @@ class WebShop:
         """The arguments and what was done since the reset: stores are made again, once per process."""
         return {"arguments": self._arguments, "task": self._task, "actions": self._actions}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["arguments"])  # type: ignore[misc]
-        if state["task"] is not None:
-            self.reset(options={"task": state["task"]})
-        for action in state["actions"]:
-            self.step(action)
+    __setstate__ = replay
 
 
 def _layout(fidelity: str, given: dict[str, Any]) -> Layout:
