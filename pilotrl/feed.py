@@ -52,18 +52,15 @@ class Feed:
         Raises whatever MLflow raises; what had arrived by then does not count twice when it is sent again."""
         server.load()
         with server.alone(self._uri):
-            try:
-                self._client = client = self._client or self._open()
-                sent = self._ledger.read()
-                self._send_place(client, sent)
-                self._send_metrics(client, sent)
-                self._send_traces(client, sent)
-                self._send_files(client, sent)
-                self._send_result(client, sent)
-                self._send_status(client, sent)
-            except BaseException:
-                self._client = None  # whatever MLflow is when it comes back, it is looked at anew
-                raise
+            client, self._client = self._client or self._open(), None
+            sent = self._ledger.read()
+            self._send_place(client, sent)
+            self._send_metrics(client, sent)
+            self._send_traces(client, sent)
+            self._send_files(client, sent)
+            self._send_result(client, sent)
+            self._send_status(client, sent)
+            self._client = client  # kept when all went well: else whatever MLflow is when it comes back is looked at anew
 
     def complaint(self, error: BaseException) -> str:
         """One line about what went wrong, without credentials."""

@@ -164,8 +164,9 @@ class Run:
             if self.display:
                 self.display.panel(f"{when}: {arm}", done, total)
 
-        weights = policy.weights_sha256(self.bench.policy)
-        known = {} if step else handed_over(self.config, self.panel.sha256, weights)
+        known: Played = {}
+        if self.config.parent is not None and not step:
+            known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.bench.policy))
         played = measure(self.bench, self.panel, known, show)
         for arm, episodes in played.items():
             for episode in episodes:
