@@ -280,7 +280,7 @@ def test_paradigms_are_compared_and_other_words_are_not(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tmp_path / "runs"
     make(runs / "good")
-    make(runs / "late", "seed=1")
+    make(runs / "late", "seed=1", "train.steps=50")
     (runs / "late" / "summary.json").unlink()
     make(runs / "new", "seed=2", schema=2)
     make(runs / "cut", "seed=3")
