@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -46,6 +47,19 @@ TARGETS = ["q_proj", "v_proj", "down_proj"]
 def options(algorithm: str) -> dict[str, Any]:
     """What `conf/` gives an algorithm."""
     return dict(OmegaConf.load(CONF / "algorithm" / f"{algorithm}.yaml"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """What is told stands on the terminal at the end, from whichever process it was."""
+    return lambda text: record_property("told", text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    for kind, text in chain(*(report.user_properties for report in reports)):
+        if kind == "told":
+            terminalreporter.write_line(str(text))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,12 +47,10 @@ class Sweep:
 
 
 @pytest.fixture
-def page(server: Any, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """An empty page; skips without a browser, and says so even where reasons of skips are not shown."""
+def page(server: Any) -> Iterator[Any]:
+    """An empty page; skips without a browser."""
     if CHROMIUM is None:
         reason = "NO BROWSER: chromium is not installed; Debian has it as the package chromium"
-        with capsys.disabled():
-            print(f"\n{reason}")
         pytest.skip(reason)
     from playwright.sync_api import sync_playwright
 

@@ -6,6 +6,7 @@ import json
 import lzma
 import os
 import re
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -99,30 +100,26 @@ def examining(action: str, at: str | None) -> list[World]:
     return found
 
 
-def test_parity_first_observations(games: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_first_observations(games: list[dict[str, Any]], tell: Callable[[str], None]) -> None:
     """Each is produced word for word from the set of its places and its goal."""
     matched = 0
     for game in games:
         places, goal = text.first(game["first_observation"])
         scene = Scene(dict.fromkeys(sorted(places), ()), frozenset(), goal)
         matched += World(scene, WORDINGS["put"]).opening() == game["first_observation"]
-    with capsys.disabled():
-        print(f"\nalfworld first observations: {matched} / {len(games)} matched")
+    tell(f"alfworld first observations: {matched} / {len(games)} matched")
     assert matched == len(games)
 
 
-def test_parity_replies(games: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_replies(games: list[dict[str, Any]], tell: Callable[[str], None]) -> None:
     """Every reply is one that we give to that action."""
     steps = [step for game in games for step in game["steps"]]
     wrong = [step for step in steps if not is_reply(step)]
-    with capsys.disabled():
-        print(
-            f"\nalfworld replies: {len(steps) - len(wrong)} / {len(steps)} are instances of ours", *wrong[:5], sep="\n"
-        )
-    assert not wrong
+    tell(f"alfworld replies: {len(steps) - len(wrong)} / {len(steps)} are instances of ours")
+    assert not wrong, wrong[:5]
 
 
-def test_parity_games(games: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_games(games: list[dict[str, Any]], tell: Callable[[str], None]) -> None:
     """Whole games in the room they tell of: every reply the same. (In the original, places may share a spot: going from one
     to the other does nothing there. Ours have a spot each.)"""
     matched, differing = 0, []
@@ -136,6 +133,5 @@ def test_parity_games(games: list[dict[str, Any]], capsys: pytest.CaptureFixture
                 break
         else:
             matched += 1
-    with capsys.disabled():
-        print(f"\nalfworld games: {matched} / {len(games)} identical in every reply", *differing[:5], sep="\n")
+    tell(f"alfworld games: {matched} / {len(games)} identical in every reply; {differing[:5]}")
     assert matched >= 0.9 * len(games)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ class Pair:
 @pytest.mark.parametrize("kind_of_task", TYPES)
 @pytest.mark.parametrize(("fidelity", "first", "last"), GAMES, ids=[game[0] for game in GAMES])
 def test_every_reply_is_that_of_the_original_engine(
-    logic: dict[str, str], capsys: pytest.CaptureFixture[str], fidelity: str, first: int, last: int, kind_of_task: str
+    logic: dict[str, str], tell: Callable[[str], None], fidelity: str, first: int, last: int, kind_of_task: str
 ) -> None:
     draw, replies = random.Random(kind_of_task), 0
     for scene in scenes(fidelity, kind_of_task)[first:last]:
@@ -170,8 +170,7 @@ def test_every_reply_is_that_of_the_original_engine(
         while not pair.ours.solved():
             pair.do(AlfWorldExpert(pair.notes, pair.wording).action())
         replies += pair.replies
-    with capsys.disabled():
-        print(f"\nalfworld against its engine, {fidelity} {kind_of_task}: {replies} / {replies} replies identical")
+    tell(f"alfworld against its engine, {fidelity} {kind_of_task}: {replies} / {replies} replies identical")
 
 
 def test_its_own_games_are_played_in_its_own_engine(logic: dict[str, str], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,10 @@ EPISODES = DATA / "babyai.jsonl.xz"
 pytestmark = pytest.mark.parity
 
 
-def test_parity_episodes(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_episodes(tell: Callable[[str], None]) -> None:
     """Skips, and says so on the terminal even where reasons of skips are not shown."""
     if not EPISODES.is_file():
         reason = f"NO PARITY DATA: {EPISODES} is absent; set PILOTRL_PARITY_DATA to the folder that holds trajectories/"
-        with capsys.disabled():
-            print(f"\n{reason}")
         pytest.skip(reason)
     rows = [json.loads(line) for line in lzma.decompress(EPISODES.read_bytes()).decode().splitlines()]
     env: Any = load("babyai", fidelity="original", strict=True)
@@ -34,10 +33,9 @@ def test_parity_episodes(request: pytest.FixtureRequest, capsys: pytest.CaptureF
         begins, wrong, done = replayed(env, row)
         first, same, solved = first + begins, same + (wrong is None), solved + done
         differing += [wrong] if wrong else []
-    with capsys.disabled():
-        print(f"\nbabyai first observations: {first} / {len(rows)} matched")
-        print(f"babyai episodes: {same} / {len(rows)} identical in every observation; {solved} / {len(rows)} solved")
-        print(*differing[:3], sep="\n")
+    tell(f"babyai first observations: {first} / {len(rows)} matched")
+    tell(f"babyai episodes: {same} / {len(rows)} identical in every observation; {solved} / {len(rows)} solved")
+    tell(f"babyai differing: {differing[:3]}")
     assert first == len(rows)
     assert same >= 0.97 * len(rows)
     assert solved >= 0.99 * len(rows)

@@ -7,6 +7,7 @@ import lzma
 import os
 import random
 import re
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -215,13 +216,11 @@ def recorded(game: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parity
-def test_parity_games(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_games(tell: Callable[[str], None]) -> None:
     """Every game that does not start on the goal: every observation the same."""
     file = DATA / "maze.jsonl.xz"
     if not file.is_file():
         reason = f"NO PARITY DATA: {file} is absent; set PILOTRL_PARITY_DATA to the folder that holds trajectories/"
-        with capsys.disabled():
-            print(f"\n{reason}")
         pytest.skip(reason)
     games = [recorded(json.loads(line)) for line in lzma.decompress(file.read_bytes()).decode().splitlines()]
     matched = total = solved = 0
@@ -233,7 +232,6 @@ def test_parity_games(request: pytest.FixtureRequest, capsys: pytest.CaptureFixt
         walk = original((x, y))
         ours = [walk.view(), *(walk.move(action) for action in done)]
         total, matched, solved = total + 1, matched + (ours[: len(said)] == said), solved + walk.solved
-    with capsys.disabled():
-        print(f"\nmaze: {matched} / {total} games identical in every observation, {solved} solved; ", end="")
-        print(f"{len(games) - total} of {len(games)} start on the goal and are left out")
+    tell(f"maze: {matched} / {total} games identical in every observation, {solved} solved")
+    tell(f"maze: {len(games) - total} of {len(games)} start on the goal and are left out")
     assert matched == total > 0

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import warnings
+from collections.abc import Callable
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -298,13 +299,11 @@ def said_and_done(game: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parity
-def test_parity_games(capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_games(tell: Callable[[str], None]) -> None:
     """Every game is solved; 98 % of the observations are the same, but for the object that the original prints."""
     file = DATA / "textcraft.jsonl.xz"
     if not file.is_file():
         reason = f"NO PARITY DATA: {file} is absent; set PILOTRL_PARITY_DATA to the folder that holds trajectories/"
-        with capsys.disabled():
-            print(f"\n{reason}")
         pytest.skip(reason)
     games = [said_and_done(json.loads(line)) for line in lzma.decompress(file.read_bytes()).decode().splitlines()]
     matched = total = solved = 0
@@ -319,8 +318,7 @@ def test_parity_games(capsys: pytest.CaptureFixture[str]) -> None:
         same = [ours.strip() == repr_dropped(theirs).strip() for ours, theirs in pairs]
         matched, total, solved = matched + sum(same), total + len(same), solved + world.solved
         differing += [pair for pair, equal in zip(pairs, same, strict=True) if not equal]
-    with capsys.disabled():
-        print(f"\ntextcraft: {solved} / {len(games)} games solved, {matched} / {total} observations identical")
-        print(*differing[:5], sep="\n")
+    tell(f"textcraft: {solved} / {len(games)} games solved, {matched} / {total} observations identical")
+    tell(f"textcraft: {differing[:5]}")
     assert solved == len(games)
     assert matched >= 0.98 * total

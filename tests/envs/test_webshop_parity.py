@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,27 +20,23 @@ pytestmark = pytest.mark.parity
 
 
 @pytest.fixture(autouse=True)
-def _data(capsys: pytest.CaptureFixture[str]) -> None:
-    """Skips, and says so on the terminal even where reasons of skips are not shown."""
+def _data() -> None:
     if not DATA.is_dir():
         reason = f"NO PARITY DATA: {DATA} is absent; set PILOTRL_PARITY_DATA to the folder that holds webshop/"
-        with capsys.disabled():
-            print(f"\n{reason}")
         pytest.skip(reason)
 
 
-def test_parity_goals(capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_goals(tell: Callable[[str], None]) -> None:
     """The product of option values over products with an instruction: 6,910 goals in the original."""
     splits = ("train", "valid", "test")
     tasks = [load("webshop", split=split, data_dir=str(DATA), fidelity="original").tasks for split in splits]
     ids = {task for split in tasks for task in split}
     counts = ", ".join(f"{split} {len(own)}" for split, own in zip(splits, tasks, strict=True))
-    with capsys.disabled():
-        print(f"\nwebshop goals: {len(ids)} / 6910 matched ({counts})")
+    tell(f"webshop goals: {len(ids)} / 6910 matched ({counts})")
     assert len(ids) == sum(map(len, tasks)) == 6910
 
 
-def test_parity_search(capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_search(tell: Callable[[str], None]) -> None:
     """Of Lucene's first ten hits, how many are among ours: on average over its queries."""
     products = catalogue.products(*catalogue.read(str(DATA)), seed=0)
     index = Index(products)
@@ -53,8 +50,5 @@ def test_parity_search(capsys: pytest.CaptureFixture[str]) -> None:
         matched, total = matched + len(theirs & ours), total + len(theirs)
         shares.append(len(theirs & ours) / len(theirs))
     mean = sum(shares) / len(shares)
-    with capsys.disabled():
-        print(
-            f"\nwebshop search: {matched} / {total} of the first ten matched over {len(lines)} queries, mean {mean:.1%}"
-        )
+    tell(f"webshop search: {matched} / {total} of the first ten matched over {len(lines)} queries, mean {mean:.1%}")
     assert mean >= 0.95
