@@ -18,6 +18,8 @@ from pilotrl.attention import Cache
 from pilotrl.types import Reply, Request
 
 Session = tuple[int, int]
+FEW = 64
+"""Tokens among which one is drawn, where a share of the likeliest is asked for that these reach."""
 
 
 @dataclass
@@ -136,10 +138,19 @@ def _draw(logprobs: Tensor, uniform: Tensor, top_p: list[float]) -> Tensor:
     if min(top_p) == 1:
         return chosen
     limit = torch.tensor(top_p, dtype=torch.float64, device=probs.device)
-    ordered, order = probs.sort(stable=True, dim=-1, descending=True)
+    ordered, order = _likeliest(probs, limit)
     ordered = ordered * (ordered.cumsum(-1) - ordered < limit[:, None])
     # Each row by its own top_p: what a call samples does not depend on its neighbours.
     return torch.where(limit < 1, order.gather(1, _invert(ordered, uniform))[:, 0], chosen)
+
+
+def _likeliest(probs: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and tokens, the likeliest first: a few, where those reach the limits below 1, since few mostly do, and
+    to sort all would take a third as long as the model."""
+    few = probs.topk(min(FEW, probs.shape[-1]))
+    if bool(((few.values.sum(-1) >= limit) | (limit == 1)).all()):
+        return few.values, few.indices
+    return probs.sort(stable=True, dim=-1, descending=True)
 
 
 def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
