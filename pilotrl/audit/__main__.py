@@ -33,6 +33,7 @@ from pilotrl.envs import settings_of
 from pilotrl.folder import RunFolder, write_whole
 from pilotrl.judge.rule import Resolve
 from pilotrl.preflight import listed
+from pilotrl.redact import without_secrets
 from pilotrl.report.runs import find
 from pilotrl.types import UserError
 
@@ -91,13 +92,16 @@ def judges(given: Namespace, names: Sequence[str], lines: Sequence[str]) -> Sett
     """What their files and the command line say; whoever is asked over a network answers. Builds them once."""
     found: Settings = {}
     for name in names:
+        if "," in name:
+            raise UserError(f"judges={name}: write several in brackets, judges=[{name}]")
         own = [line.replace(name, "judge", 1) for line in lines if key_of(line).startswith(f"{name}.")]
         try:
             node = composed_job(given, [f"judge={name}", *own]).config.judge
             check_target("judge", node)
             found[name] = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
         except UserError as error:
-            raise UserError(re.sub(r"^judge\.", f"{name}.", re.sub(r"^judge=", "judges=", str(error)))) from error
+            told = re.sub(r"^judge=", "judges=", str(error))
+            raise UserError(re.sub(r"(?<![\w.])judge\.", f"{name}.", told)) from error
         try:
             made = judge.build(found[name], None)
             for endpoint in made.endpoints() if isinstance(made, judge.Remote) else ():
@@ -126,7 +130,7 @@ def audited(folder: RunFolder, name: str, settings: Settings, tasks: int | None)
     }
     about = {"schema": 1, "run": name, "stage": config.stage.name, "recorded_by": str(config.judge["_target_"])}
     rewarded = [term for term in JUDGED if term in config.stage.terms]
-    return about | {"judges": settings, "tasks": tasks} | audit(played, graders, resolves, rewarded, tasks)
+    return about | {"judges": without_secrets(settings), "tasks": tasks} | audit(played, graders, resolves, rewarded, tasks)
 
 
 def command(argv: Sequence[str]) -> list[str]:

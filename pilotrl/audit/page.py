@@ -38,7 +38,7 @@ def _changes(found: Mapping[str, Any]) -> RenderableType | None:
                 continue
             add_change(table, RATE, WORDS.get(key, key), one["before"], one["after"], one)
             for name in _others(found):
-                if anew := found["regraded"][name][arm].get(key):
+                if (anew := found["regraded"][name][arm].get(key)) and anew != one:
                     add_change(table, RATE, f"{WORDS[key]}, by {name}", anew["before"], anew["after"], anew)
     return table if found["panels"] else None
 
@@ -47,7 +47,7 @@ def _training(found: Mapping[str, Any]) -> Table | None:
     parts = found["training"]
     table = _table("in training", *(f"steps {part['first']} to {part['last']}" for part in parts))
     for key in ("success", *WORDS):
-        if any(part[key] for part in parts) or key not in PROBES and any(part[key] is not None for part in parts):
+        if any(part[key] for part in parts) or (key not in PROBES and any(part[key] is not None for part in parts)):
             table.add_row(f"  {WORDS.get(key, key)}", *(_percent(part[key]) for part in parts))
     return table if parts else None
 
