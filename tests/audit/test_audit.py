@@ -176,6 +176,14 @@ def test_a_judge_is_offered_plans_that_say_little(run: Any) -> None:
     assert all(one["written"] == 1 and one["high"] < 0 for one in given["plan_quality"].values())
 
 
+def test_half_of_what_can_be_had_is_no_approval(run: Any) -> None:
+    """Which is what plans earn that say nothing."""
+    main([str(folder := run(WEAK, playing(saying("do the next thing"), failing=3)))])
+    (row,) = [r for r in found(folder)["success"] if (r["judge"], r["of"], r["when"]) == ("rule", "adherence", "after")]
+    assert row["agreement"] == pytest.approx(1 - found(folder)["panels"]["own plans"]["all"]["success"]["after"])
+    assert row["solved_higher"] == 0.5
+
+
 # Several judges.
 
 
