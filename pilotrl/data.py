@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,16 +19,14 @@ from torch.utils.data import IterableDataset
 from pilotrl.batch import Batch, collate
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, home
-from pilotrl.judge import Item, Judge, PlanItem, Remote
+from pilotrl.judge import Judge, Remote
+from pilotrl.judge.grading import begin, grade
 from pilotrl.rewards import score
-from pilotrl.rollout import ATTEMPTS, Player, Ticket, play
-from pilotrl.types import Call, Episode, PlanScores, Role, Task, Turn, UserError, WorldError, Written
+from pilotrl.rollout import Player, Ticket, play
+from pilotrl.types import Episode, Role, Task, UserError
 
 if TYPE_CHECKING:
     from pilotrl.endpoint import Endpoint
-
-T = TypeVar("T")
-V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -50,60 +47,19 @@ class Scoring:
     def __call__(self, episodes: Sequence[Episode]) -> None:
         """Grade every turn against the step in force, and plans, then fill in terms and rewards."""
         for env, judge in self.judges.items():
-            due = [pair for episode in episodes if episode.task.env == env for pair in _due(episode)]
-            for (turn, _), verdict in zip(due, _tried(judge.grade, [item for _, item in due]), strict=True):
-                turn.adherence = verdict
-            if any(call.written for episode in episodes for call in episode.calls):
-                self._grade_plans(judge, [episode for episode in episodes if episode.task.env == env])
+            grade(judge, [episode for episode in episodes if episode.task.env == env], self.unselected)
         for episode in episodes:
             lengths = self.overlong_buffer, self.overlong_limit, self.overlong_penalty
             score(episode, self.terms, self.weights, *lengths, self.trains)
 
     def begin(self, episode: Episode) -> None:
         """An episode is over, others are not: a judge that takes its time may start on it."""
-        judge = self.judges.get(episode.task.env)
-        if isinstance(judge, Remote):
-            judge.begin([item for _, item in _due(episode)], [item for _, item in self._plans(episode)])
+        if judge := self.judges.get(episode.task.env):
+            begin(judge, episode, self.unselected)
 
     def endpoints(self) -> set[Endpoint]:
         """Whom the judges ask."""
         return {endpoint for judge in self.judges.values() if isinstance(judge, Remote) for endpoint in judge.endpoints()}
-
-    def _grade_plans(self, judge: Judge, episodes: Sequence[Episode]) -> None:
-        due = [pair for episode in episodes for pair in self._plans(episode)]
-        for (written, _), scores in zip(due, _tried(judge.grade_plans, [item for _, item in due]), strict=True):
-            written.scores = scores
-
-    def _plans(self, episode: Episode) -> list[tuple[Written, PlanItem]]:
-        """The plans of an episode that are to be graded; a reply that is no plan gets the lowest scores from us."""
-        due: list[tuple[Written, PlanItem]] = []
-        for call in episode.calls:
-            if (written := call.written) and (call.selected or self.unselected):
-                written.scores = PlanScores(1, 1, 1)
-                due += [] if written.steps is None else [(written, _item(episode, call, written))]
-        return due
-
-
-def _item(episode: Episode, call: Call, written: Written) -> PlanItem:
-    """A plan as a judge sees it."""
-    done = episode.turns[: call.turn - 1]
-    latest = done[-1].observation if done else episode.observation
-    return PlanItem(episode.observation, latest, tuple(turn.action for turn in done), written.steps or (), written.reference)
-
-
-def _tried(grade: Callable[[Sequence[T]], list[V | None]], items: Sequence[T]) -> list[V | None]:
-    """Verdicts; none of a judge who fails every time, which leaves the episodes without a reward."""
-    for _ in range(ATTEMPTS):
-        with suppress(WorldError):
-            return grade(items)
-    return [None] * len(items)
-
-
-def _due(episode: Episode) -> list[tuple[Turn, Item]]:
-    """The turns that had a step in force, and what a judge sees of each."""
-    seen = [episode.observation, *(turn.observation for turn in episode.turns)]
-    due = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
-    return [(turn, (turn.plan[t], seen[t], turn.action)) for t, turn in due]
 
 
 def schedule(tasks: Sequence[str], seed: int, step: int, count: int) -> list[str]:

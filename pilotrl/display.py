@@ -149,7 +149,7 @@ class Display:
 
 def results(summary: Mapping[str, Any]) -> Table:
     """Before, after, and the difference with its interval, for every block of a summary; bold where 0 is not in it."""
-    table = _table(f"panel {summary['panel']['name']}")
+    table = table_of_changes(f"panel {summary['panel']['name']}")
     for key, whose in BLOCKS.items():
         if (block := summary.get(key)) is not None:
             table.add_row(Text(whose, style="italic"))
@@ -187,17 +187,17 @@ def _compared(block: Mapping[str, Any], key: str) -> Text:
 
 def by_env(summary: Mapping[str, Any]) -> Table:
     """Success in each environment of a mixture, and the averages over them: what papers put side by side."""
-    table = _table("success by environment")
+    table = table_of_changes("success by environment")
     for key, whose in BLOCKS.items():
         if (block := summary.get(key)) is not None:
             table.add_row(Text(whose, style="italic"))
             for name, of in [*block["by_env"].items(), *block["averages"].items()]:
                 before, after = of["before"]["success"], of["after"]["success"]
-                _add_row(table, "success", name, before, after, of["paired"]["success"])
+                add_change(table, "success", name, before, after, of["paired"]["success"])
     return table
 
 
-def _table(title: str) -> Table:
+def table_of_changes(title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for heading in ("before", "after", "difference", "95 % interval"):
@@ -208,12 +208,12 @@ def _table(title: str) -> Table:
 def _add_rows(table: Table, block: Mapping[str, Any], note: str = "") -> None:
     for key, after in block["after"].items():
         if after is not None and (not note or key == "success"):
-            _add_row(table, key, f"{key.replace('_', ' ')}{note}", block["before"][key], after, block["paired"][key])
+            add_change(table, key, f"{key.replace('_', ' ')}{note}", block["before"][key], after, block["paired"][key])
         if key == "success" and block.get("greedy"):
             _add_rows(table, block["greedy"], ", greedy")
 
 
-def _add_row(
+def add_change(
     table: Table, key: str, name: str, before: float | None, after: float | None, paired: Mapping[str, float | None]
 ) -> None:
     scale, unit = (100.0, " %") if key in RATES else (1.0, "")

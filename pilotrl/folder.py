@@ -9,6 +9,7 @@
     RUN/checkpoints/      what an interrupted run goes on from
     RUN/policy/           what `from_pretrained` loads
     RUN/summary.json      written last: a run that has it is finished
+    RUN/audit.json        what an audit found, where there was one
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("chain", "data", "drift", "play", "report", "sync", "tracking"),
     ("build", "sweep"),
     ("preflight",),
-    ("evaluate",),
+    ("audit", "evaluate"),
     ("handover", "xray"),
     ("run",),
     ("progressive",),
@@ -29,13 +29,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
 TEXT += ("chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
-TEXT += ("command", "endpoint", "teacher")
+TEXT += ("audit", "command", "endpoint", "teacher")
 TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
 
-CONFIGURED = {"chain", "check", "compose", "play", "preflight", "build", "evaluate", "handover", "progressive"}
+CONFIGURED = {"audit", "chain", "check", "compose", "play", "preflight", "build", "evaluate", "handover", "progressive"}
 CONFIGURED |= {"run", "xray", "__main__"}
 """Where the configuration object ends; everything below takes plain arguments."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from pilotrl.judge import PlanItem
-from pilotrl.judge.lexicon import ANYWHERE, BARE, PHRASES, PURPOSE
+from pilotrl.judge.lexicon import ANYWHERE, PHRASES, PURPOSE
 from pilotrl.judge.reading import Step, plain, read_step, stems
 from pilotrl.types import Plan, PlanScores
 
@@ -94,12 +94,12 @@ def executability(item: PlanItem) -> int:
 def _doable(text: str, seen: frozenset[str], first: bool) -> float:
     """0 for a step that says nothing, asks for two things, or names only what nobody has seen."""
     step = read_step(text)
-    if not (step.kinds or step.words) or _compound(text):
+    if step.vacuous or _compound(text):
         return 0.0
     if not step.kinds:
         return 0.5  # it names something, and not what to do with it
     if not step.words:
-        return 0.5 if first and not step.kinds & BARE and step.most == math.inf else 1.0
+        return 0.5 if first and step.nameless else 1.0
     if "guess" in step.kinds:
         return 1.0  # a guess is not seen before it is made
     told = [word for word in step.words if word[0] != "#" or word in step.prices]
@@ -124,18 +124,28 @@ def _begins(part: str) -> bool:
 
 def standardization(item: PlanItem) -> int:
     """Share of the steps that are written as steps are; a point less for a plan of more than twice as many as needed."""
-    told = " ".join(stems(plain(item.first)))
     done = {action.strip().lower() for action in item.actions}
-    share = _mean(_usual(step, told, done) for step in item.steps)
+    share = _mean(_usual(step, item.first, done) for step in item.steps)
     long = bool(item.reference) and len(item.steps) > 2 * len(item.reference) + 2
     return max(WORST, _score(share) - long)
 
 
-def _usual(step: str, told: str, done: set[str]) -> bool:
+def _usual(step: str, first: str, done: set[str]) -> bool:
     """A short line of its own words: neither an action as it is typed nor a piece of the task."""
-    words = stems(plain(step))
-    repeats = any(" ".join(words[i : i + RUN]) in told for i in range(len(words) - RUN + 1))
-    return 0 < len(words) <= LONG and not (ACTION.search(step) or step.strip().lower() in done or repeats)
+    typed = ACTION.search(step) or step.strip().lower() in done
+    return 0 < len(stems(plain(step))) <= LONG and not typed and not restates(step, first)
+
+
+@lru_cache(maxsize=65536)
+def restates(step: str, first: str) -> bool:
+    """It has `RUN` words in a row from the first observation, which holds the task."""
+    words, told = stems(plain(step)), _told(first)
+    return any(" ".join(words[i : i + RUN]) in told for i in range(len(words) - RUN + 1))
+
+
+@lru_cache(maxsize=4096)
+def _told(text: str) -> str:
+    return " ".join(stems(plain(text)))
 
 
 @lru_cache(maxsize=4096)

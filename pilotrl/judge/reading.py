@@ -3,6 +3,7 @@ price."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ class Step:
     """Bounds on the price, in dollars."""
     place: frozenset[str] | None
     """Where the thing looked for is said to be, empty if not said; None for a step that looks for nothing."""
+
+    @property
+    def vacuous(self) -> bool:
+        """It says nothing: no deed that is known, no object."""
+        return not self.kinds and not self.words
+
+    @property
+    def nameless(self) -> bool:
+        """It asks for a kind of deed that needs an object, and names none: any deed of its kind will do."""
+        return bool(self.kinds) and not self.words and not self.kinds & BARE and self.most == math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,8 @@ def verdict(step: str, said: str) -> int:
     asked, deed = read_step(step), read_action(said)
     if not deed.kinds:
         return 0
-    if not asked.kinds and not asked.words:
-        return 1  # vacuous: whatever is done follows it, and nothing follows it in full
+    if asked.vacuous:
+        return 1  # whatever is done follows it, and nothing follows it in full
     shared = (asked.kinds or deed.kinds - BARE) & deed.kinds
     if shared & BARE:
         return 2

@@ -1,0 +1,160 @@
+"""How far judged rewards can be believed: `python -m pilotrl.audit RUN_FOLDER... [judges=[rule,openai]] [tasks=N]`.
+
+Folders are of runs, chains or sweeps. `judges` are options of the group `judge`, who grade anew what the panels hold; their
+keys stand behind their names, as in openai.model=qwen. `tasks`: only those of so many tasks. Writes audit.json into each run
+folder. Exit code: 0; 1 where an alarm was raised; 2 for what the user got wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from pilotrl import judge
+from pilotrl.audit.findings import audit
+from pilotrl.audit.page import show
+from pilotrl.audit.planted import Judges
+from pilotrl.audit.played import JUDGED, read
+from pilotrl.check import check_target, locate
+from pilotrl.command import ended
+from pilotrl.compose import composed_job, key_of, parse, stored
+from pilotrl.config import Config
+from pilotrl.envs import settings_of
+from pilotrl.folder import RunFolder, write_whole
+from pilotrl.judge.rule import Resolve
+from pilotrl.preflight import listed
+from pilotrl.redact import without_secrets
+from pilotrl.report.runs import find
+from pilotrl.types import UserError
+
+Settings = dict[str, dict[str, Any]]
+"""Of judges, by name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for."""
+
+    runs: dict[str, RunFolder]
+    judges: Settings
+    tasks: int | None
+
+
+def asked(argv: Sequence[str]) -> Asked:
+    """Raises UserError for a folder without a run, a judge that cannot be, and words that mean nothing."""
+    given = parse(argv)
+    places = [word for word in given.overrides if "=" not in word or Path(word).is_dir()]
+    lines = [word for word in given.overrides if word not in places]
+    if not places:
+        raise UserError("no folder is given; python -m pilotrl.audit RUN_FOLDER... [judges=[rule,openai]]")
+    names = listed(given, "judges") or ["rule"]
+    for line in lines:
+        if key_of(line) not in ("judges", "tasks") and key_of(line).partition(".")[0] not in names:
+            raise UserError(f"{line}: is no key of an audit; there are judges, tasks, and {names[0]}.KEY of a judge named so")
+    return Asked(runs([Path(place).expanduser() for place in places]), judges(given, names, lines), tasks(given))
+
+
+def tasks(given: Namespace) -> int | None:
+    held = listed(given, "tasks")
+    if held and not re.fullmatch(r"[1-9]\d*", held[0]):
+        raise UserError(f"tasks={held[0]}: must be a number above 0; leave it out for all")
+    return int(held[0]) if held else None
+
+
+def runs(places: Sequence[Path]) -> dict[str, RunFolder]:
+    """Those that have played, by name; of a chain, its stages."""
+    found: dict[str, RunFolder] = {}
+    for name, folder in find(places).items():
+        stages = sorted(path.parent.parent for path in folder.path.glob("*/.hydra/config.yaml"))
+        found |= {f"{name}/{stage.name}": RunFolder(stage) for stage in stages} or {name: folder}
+    there = {name: folder for name, folder in found.items() if folder.episodes.is_file()}
+    if not there:
+        raise UserError(f"{places[0]}: has played nothing yet; wait until it holds an episodes.jsonl")
+    for name, folder in there.items():
+        try:
+            folder.check_writable()
+        except UserError as error:
+            raise UserError(f"{name}: cannot be written, and audit.json goes there; copy it to where you may write") from error
+    return there
+
+
+def judges(given: Namespace, names: Sequence[str], lines: Sequence[str]) -> Settings:
+    """What their files and the command line say; whoever is asked over a network answers. Builds them once."""
+    found: Settings = {}
+    for name in names:
+        if "," in name:
+            raise UserError(f"judges={name}: write several in brackets, judges=[{name}]")
+        own = [line.replace(name, "judge", 1) for line in lines if key_of(line).startswith(f"{name}.")]
+        try:
+            node = composed_job(given, [f"judge={name}", *own]).config.judge
+            check_target("judge", node)
+            found[name] = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+        except UserError as error:
+            told = re.sub(r"^judge=", "judges=", str(error))
+            raise UserError(re.sub(r"(?<![\w.])judge\.", f"{name}.", told)) from error
+        try:
+            made = judge.build(found[name], None)
+            for endpoint in made.endpoints() if isinstance(made, judge.Remote) else ():
+                endpoint.probe()
+        except UserError as error:
+            raise UserError(f"{name}.{error}") from error
+    return found
+
+
+def resolver(config: Config, env: str) -> Resolve | None:
+    """How the actions of an environment of a run read in words."""
+    own = str(config.env["_target_"])
+    target = own if own.split(".")[-2] == env else str(settings_of(env)["_target_"])
+    locate("env._target_", target)
+    return getattr(import_module(target.rpartition(".")[0]), "resolve", None)
+
+
+def audited(folder: RunFolder, name: str, settings: Settings, tasks: int | None) -> dict[str, Any]:
+    """The findings on a run, as audit.json has them."""
+    config = stored(folder)
+    played = read(folder, config.stage.plays == "policy")
+    resolves = {env: resolver(config, env) for env in played.envs}
+    graders: dict[str, Judges] = {
+        judge_name: {env: judge.build(own, resolve) for env, resolve in resolves.items()}
+        for judge_name, own in settings.items()
+    }
+    about = {"schema": 1, "run": name, "stage": config.stage.name, "recorded_by": str(config.judge["_target_"])}
+    rewarded = [term for term in JUDGED if term in config.stage.terms]
+    return about | {"judges": without_secrets(settings), "tasks": tasks} | audit(played, graders, resolves, rewarded, tasks)
+
+
+def command(argv: Sequence[str]) -> list[str]:
+    """Audit every run; returns the alarms."""
+    order, console, alarms = asked(argv), Console(highlight=False), list[str]()
+    for name, folder in order.runs.items():
+        with console.status(f"{name}: {', '.join(order.judges)}"):
+            found = audited(folder, name, order.judges, order.tasks)
+        write_whole(folder / "audit.json", json.dumps(found, indent=2) + "\n")
+        console.rule(f"{name}: {found['stage']}", align="left")
+        show(found, console)
+        console.print(folder / "audit.json", markup=False, soft_wrap=True)
+        alarms += found["alarms"]
+    return alarms
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0; 1 where an alarm was raised; 2 after one line about what the user got wrong."""
+    words, alarms = sys.argv[1:] if argv is None else argv, list[str]()
+    if "--help" in words:
+        print(__doc__)
+        return 0
+    return ended(lambda: alarms.extend(command(words))) or int(bool(alarms))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

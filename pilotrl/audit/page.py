@@ -1,0 +1,127 @@
+"""What an audit prints: tables, and alarms in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pilotrl.audit.findings import RECORDED, WORDS
+from pilotrl.audit.played import PROBES
+from pilotrl.display import add_change, table_of_changes
+
+RATE = "success"
+"""A measure that is shown in percent, as all here are."""
+PLANS = {"says_nothing": "say nothing", "names_nothing": "name nothing", "restates_task": "restate the task"}
+
+
+def show(found: Mapping[str, Any], console: Console) -> None:
+    """Print the findings of a run."""
+    for table in filter(None, (_changes(found), _training(found), _agreement(found), _success(found), _planted(found))):
+        console.print(table)
+        console.print()
+    for line in _notes(found):
+        console.print(line, markup=False, soft_wrap=True)
+    for line in found["alarms"]:
+        console.print(f"ALARM  {line}", style="bold red", markup=False, soft_wrap=True)
+
+
+def _changes(found: Mapping[str, Any]) -> RenderableType | None:
+    table = table_of_changes("before and after training")
+    for arm, scopes in found["panels"].items():
+        table.add_row(Text(arm, style="italic"))
+        for key, one in scopes["all"].items():
+            if key in PROBES and not one["before"] and not one["after"]:
+                continue
+            add_change(table, RATE, WORDS.get(key, key), one["before"], one["after"], one)
+            for name in _others(found):
+                if (anew := found["regraded"][name][arm].get(key)) and anew != one:
+                    add_change(table, RATE, f"{WORDS[key]}, by {name}", anew["before"], anew["after"], anew)
+    return table if found["panels"] else None
+
+
+def _training(found: Mapping[str, Any]) -> Table | None:
+    parts = found["training"]
+    table = _table("in training", *(f"steps {part['first']} to {part['last']}" for part in parts))
+    for key in ("success", *WORDS):
+        if any(part[key] for part in parts) or (key not in PROBES and any(part[key] is not None for part in parts)):
+            table.add_row(f"  {WORDS.get(key, key)}", *(_percent(part[key]) for part in parts))
+    return table if parts else None
+
+
+def _agreement(found: Mapping[str, Any]) -> Table | None:
+    columns = ("verdicts", "agreement", "kappa", "95 % interval", "kappa before", "after")
+    table = _table("judges with each other", *columns)
+    for row, name in _rows(found["agreement"], lambda row: f"{row['first']}, {row['second']}: {row['of'].replace('_', ' ')}"):
+        table.add_row(name, *_measured(row["both"]), *(_kappa(row.get(when)) for when in ("before", "after")))
+    return table if table.row_count else None
+
+
+def _success(found: Mapping[str, Any]) -> Table | None:
+    columns = ("episodes", "agreement", "kappa", "95 % interval", "kappa before", "after", "solved graded higher")
+    table = _table("judges with the environment's success", *columns)
+    rows = [row for row in found["success"] if row["judge"] in (RECORDED, *_others(found))]
+    for row, name in _rows(rows, lambda row: f"{row['plans']}, {row['judge']}: {WORDS[row['of']]}"):
+        ends = [_kappa(row.get(when)) for when in ("before", "after")]
+        table.add_row(name, *_measured(row["both"]), *ends, _percent(row["both"]["solved_higher"]))
+    return table if table.row_count else None
+
+
+def _planted(found: Mapping[str, Any]) -> Table | None:
+    table = table_of_changes("what a judge gives for plans that ...")
+    table.columns[1].header, table.columns[2].header = "own plans", "planted ones"
+    for name, of in found["planted"].items():
+        for measure, plans in of.items():
+            table.add_row(Text(f"{name}: {WORDS[measure]}", style="italic"))
+            for which, one in plans.items():
+                add_change(table, RATE, PLANS[which], one["written"], one["planted"], one)
+    return table if table.row_count else None
+
+
+def _others(found: Mapping[str, Any]) -> list[str]:
+    """Judges who say anything else than was recorded; the others need no row of their own."""
+    rows = [row for row in found["agreement"] if row["first"] == RECORDED]
+    return [name for name in found["regraded"] if any(row["second"] == name and row["agreement"] < 1 for row in rows)]
+
+
+def _rows(rows: list[dict[str, Any]], name: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """Rows of a table: what was found before, after and both, and what it is about."""
+    grouped: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        env = "" if row["env"] == "all" else f", {row['env']}"
+        grouped.setdefault(f"  {name(row)}{env}", {})[row["when"]] = row
+    yield from ((held, about) for about, held in grouped.items())
+
+
+def _notes(found: Mapping[str, Any]) -> Iterator[str]:
+    for name, count in found["missing"].items():
+        if count["missing"]:
+            whose = "the run's own judge" if name == RECORDED else name
+            yield f"{whose}: {count['missing']} of {count['asked']} grades are missing; they are in no number above"
+    if not any("after" in scope["all"].get(RATE, {}) and scope["all"][RATE]["tasks"] for scope in found["panels"].values()):
+        yield "there is no panel from before and after training yet: nothing can be said to have risen"
+
+
+def _measured(row: Mapping[str, Any]) -> list[str]:
+    kappa = row["kappa"]
+    interval = "-" if kappa["low"] is None else f"{kappa['low']:.2f} to {kappa['high']:.2f}"
+    return [f"{row['items']:,}", _percent(row["agreement"]), _kappa(row), interval]
+
+
+def _kappa(row: Mapping[str, Any] | None) -> str:
+    return "-" if row is None or row["kappa"]["mean"] is None else f"{row['kappa']['mean']:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
