@@ -136,7 +136,7 @@ def plain(node: Any) -> dict[str, Any]:
 
 def env_name(config: Config) -> str:
     """webshop, from pilotrl.envs.webshop.WebShop."""
-    return str(config.env["_target_"]).split(".")[-2]
+    return envs.name_of(config.env)
 
 
 def worlds(config: Config) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from pilotrl.envs import Env, home
 from pilotrl.judge import Item, Judge, PlanItem, Remote
 from pilotrl.rewards import score
 from pilotrl.rollout import ATTEMPTS, Player, Ticket, play
+from pilotrl.tasks import schedule
 from pilotrl.types import Call, Episode, PlanScores, Role, Task, Turn, UserError, WorldError, Written
 
 if TYPE_CHECKING:
@@ -104,15 +105,6 @@ def _due(episode: Episode) -> list[tuple[Turn, Item]]:
     seen = [episode.observation, *(turn.observation for turn in episode.turns)]
     due = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
     return [(turn, (turn.plan[t], seen[t], turn.action)) for t, turn in due]
-
-
-def schedule(tasks: Sequence[str], seed: int, step: int, count: int) -> list[str]:
-    """The tasks of a step: a function of (seed, step). All are seen once before any is seen again."""
-    chosen = []
-    for i in range(step * count, (step + 1) * count):
-        epoch, place = divmod(i, len(tasks))
-        chosen.append(tasks[int(np.random.default_rng((seed, epoch)).permutation(len(tasks))[place])])
-    return chosen
 
 
 def check_starts(episodes: Sequence[Episode]) -> None:

@@ -6,16 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from pilotrl import prompts
@@ -29,10 +26,10 @@ from pilotrl.preflight import Side, evaluated
 from pilotrl.records import to_record
 from pilotrl.rollout import Player, Ticket, play
 from pilotrl.statistics import panel_block
+from pilotrl.tasks import drawn
 from pilotrl.types import Episode, Task
 
 OWN, TEACHER = "own", "teacher's"
-PANEL_SEED = 20250800344
 Played = dict[str, list[Episode]]
 """Episodes by arm, such as `own plans, sampled`."""
 
@@ -91,13 +88,6 @@ def panel_of(bench: Bench) -> Panel:
             **({"worlds": worlds(config)} if env == MIXTURE else {}),
         },
     )
-
-
-def drawn(env: str, names: Sequence[str], tasks: int) -> tuple[str, ...]:
-    """So many in a fixed random order, or all where there are fewer; of a mixture, as many of each environment as can be."""
-    order = [names[int(i)] for i in np.random.default_rng(PANEL_SEED).permutation(len(names))]
-    places: defaultdict[str, Iterator[int]] = defaultdict(count)
-    return tuple(sorted(order, key=lambda name: next(places[home(env, name)]))[:tasks])
 
 
 def arms(bench: Bench) -> dict[str, tuple[Player, bool]]:

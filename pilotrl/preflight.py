@@ -20,12 +20,13 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF, chain, judge, launch, prompts, teacher
+from pilotrl import CONF, chain, envs, judge, launch, prompts, teacher
 from pilotrl.check import check, check_plans, flat, locate, nearest
 from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
 from pilotrl.sweep import Sweep
+from pilotrl.tasks import taught, world
 from pilotrl.types import UserError
 
 
@@ -62,6 +63,7 @@ def prepare(argv: Sequence[str]) -> Order:
             check_plans(config)
             check_language_model(config)
             check_endpoints(config)
+            check_taught(config)
     if multirun:
         sweep = check_sweep(jobs)
         return Order([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
@@ -101,6 +103,21 @@ def check_endpoints(config: Config) -> None:
                 endpoint.probe()
         except UserError as error:
             raise UserError(f"{node}.{error}") from error
+
+
+def check_taught(config: Config, trains: bool = True) -> None:
+    """A teacher with plans for certain tasks has one for each that it will be asked about, in training and on the panel."""
+    settings = cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True))
+    if not hasattr(locate("teacher._target_", settings["_target_"]), "covers"):
+        return
+    stage = config.stage
+    try:
+        tutor = teacher.build(settings)
+        if isinstance(tutor, teacher.Bounded) and (stage.planner, stage.plays) == ("teacher", "policy"):
+            tasks = taught(config, trains) if config.agent.plans != "never" else {}
+            tutor.covers(partial(world, config), envs.name_of(config.env), tasks)
+    except UserError as error:
+        raise UserError(f"teacher.{error}") from error
 
 
 def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
@@ -214,6 +231,8 @@ def evaluated(argv: Sequence[str]) -> list[Side]:
     sides = [side(RunFolder(Path(name).expanduser()), change) for name in given["checkpoint"] for change in changes]
     for other in sides[1:]:
         check_alike(sides[0], other)
+    if len(sides) == 1:  # several are compared by their own plans
+        check_taught(sides[0][0], trains=False)
     return sides
 
 

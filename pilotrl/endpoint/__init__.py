@@ -175,12 +175,17 @@ class Endpoint:
         try:
             return [future.result() for future in futures]
         except BaseException:  # interrupted: nobody waits for the rest
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            del self.pool
+            self.drop()
             raise
         finally:
             for question in questions:
                 self.asked.pop(self._name(question), None)
+
+    def drop(self) -> None:
+        """Forget what was asked for and not begun."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        del self.pool
+        self.asked.clear()
 
     def ask(self, question: Question, read: Read[T], *, anew: bool = False) -> Future[T | None]:
         """Begin to ask, unless that was begun before; `anew`: and did not come to nothing."""
