@@ -73,6 +73,9 @@ class Model:
     """Sampled tokens an executor call may use."""
     scratch: Scratch | None = MISSING
     """Null: load `path`. Else the model is made from nothing, and `path` is not read."""
+    endpoint: Any = MISSING
+    """Null: the model is here. Else where it is (`_target_` and the keywords of that class); it plays panels, and does not
+    learn."""
 
 
 @dataclass

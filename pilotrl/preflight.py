@@ -60,6 +60,7 @@ def prepare(argv: Sequence[str]) -> Order:
     for job in jobs:
         for config in (job.config, *(link.config for link in chain.links(job.config, job.hydra))):
             check(config)
+            check_learner(config)
             check_plans(config)
             check_language_model(config)
             check_endpoints(config)
@@ -73,6 +74,13 @@ def prepare(argv: Sequence[str]) -> Order:
     if check_folder(folder, jobs[0]):
         return Order([], folder)
     return Order([*given, *named(overrides, "hydra.run.dir", folder.path)])
+
+
+def check_learner(config: Config) -> None:
+    """Weights that are elsewhere learn nothing."""
+    if config.model.endpoint is not None:
+        why = "is behind an address, and can be played but not trained"
+        raise UserError(f"model={config.model.name}: {why}; give model=openai to python -m pilotrl.evaluate")
 
 
 def check_language_model(config: Config) -> None:
@@ -93,9 +101,11 @@ def check_language_model(config: Config) -> None:
 def check_endpoints(config: Config) -> None:
     """Who asks endpoints can: keys are in the environment, addresses answer. Raises UserError for the first that does not."""
     builders: dict[str, Callable[[dict[str, Any]], Any]]
-    builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build}
+    builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build, "model.endpoint": teacher.build}
     for node, build in builders.items():
-        settings = cast(dict[str, Any], OmegaConf.to_container(getattr(config, node), resolve=True))
+        if (held := OmegaConf.select(cast(DictConfig, config), node)) is None:
+            continue
+        settings = cast(dict[str, Any], OmegaConf.to_container(held, resolve=True))
         if not hasattr(locate(f"{node}._target_", settings["_target_"]), "endpoints"):
             continue
         try:
@@ -206,15 +216,15 @@ def first_difference(there: Config, here: Config) -> str | None:
     return None
 
 
-Side = tuple[Config, RunFolder]
-"""What plays a panel: the configuration, and the run whose weights play."""
+Side = tuple[Config, RunFolder | None]
+"""What plays a panel: the configuration, and the run whose weights play; None: a model behind an address does."""
 ALIKE = ("env.", "panel.", "judge.", "model.prompts", "model.max_")
 """Keys that make a panel the same."""
 
 
 def evaluated(argv: Sequence[str]) -> list[Side]:
     """`checkpoint=RUN_FOLDER` or `checkpoint=[A,B]`, `agents=[...]`, and overrides beside them: each run's configuration with
-    those changed, under each paradigm; without `agents`, its own.
+    those changed, under each paradigm; without `agents`, its own. Or `model=openai` and overrides of a run that is none.
 
     Raises UserError for a folder without weights, for another model or stage, for sides that would not play the same
     panel, and for whatever `prepare` would refuse.
@@ -222,11 +232,11 @@ def evaluated(argv: Sequence[str]) -> list[Side]:
     arguments = parse(argv)
     given = {key: listed(arguments, key) for key in ("checkpoint", "agents")}
     lines: list[str] = [line for line in arguments.overrides if key_of(line) not in given]
-    if not given["checkpoint"]:
-        raise UserError("checkpoint: has no value; give the folder of a run, checkpoint=RUN_FOLDER")
     if given["agents"] and (agent := next((line for line in lines if key_of(line) == "agent"), None)):
         raise UserError(f"{agent}: agents= names all paradigms; leave {agent} out")
     paradigms = [[f"agent={name}"] for name in given["agents"]] or [[]]
+    if not given["checkpoint"]:
+        return [elsewhere(arguments, [*lines, *one]) for one in paradigms]
     changes = [sorted(parsed(arguments, lines + one), key=lambda o: "." in o.key_or_group) for one in paradigms]
     sides = [side(RunFolder(Path(name).expanduser()), change) for name in given["checkpoint"] for change in changes]
     for other in sides[1:]:
@@ -243,6 +253,16 @@ def listed(arguments: Any, key: str) -> list[str]:
         several = text.startswith("[") and parsed(arguments, [line])[0].value()
         return [str(value) for value in several] if isinstance(several, list) else [text]
     return []
+
+
+def elsewhere(arguments: Any, lines: list[str]) -> Side:
+    """A model behind an address."""
+    config = composed_job(arguments, lines).config
+    if config.model.endpoint is None:
+        raise UserError("checkpoint: has no value; give the folder of a run, checkpoint=RUN_FOLDER, or a model=openai")
+    check(config)
+    check_endpoints(config)
+    return config, None
 
 
 def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
@@ -273,7 +293,7 @@ def check_alike(one: Side, other: Side) -> None:
         if key.startswith(ALIKE) and here.get(key) != there.get(key):
             values = f"{key} is {there.get(key)} there and {here.get(key)} in {folder}"
             raise UserError(f"checkpoint={place}: {values}; give both the same, as in {key.split('.')[0]}=...")
-    if len({(run.policy / "tokenizer.json").read_bytes() for run in (folder, place)}) > 1:
+    if len({(run.policy / "tokenizer.json").read_bytes() for run in (folder, place) if run}) > 1:
         raise UserError(f"checkpoint={place}: its tokenizer is not that of {folder}; compare checkpoints of one model")
 
 

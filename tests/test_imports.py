@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
 TEXT += ("chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
-TEXT += ("command", "endpoint", "plans", "planset", "tasks", "teacher")
+TEXT += ("command", "endpoint", "engine/openai", "plans", "planset", "tasks", "teacher")
 TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 

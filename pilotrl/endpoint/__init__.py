@@ -39,6 +39,9 @@ COUNTS = ("requests", "cached", "retries", "unreadable", "unanswered", "prompt_t
 """What is counted: requests sent; questions that the cache answered; requests sent again; questions whose every reply could
 not be read; questions that got no reply; tokens read and written, as the server counts them."""
 
+SIZE = " tokens"
+"""What the cache calls the size of a reply, behind the name of the question."""
+
 log = logging.getLogger(__name__)
 
 
@@ -130,6 +133,7 @@ class Endpoint:
         self.counts: Counter[str] = Counter()
         self.lock = Lock()
         self.asked: dict[str, Future[Any]] = {}
+        self.sizes: dict[str, int] = {}
         self.format = 0
         self.silent, self.closed_until = 0, 0.0
         self.probed = False
@@ -195,6 +199,11 @@ class Endpoint:
             self.asked[name] = self.pool.submit(self._answer, name, question, read)
         return self.asked[name]
 
+    def tokens(self, question: Question) -> int:
+        """Of the reply to a question that has one, as the server counted them; 0 where it did not."""
+        name = self._name(question)
+        return self.sizes[name] if name in self.sizes else int((self.cache and self.cache.get(name + SIZE)) or 0)
+
     def spent(self) -> dict[str, float]:
         """The counts so far, and what they cost where there is a price."""
         with self.lock:
@@ -217,10 +226,12 @@ class Endpoint:
             self._count(unanswered=1)
             return None
         try:
-            said = self._tries(lambda error: error.again)(self._once, question, read)
+            answer = self._tries(lambda error: error.again)(self._once, question, read)
         except Unanswered as error:
             self._lost(error)
             return None
+        said, size = answer.text, str(answer.reply_tokens)
+        self.sizes[name] = int(self.cache.put(name + SIZE, size) if self.cache else size)
         return read(self.cache.put(name, said) if self.cache else said)
 
     def _tries(self, again: Callable[[Unanswered], bool]) -> Retrying:
@@ -239,7 +250,7 @@ class Endpoint:
         after = error.after if isinstance(error, Unanswered) else None
         return wait_random_exponential(self.address.backoff, PATIENCE)(state) if after is None else min(after, PATIENCE)
 
-    def _once(self, question: Question, read: Read[T]) -> str:
+    def _once(self, question: Question, read: Read[T]) -> Answer:
         """One reply that can be read."""
         answer = self._formatted(question)
         self.silent = 0
@@ -247,7 +258,7 @@ class Endpoint:
             read(answer.text)
         except ValueError as error:
             raise Unanswered(f"a reply cannot be read ({error})".splitlines()[0], again=True, unreadable=True) from None
-        return answer.text
+        return answer
 
     def _formatted(self, question: Question) -> Answer:
         """The reply to a question whose schema the server is told as well as it can be; remembers how well that is."""
