@@ -23,9 +23,11 @@ import pytest
 from pilotrl import endpoint, plans, planset
 from pilotrl.compose import composed_job, parse
 from pilotrl.envs import load
+from pilotrl.judge.rule import RuleJudge
 from pilotrl.planset import Bar, Candidate, sift
 from pilotrl.preflight import prepare
 from pilotrl.tasks import taught
+from pilotrl.teacher import ExpertTeacher
 from pilotrl.teacher.file import FileTeacher
 from pilotrl.types import Episode, PlanScores, Task, Turn, UserError
 from tests.endpoint.server import failure, said, serving
@@ -123,6 +125,22 @@ def test_the_command_keeps_half_of_each_task_or_has_tried_hard(tmp_path: Path, c
     assert len(asked) == total
     assert f"{total} plans written for 5 tasks, {len(found)} kept" in told
     assert sum(map(int, re.findall(r"(\d+) not kept", told))) == total - len(found)
+
+
+@pytest.mark.parametrize(
+    ("good", "wanted"),
+    [((), [*range(4, 8)]), ((0,), [*range(4, 8)]), ((0, 3), []), ((1, 6), []), ((1,), [*range(4, 8)])],
+    ids=str,
+)
+def test_a_round_is_written_until_half_of_one_has_passed(tmp_path: Path, good: tuple[int, ...], wanted: list[int]) -> None:
+    """Passed plans of all rounds count together: (1, 6) is one in each of two."""
+    with planset.PlanSet(tmp_path / "set", {}) as held:
+        desk = plans.Desk({}, "toy", ExpertTeacher(), RuleJudge(resolve=None), held, PAPER, candidates=4, rounds=3)
+        for sample in range(8 if 6 in good else 4):
+            scores = PlanScores(5, 5, 5 if sample in good else 4)
+            held.add(replace(Candidate("toy", "train", "red", sample, "Go.", (f"way {sample}",)), scores=scores))
+        assert desk.due(("train", "red")) == wanted
+        assert desk.due(("train", "blue")) == [0, 1, 2, 3]
 
 
 def test_a_finished_set_is_not_asked_about_again_and_grows(tmp_path: Path) -> None:
