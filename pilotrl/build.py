@@ -21,10 +21,10 @@ import torch
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
-from pilotrl import CONF, PACKAGE, algorithms, envs, judge, policy, prompts, rehearsal, scratch, teacher
+from pilotrl import CONF, PACKAGE, algorithms, engine, envs, judge, policy, prompts, rehearsal, scratch, teacher
 from pilotrl.algorithms import Algorithm
 from pilotrl.config import Agent, Config
-from pilotrl.context import Chat
+from pilotrl.context import Chat, Format
 from pilotrl.data import Scoring
 from pilotrl.engine import Engine
 from pilotrl.engine.lanes import Lanes
@@ -39,31 +39,14 @@ from pilotrl.types import Role
 
 
 @dataclass
-class Bench:
-    """What a run and an evaluation both need: a policy that plays, its world, and who scores."""
+class Table:
+    """What a panel needs: who plays, in which world, and who scores."""
 
     config: Config
-    tokenizer: Any
-    chat: Chat
-    policy: Policy
-    algorithm: Algorithm
+    chat: Format
     engine: Engine
     scoring: Scoring
     tutor: Teacher
-
-    @classmethod
-    def of(cls, config: Config, folder: Path) -> Bench:
-        """Load everything; a model from scratch is made in the run folder first."""
-        torch.manual_seed(config.seed)
-        source = model_path(config, folder)
-        tokenizer = policy.load_tokenizer(source)
-        chat = Chat(tokenizer, **plain(config.model.template))
-        algorithm = algorithms.load(**plain(config.algorithm))
-        actor = Policy(load_model(config, source), algorithm.critic)
-        actor.learns(config.stage.trains)
-        engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
-        tutor = teacher.build(plain(config.teacher))
-        return cls(config, tokenizer, chat, actor, algorithm, engine, scoring(config), tutor)
 
     def env(self, split: str) -> Env:
         """A fresh world of a split."""
@@ -100,6 +83,8 @@ class Bench:
         for who, endpoints in {"judge": self.scoring.endpoints(), "teacher": tutors}.items():
             for endpoint in endpoints:
                 total.update({f"{who}/{name}": count for name, count in endpoint.spent().items()})
+        if isinstance(self.engine, engine.Remote):
+            total.update({f"model/{name}": count for name, count in self.engine.spent().items()})
         return dict(total)
 
     def players(self) -> list[Player]:
@@ -109,6 +94,38 @@ class Bench:
         players = [play(agent=paradigm(name)) for name in stage.agents] or [play()]
         graded = stage.planner == "policy" and "plan_quality" in stage.terms
         return [replace(player, candidates=stage.candidates, graded=graded) for player in players]
+
+
+@dataclass
+class Bench(Table):
+    """What a run needs: the policy that plays, and learns."""
+
+    tokenizer: Any
+    policy: Policy
+    algorithm: Algorithm
+
+    @classmethod
+    def of(cls, config: Config, folder: Path) -> Bench:
+        """Load everything; a model from scratch is made in the run folder first."""
+        torch.manual_seed(config.seed)
+        source = model_path(config, folder)
+        tokenizer = policy.load_tokenizer(source)
+        chat = Chat(tokenizer, **plain(config.model.template))
+        algorithm = algorithms.load(**plain(config.algorithm))
+        actor = Policy(load_model(config, source), algorithm.critic)
+        actor.learns(config.stage.trains)
+        engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
+        tutor = teacher.build(plain(config.teacher))
+        return cls(config, chat, engine, scoring(config), tutor, tokenizer, actor, algorithm)
+
+
+def remote(config: Config) -> Table:
+    """What a panel needs where a model behind an address plays."""
+    from pilotrl.engine.openai import OpenAiEngine, OpenAiModel, Transcript
+
+    settings, chat = plain(config.model.endpoint), Transcript()
+    model = OpenAiModel(**{key: value for key, value in settings.items() if key != "_target_"})
+    return Table(config, chat, OpenAiEngine(model, chat), scoring(config), teacher.build(plain(config.teacher)))
 
 
 def quiet() -> None:
@@ -136,7 +153,7 @@ def plain(node: Any) -> dict[str, Any]:
 
 def env_name(config: Config) -> str:
     """webshop, from pilotrl.envs.webshop.WebShop."""
-    return str(config.env["_target_"]).split(".")[-2]
+    return envs.name_of(config.env)
 
 
 def worlds(config: Config) -> dict[str, dict[str, Any]]:

@@ -155,6 +155,8 @@ def check(config: Config) -> None:
     check_roles(config)
     if config.parent is not None:
         check_parent(config.parent, config.model.name)
+    elif config.model.endpoint is not None:
+        check_target("model.endpoint", config.model.endpoint)
     elif config.model.scratch is None:
         check_model(config.model.path)
     for node in OPEN:

@@ -173,7 +173,7 @@ def stored(folder: RunFolder) -> Config:
 def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
     """`+key=value` adds keys past the types. Those of the open nodes are held against their classes, elsewhere."""
     known = set(config_keys())
-    free = ("hydra.", "reward.weights.", "stage.lengths.", "model.template.", *(f"{node}." for node in OPEN))
+    free = ("hydra.", "reward.weights.", "stage.lengths.", "model.template.", "model.endpoint.", *(f"{node}." for node in OPEN))
     for key in flat(config):
         if key not in known and not key.startswith(free):
             raise unknown(key, lines, sorted(known))

@@ -73,6 +73,9 @@ class Model:
     """Sampled tokens an executor call may use."""
     scratch: Scratch | None = MISSING
     """Null: load `path`. Else the model is made from nothing, and `path` is not read."""
+    endpoint: Any = MISSING
+    """Null: the model is here. Else where it is (`_target_` and the keywords of that class); it plays panels, and does not
+    learn."""
 
 
 @dataclass
@@ -317,3 +320,21 @@ class Config:
     """Run folder whose policy this run starts from; null: model.path."""
     root: str = MISSING
     """Folder under which run folders and mlflow.db land."""
+
+
+@dataclass
+class Plans:
+    """What `python -m pilotrl.plans` writes and keeps, beside the keys of the run that its plans are for."""
+
+    out: str | None = MISSING
+    """Folder of the set."""
+    candidates: int = MISSING
+    """Plans that a round writes for a task; half of them, the best, are kept."""
+    rounds: int = MISSING
+    """Rounds a task gets at most, until half of a round's number of plans have passed."""
+    mean: float = MISSING
+    """Of the three grades, 1 to 5, that a plan needs."""
+    correctness: int = MISSING
+    """Grade that a plan needs."""
+    others: int = MISSING
+    """Executability and standardization that a plan needs."""

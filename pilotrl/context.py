@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from jinja2 import TemplateError
 
@@ -23,6 +23,21 @@ Speaker = Literal["system", "user", "assistant"]
 Content = str | Sequence[int]
 _THINKING = "<think>\n\ue000\n</think>\n\nv"
 _PLACE = re.compile("\ue000(\\d+)\ue001")
+
+
+class Format(Protocol):
+    """What a context needs of a chat format, which `Chat` is."""
+
+    @property
+    def end(self) -> int:
+        """The token that ends a reply."""
+        ...
+
+    def render(self, messages: Sequence[tuple[Speaker, Content]]) -> list[int]: ...
+
+    def reply(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class Chat:
@@ -130,7 +145,7 @@ class Context:
     `append`: everything in order; old plans stay. `current`: observations and actions, then the plan in force.
     """
 
-    def __init__(self, chat: Chat, prompts: dict[str, str], layout: str, window: int | None) -> None:
+    def __init__(self, chat: Format, prompts: dict[str, str], layout: str, window: int | None) -> None:
         self.chat, self.prompts, self.layout, self.window = chat, prompts, layout, window
         self.entries: list[Entry] = []
 

@@ -23,6 +23,7 @@ from pilotrl.judge import Judge, Remote
 from pilotrl.judge.grading import begin, grade
 from pilotrl.rewards import score
 from pilotrl.rollout import Player, Ticket, play
+from pilotrl.tasks import schedule
 from pilotrl.types import Episode, Role, Task, UserError
 
 if TYPE_CHECKING:
@@ -60,15 +61,6 @@ class Scoring:
     def endpoints(self) -> set[Endpoint]:
         """Whom the judges ask."""
         return {endpoint for judge in self.judges.values() if isinstance(judge, Remote) for endpoint in judge.endpoints()}
-
-
-def schedule(tasks: Sequence[str], seed: int, step: int, count: int) -> list[str]:
-    """The tasks of a step: a function of (seed, step). All are seen once before any is seen again."""
-    chosen = []
-    for i in range(step * count, (step + 1) * count):
-        epoch, place = divmod(i, len(tasks))
-        chosen.append(tasks[int(np.random.default_rng((seed, epoch)).permutation(len(tasks))[place])])
-    return chosen
 
 
 def check_starts(episodes: Sequence[Episode]) -> None:

@@ -163,14 +163,16 @@ def side_by_side(summary: Mapping[str, Any]) -> Table:
     told = "own plans; below each number its difference to 1, with its 95 % interval"
     title = f"{summary['env']}: {summary['tasks']} tasks, {told}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("", f"avg@{summary['k']}", "greedy", "score", "turns", "tokens", "tokens in all", "env steps"):
+    totals = {"generated_tokens": "tokens in all", "env_steps": "env steps"}
+    totals |= {"broken_episodes": "broken"} if any(row["broken_episodes"] for row in summary["sides"]) else {}
+    for heading in ("", f"avg@{summary['k']}", "greedy", "score", "turns", "tokens", *totals.values()):
         table.add_column(heading, justify="right" if heading else "left")
     for row in summary["sides"]:
         greedy = row["eval"].get("greedy")
         cells = [_compared(row["eval"], "success"), _compared(greedy, "success") if greedy else Text("-")]
         cells += [_compared(row["eval"], key) for key in ("score", "turns", "tokens")]
-        totals = [f"{row[key]:,}" for key in ("generated_tokens", "env_steps")]
-        table.add_row(Text(f"{row['side']}  {row['agent']}\n   {Path(row['checkpoint']).name}"), *cells, *totals)
+        who = Path(row["checkpoint"]).name if row["checkpoint"] else row["model"]
+        table.add_row(Text(f"{row['side']}  {row['agent']}\n   {who}"), *cells, *(f"{row[key]:,}" for key in totals))
     return table
 
 

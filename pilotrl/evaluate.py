@@ -1,25 +1,22 @@
 """Play a panel: fixed tasks, fixed decoding, named planner. `python -m pilotrl.evaluate checkpoint=RUN_FOLDER env=webshop`;
-several side by side: `checkpoint=[A,B] agents=[adaplan,react]`."""
+several side by side: `checkpoint=[A,B] agents=[adaplan,react]`; a model behind an address: `model=openai agents=[...]`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from pilotrl import prompts
-from pilotrl.build import Bench, averages, env_name, plain, quiet, worlds
+from pilotrl.build import Bench, Table, averages, env_name, plain, quiet, remote, worlds
 from pilotrl.command import ended
 from pilotrl.config import Config
 from pilotrl.display import Display
@@ -29,10 +26,10 @@ from pilotrl.preflight import Side, evaluated
 from pilotrl.records import to_record
 from pilotrl.rollout import Player, Ticket, play
 from pilotrl.statistics import panel_block
+from pilotrl.tasks import drawn
 from pilotrl.types import Episode, Task
 
 OWN, TEACHER = "own", "teacher's"
-PANEL_SEED = 20250800344
 Played = dict[str, list[Episode]]
 """Episodes by arm, such as `own plans, sampled`."""
 
@@ -73,7 +70,7 @@ class Panel:
         return {"name": name, "sha256": self.sha256, "tasks": len(self.tasks), "samples_per_task": self.samples}
 
 
-def panel_of(bench: Bench) -> Panel:
+def panel_of(bench: Table) -> Panel:
     """The panel of a configuration: the same tasks for every run."""
     config, env = bench.config, env_name(bench.config)
     return Panel(
@@ -93,14 +90,7 @@ def panel_of(bench: Bench) -> Panel:
     )
 
 
-def drawn(env: str, names: Sequence[str], tasks: int) -> tuple[str, ...]:
-    """So many in a fixed random order, or all where there are fewer; of a mixture, as many of each environment as can be."""
-    order = [names[int(i)] for i in np.random.default_rng(PANEL_SEED).permutation(len(names))]
-    places: defaultdict[str, Iterator[int]] = defaultdict(count)
-    return tuple(sorted(order, key=lambda name: next(places[home(env, name)]))[:tasks])
-
-
-def arms(bench: Bench) -> dict[str, tuple[Player, bool]]:
+def arms(bench: Table) -> dict[str, tuple[Player, bool]]:
     """What a panel is played as: the policy's own plans and, where the stage has a teacher, the teacher's; sampled and greedy."""
     config = bench.config
     planners = [OWN, TEACHER] if config.stage.planner == "teacher" and config.agent.plans != "never" else [OWN]
@@ -112,7 +102,7 @@ def arms(bench: Bench) -> dict[str, tuple[Player, bool]]:
     }
 
 
-def measure(bench: Bench, panel: Panel, known: Played, on_done: Callable[[str, int, int], None]) -> Played:
+def measure(bench: Table, panel: Panel, known: Played, on_done: Callable[[str, int, int], None]) -> Played:
     """All episodes of a panel, scored, by arm. Seeds follow from (panel, task, sample): the same before and after.
 
     known: arms that these weights have played already; they are only scored anew, since rewards differ by stage."""
@@ -131,7 +121,7 @@ def measure(bench: Bench, panel: Panel, known: Played, on_done: Callable[[str, i
 
 
 def _report(
-    bench: Bench, on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, episode: Episode
+    bench: Table, on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, episode: Episode
 ) -> None:
     bench.scoring.begin(episode)
     on_done(arm, next(done), total)
@@ -168,24 +158,33 @@ def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -
 
 
 def side_by_side(sides: Sequence[Side], out: RunFolder, display: Display) -> dict[str, Any]:
-    """Play the panel with each side's weights under its paradigm, by the policy's own plans; compare each with the first."""
+    """Play the panel with each side under its paradigm, by its own plans; compare each with the first."""
     first, rows = Played(), list[dict[str, Any]]()
     with out.lines("episodes.jsonl") as lines:
         for number, (config, run) in enumerate(sides, start=1):
-            own: Any = OmegaConf.merge(config, {"parent": str(run.path), "stage": {"planner": "policy"}})
-            bench = Bench.of(own, run.path)
-            panel = panel_of(bench)
+            bench = seated(config, run)
+            panel, before = panel_of(bench), bench.spent()
             played = measure(bench, panel, {}, lambda arm, done, total: display.panel(f"{number}: {arm}", done, total))  # noqa: B023
             for arm, episodes in played.items():
                 for episode in episodes:
                     lines.write(to_record(episode, f"{number}/{arm}", 0))
             first = first or played
-            row = {"side": number, "checkpoint": str(run.path), "agent": config.agent.name, "panel": panel.summary()}
-            row |= compute(played[f"{OWN} plans, sampled"])
+            row: dict[str, Any] = {"side": number, "checkpoint": run and str(run.path), "model": config.model.name}
+            row["agent"] = config.agent.name
+            row |= {"panel": panel.summary()} | compute(played[f"{OWN} plans, sampled"])
+            row["broken_episodes"] = sum(e.outcome == "broken" for episodes in played.values() for e in episodes)
+            row["endpoints"] = {name: value - before.get(name, 0) for name, value in bench.spent().items()}
             rows.append(row | {"eval": compared(first, played, averages(config))["eval"]})
     summary = {"env": panel.env, "tasks": len(panel.tasks), "k": panel.samples, "sides": rows}
     write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def seated(config: Config, run: RunFolder | None) -> Table:
+    """A side with its own plans: the weights of a run or, where there is none, a model behind an address."""
+    parent = run and str(run.path)
+    own: Any = OmegaConf.merge(config, {"parent": parent, "stage": {"planner": "policy"}})
+    return Bench.of(own, run.path) if run else remote(own)
 
 
 def compute(episodes: Sequence[Episode]) -> dict[str, int]:
@@ -201,7 +200,7 @@ def command(argv: Sequence[str]) -> None:
     now = datetime.now()
     out = RunFolder(Path(config.root) / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}-evaluate-{env_name(config)}")
     with out.lock(), Display() as display:
-        found = evaluate(config, run, out, display) if len(sides) == 1 else side_by_side(sides, out, display)
+        found = evaluate(config, run, out, display) if run and len(sides) == 1 else side_by_side(sides, out, display)
         display.finish(found, out.path, None)
 
 

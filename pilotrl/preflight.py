@@ -20,12 +20,13 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF, chain, judge, launch, prompts, teacher
+from pilotrl import CONF, chain, envs, judge, launch, prompts, teacher
 from pilotrl.check import check, check_plans, flat, locate, nearest
 from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
 from pilotrl.sweep import Sweep
+from pilotrl.tasks import taught, world
 from pilotrl.types import UserError
 
 
@@ -59,9 +60,11 @@ def prepare(argv: Sequence[str]) -> Order:
     for job in jobs:
         for config in (job.config, *(link.config for link in chain.links(job.config, job.hydra))):
             check(config)
+            check_learner(config)
             check_plans(config)
             check_language_model(config)
             check_endpoints(config)
+            check_taught(config)
     if multirun:
         sweep = check_sweep(jobs)
         return Order([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
@@ -71,6 +74,13 @@ def prepare(argv: Sequence[str]) -> Order:
     if check_folder(folder, jobs[0]):
         return Order([], folder)
     return Order([*given, *named(overrides, "hydra.run.dir", folder.path)])
+
+
+def check_learner(config: Config) -> None:
+    """Weights that are elsewhere learn nothing."""
+    if config.model.endpoint is not None:
+        why = "is behind an address, and can be played but not trained"
+        raise UserError(f"model={config.model.name}: {why}; give model=openai to python -m pilotrl.evaluate")
 
 
 def check_language_model(config: Config) -> None:
@@ -91,9 +101,11 @@ def check_language_model(config: Config) -> None:
 def check_endpoints(config: Config) -> None:
     """Who asks endpoints can: keys are in the environment, addresses answer. Raises UserError for the first that does not."""
     builders: dict[str, Callable[[dict[str, Any]], Any]]
-    builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build}
+    builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build, "model.endpoint": teacher.build}
     for node, build in builders.items():
-        settings = cast(dict[str, Any], OmegaConf.to_container(getattr(config, node), resolve=True))
+        if (held := OmegaConf.select(cast(DictConfig, config), node)) is None:
+            continue
+        settings = cast(dict[str, Any], OmegaConf.to_container(held, resolve=True))
         if not hasattr(locate(f"{node}._target_", settings["_target_"]), "endpoints"):
             continue
         try:
@@ -101,6 +113,21 @@ def check_endpoints(config: Config) -> None:
                 endpoint.probe()
         except UserError as error:
             raise UserError(f"{node}.{error}") from error
+
+
+def check_taught(config: Config, trains: bool = True) -> None:
+    """A teacher with plans for certain tasks has one for each that it will be asked about, in training and on the panel."""
+    settings = cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True))
+    if not hasattr(locate("teacher._target_", settings["_target_"]), "covers"):
+        return
+    stage = config.stage
+    try:
+        tutor = teacher.build(settings)
+        if isinstance(tutor, teacher.Bounded) and (stage.planner, stage.plays) == ("teacher", "policy"):
+            tasks = taught(config, trains) if config.agent.plans != "never" else {}
+            tutor.covers(partial(world, config), envs.name_of(config.env), tasks)
+    except UserError as error:
+        raise UserError(f"teacher.{error}") from error
 
 
 def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
@@ -189,15 +216,15 @@ def first_difference(there: Config, here: Config) -> str | None:
     return None
 
 
-Side = tuple[Config, RunFolder]
-"""What plays a panel: the configuration, and the run whose weights play."""
+Side = tuple[Config, RunFolder | None]
+"""What plays a panel: the configuration, and the run whose weights play; None: a model behind an address does."""
 ALIKE = ("env.", "panel.", "judge.", "model.prompts", "model.max_")
 """Keys that make a panel the same."""
 
 
 def evaluated(argv: Sequence[str]) -> list[Side]:
     """`checkpoint=RUN_FOLDER` or `checkpoint=[A,B]`, `agents=[...]`, and overrides beside them: each run's configuration with
-    those changed, under each paradigm; without `agents`, its own.
+    those changed, under each paradigm; without `agents`, its own. Or `model=openai` and overrides of a run that is none.
 
     Raises UserError for a folder without weights, for another model or stage, for sides that would not play the same
     panel, and for whatever `prepare` would refuse.
@@ -205,15 +232,17 @@ def evaluated(argv: Sequence[str]) -> list[Side]:
     arguments = parse(argv)
     given = {key: listed(arguments, key) for key in ("checkpoint", "agents")}
     lines: list[str] = [line for line in arguments.overrides if key_of(line) not in given]
-    if not given["checkpoint"]:
-        raise UserError("checkpoint: has no value; give the folder of a run, checkpoint=RUN_FOLDER")
     if given["agents"] and (agent := next((line for line in lines if key_of(line) == "agent"), None)):
         raise UserError(f"{agent}: agents= names all paradigms; leave {agent} out")
     paradigms = [[f"agent={name}"] for name in given["agents"]] or [[]]
+    if not given["checkpoint"]:
+        return [elsewhere(arguments, [*lines, *one]) for one in paradigms]
     changes = [sorted(parsed(arguments, lines + one), key=lambda o: "." in o.key_or_group) for one in paradigms]
     sides = [side(RunFolder(Path(name).expanduser()), change) for name in given["checkpoint"] for change in changes]
     for other in sides[1:]:
         check_alike(sides[0], other)
+    if len(sides) == 1:  # several are compared by their own plans
+        check_taught(sides[0][0], trains=False)
     return sides
 
 
@@ -224,6 +253,16 @@ def listed(arguments: Any, key: str) -> list[str]:
         several = text.startswith("[") and parsed(arguments, [line])[0].value()
         return [str(value) for value in several] if isinstance(several, list) else [text]
     return []
+
+
+def elsewhere(arguments: Any, lines: list[str]) -> Side:
+    """A model behind an address."""
+    config = composed_job(arguments, lines).config
+    if config.model.endpoint is None:
+        raise UserError("checkpoint: has no value; give the folder of a run, checkpoint=RUN_FOLDER, or a model=openai")
+    check(config)
+    check_endpoints(config)
+    return config, None
 
 
 def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
@@ -254,7 +293,7 @@ def check_alike(one: Side, other: Side) -> None:
         if key.startswith(ALIKE) and here.get(key) != there.get(key):
             values = f"{key} is {there.get(key)} there and {here.get(key)} in {folder}"
             raise UserError(f"checkpoint={place}: {values}; give both the same, as in {key.split('.')[0]}=...")
-    if len({(run.policy / "tokenizer.json").read_bytes() for run in (folder, place)}) > 1:
+    if len({(run.policy / "tokenizer.json").read_bytes() for run in (folder, place) if run}) > 1:
         raise UserError(f"checkpoint={place}: its tokenizer is not that of {folder}; compare checkpoints of one model")
 
 

@@ -15,7 +15,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from pilotrl.context import Chat, Context, number, parse_action, parse_plan
+from pilotrl.context import Context, Format, number, parse_action, parse_plan
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, Expert
 from pilotrl.teacher import ExpertTeacher, Teacher
@@ -38,7 +38,7 @@ Play = Generator[Request | Promise, Reply | Plan | None, Episode]
 class Player:
     """A paradigm with its decoding: how one episode is played."""
 
-    chat: Chat
+    chat: Format
     prompts: dict[str, str]
     plans: str
     thinks: bool

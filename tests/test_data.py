@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from pilotrl.batch import Batch
-from pilotrl.data import Rollouts, schedule
+from pilotrl.data import Rollouts
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.judge import PlanItem
+from pilotrl.tasks import schedule
 from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, Written
 from tests.conftest import Graded
 

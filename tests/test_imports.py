@@ -13,13 +13,13 @@ from pilotrl import PACKAGE
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "redact"),
     ("algorithms", "attention", "batch", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
-    ("command", "display", "judge", "ledger", "records", "rewards", "statistics", "wheel"),
+    ("command", "display", "judge", "ledger", "planset", "records", "rewards", "statistics", "tasks", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),
     ("compose", "feed", "module", "rehearsal", "rollout"),
     ("chain", "data", "drift", "play", "report", "sync", "tracking"),
     ("build", "sweep"),
     ("preflight",),
-    ("audit", "evaluate"),
+    ("audit", "evaluate", "plans"),
     ("handover", "xray"),
     ("run",),
     ("progressive",),
@@ -29,14 +29,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
 TEXT += ("chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
-TEXT += ("audit", "command", "endpoint", "teacher")
+TEXT += ("audit", "command", "endpoint", "engine/openai", "plans", "planset", "tasks", "teacher")
 TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
 
 CONFIGURED = {"audit", "chain", "check", "compose", "play", "preflight", "build", "evaluate", "handover", "progressive"}
-CONFIGURED |= {"run", "xray", "__main__"}
+CONFIGURED |= {"plans", "run", "tasks", "xray", "__main__"}
 """Where the configuration object ends; everything below takes plain arguments."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

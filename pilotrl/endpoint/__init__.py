@@ -39,6 +39,9 @@ COUNTS = ("requests", "cached", "retries", "unreadable", "unanswered", "prompt_t
 """What is counted: requests sent; questions that the cache answered; requests sent again; questions whose every reply could
 not be read; questions that got no reply; tokens read and written, as the server counts them."""
 
+SIZE = " tokens"
+"""What the cache calls the size of a reply, behind the name of the question."""
+
 log = logging.getLogger(__name__)
 
 
@@ -130,6 +133,7 @@ class Endpoint:
         self.counts: Counter[str] = Counter()
         self.lock = Lock()
         self.asked: dict[str, Future[Any]] = {}
+        self.sizes: dict[str, int] = {}
         self.format = 0
         self.silent, self.closed_until = 0, 0.0
         self.probed = False
@@ -175,12 +179,17 @@ class Endpoint:
         try:
             return [future.result() for future in futures]
         except BaseException:  # interrupted: nobody waits for the rest
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            del self.pool
+            self.drop()
             raise
         finally:
             for question in questions:
                 self.asked.pop(self._name(question), None)
+
+    def drop(self) -> None:
+        """Forget what was asked for and not begun."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        del self.pool
+        self.asked.clear()
 
     def ask(self, question: Question, read: Read[T], *, anew: bool = False) -> Future[T | None]:
         """Begin to ask, unless that was begun before; `anew`: and did not come to nothing."""
@@ -189,6 +198,11 @@ class Endpoint:
         if before is None or (anew and before.done() and before.result() is None):
             self.asked[name] = self.pool.submit(self._answer, name, question, read)
         return self.asked[name]
+
+    def tokens(self, question: Question) -> int:
+        """Of the reply to a question that has one, as the server counted them; 0 where it did not."""
+        name = self._name(question)
+        return self.sizes[name] if name in self.sizes else int((self.cache and self.cache.get(name + SIZE)) or 0)
 
     def spent(self) -> dict[str, float]:
         """The counts so far, and what they cost where there is a price."""
@@ -212,10 +226,12 @@ class Endpoint:
             self._count(unanswered=1)
             return None
         try:
-            said = self._tries(lambda error: error.again)(self._once, question, read)
+            answer = self._tries(lambda error: error.again)(self._once, question, read)
         except Unanswered as error:
             self._lost(error)
             return None
+        said, size = answer.text, str(answer.reply_tokens)
+        self.sizes[name] = int(self.cache.put(name + SIZE, size) if self.cache else size)
         return read(self.cache.put(name, said) if self.cache else said)
 
     def _tries(self, again: Callable[[Unanswered], bool]) -> Retrying:
@@ -234,7 +250,7 @@ class Endpoint:
         after = error.after if isinstance(error, Unanswered) else None
         return wait_random_exponential(self.address.backoff, PATIENCE)(state) if after is None else min(after, PATIENCE)
 
-    def _once(self, question: Question, read: Read[T]) -> str:
+    def _once(self, question: Question, read: Read[T]) -> Answer:
         """One reply that can be read."""
         answer = self._formatted(question)
         self.silent = 0
@@ -242,7 +258,7 @@ class Endpoint:
             read(answer.text)
         except ValueError as error:
             raise Unanswered(f"a reply cannot be read ({error})".splitlines()[0], again=True, unreadable=True) from None
-        return answer.text
+        return answer
 
     def _formatted(self, question: Question) -> Answer:
         """The reply to a question whose schema the server is told as well as it can be; remembers how well that is."""

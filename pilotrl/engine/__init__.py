@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pilotrl.types import Reply, Request
 
@@ -21,4 +21,13 @@ class Engine(Protocol):
 
     def release(self, session: tuple[int, int]) -> None:
         """The session's episode is over."""
+        ...
+
+
+@runtime_checkable
+class Remote(Engine, Protocol):
+    """An engine that asks endpoints."""
+
+    def spent(self) -> dict[str, float]:
+        """What it asked, and what that cost."""
         ...

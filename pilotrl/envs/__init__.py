@@ -13,7 +13,7 @@ raises RuntimeError. A world that breaks raises `WorldError`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -94,6 +94,11 @@ def settings_of(name: str, key: str = "env") -> dict[str, Any]:
     held = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(held, dict)
     return {str(k): v for k, v in held.items()}
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """What an environment is called: webshop, of settings whose `_target_` is pilotrl.envs.webshop.WebShop."""
+    return str(settings["_target_"]).split(".")[-2]
 
 
 def home(env: str, task: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import import_module
@@ -29,8 +30,22 @@ class Teacher(Protocol):
 class Remote(Teacher, Protocol):
     """A teacher that asks an endpoint."""
 
+    def plan(self, env: Env, episode: Episode, plan: Plan, sample: int = 0) -> Future[Plan | None]:
+        """As above; `sample` numbers the plans for one situation, where several are wanted."""
+        ...
+
     def endpoints(self) -> list[Endpoint]:
         """Whom it asks."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Teacher, Protocol):
+    """A teacher that has plans for certain tasks alone."""
+
+    def covers(self, world: Callable[[str], Env], env: str, tasks: Mapping[str, Sequence[str]]) -> None:
+        """Raises UserError where a task of `env` that a run may ask about (by split) is not among them, or begins otherwise
+        in the `world` of its split."""
         ...
 
 

@@ -16,14 +16,13 @@ from rich.console import Console
 from pilotrl import run as running
 from pilotrl.build import scoring
 from pilotrl.compose import composed_job, parse
-from pilotrl.data import schedule
 from pilotrl.display import by_env
 from pilotrl.envs import Env, home, load
 from pilotrl.envs.mixture import Mixture, blended
-from pilotrl.evaluate import drawn
 from pilotrl.folder import RunFolder
 from pilotrl.records import from_record
 from pilotrl.statistics import paired_interval
+from pilotrl.tasks import drawn, schedule
 from pilotrl.types import Episode, Task, Turn, UserError
 
 SMALL = ("env=paper", "env.trains=[toy]", "env.holds_out=[maze]")

@@ -1,0 +1,264 @@
+"""Write plans for the tasks of a run, have them graded, keep the good ones:
+
+    python -m pilotrl.plans env=webshop teacher=openai teacher.temperature=1 judge=openai out=PLANS
+
+Beside `out=` and `plans.KEY=` the line is that of the run which is to follow the plans: `stage=`, `train.steps=`, `seed=` and
+`panel.tasks=` say which tasks it plays. docs/plans.md says more. The text half: no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.progress import Progress
+
+from pilotrl import CONF, chain, envs, judge, planset, teacher
+from pilotrl.check import check, nearest
+from pilotrl.command import ended
+from pilotrl.compose import Job, composed_job, key_of, parse
+from pilotrl.config import Config, Plans
+from pilotrl.envs import Env, home
+from pilotrl.folder import RunFolder
+from pilotrl.judge import Judge, PlanItem
+from pilotrl.planset import Bar, Candidate, Key, PlanSet, called, distinct, sift
+from pilotrl.preflight import check_endpoints
+from pilotrl.redact import without_secrets
+from pilotrl.tasks import taught, world
+from pilotrl.teacher import Teacher
+from pilotrl.types import Episode, Plan, Task, UserError, WorldError
+
+if TYPE_CHECKING:
+    from pilotrl.endpoint import Endpoint
+
+AT_ONCE = 32
+"""Tasks whose plans are written side by side."""
+SCORED = range(1, 6)
+"""What a grade may be."""
+
+
+@dataclass
+class Desk:
+    """Who writes plans, who grades them, and what there is so far."""
+
+    worlds: Mapping[str, Env]
+    """By split."""
+    env: str
+    tutor: Teacher
+    judge: Judge
+    held: PlanSet
+    bar: Bar
+    candidates: int
+    rounds: int
+    begun: dict[Key, tuple[Episode, Plan]] = field(default_factory=dict)
+    """Tasks that were looked at: an episode without turns, and what the expert would plan, where there is one."""
+
+    @property
+    def best(self) -> int:
+        """Plans of a task that are kept, at most."""
+        return (self.candidates + 1) // 2
+
+    def finish(self, keys: Sequence[Key]) -> None:
+        """Write and grade plans for these tasks until enough of each one's have passed, or its rounds are over."""
+        self.grade(keys)  # what a command before this one left behind
+        while due := {key: samples for key in keys if (samples := self.due(key))}:
+            self.write(due)
+            self.grade(list(due))
+
+    def due(self, key: Key) -> list[int]:
+        """Samples of a task that are to be written next: those that its round lacks; none once it has what it needs."""
+        there = self.held.written[key]
+        for number in range(self.rounds):
+            every = range(number * self.candidates, (number + 1) * self.candidates)
+            if lacks := [sample for sample in every if sample not in there]:
+                return lacks
+            if self.enough([there[sample] for sample in range(every.stop)]):
+                break
+        return []
+
+    def enough(self, candidates: Sequence[Candidate]) -> bool:
+        return len(sift(candidates, self.bar, self.best)[0]) == self.best
+
+    def write(self, due: Mapping[Key, Sequence[int]]) -> None:
+        """All of them are asked for before the first is waited for."""
+        asked = [(key, sample, steps) for key in due for sample, steps in self._asked(key, due[key])]
+        for (split, task), sample, steps in asked:
+            episode, _ = self.begun[split, task]
+            plan = steps.result() if isinstance(steps, Future) else steps
+            self.held.add(Candidate(episode.task.env, split, task, sample, episode.observation, plan))
+
+    def _asked(self, key: Key, samples: Sequence[int]) -> Iterator[tuple[int, Plan | Future[Plan | None]]]:
+        episode, _ = self.look(key)
+        tutor, env = self.tutor, self.worlds[key[0]]
+        for sample in samples:
+            if isinstance(tutor, teacher.Remote):
+                yield sample, tutor.plan(env, episode, (), sample)
+            else:
+                yield sample, tutor.plan(env, episode, ())
+
+    def look(self, key: Key) -> tuple[Episode, Plan]:
+        """The beginning of a task, in which its world then is."""
+        split, task = key
+        env = self.worlds[split]
+        text, _ = env.reset(options={"task": task})
+        reference = tuple(env.expert.plan()) if env.expert else ()
+        self.begun[key] = Episode(Task(home(self.env, task), task, split, 0), 0, 0, text), reference
+        return self.begun[key]
+
+    def grade(self, keys: Sequence[Key]) -> None:
+        """Have graded what is not: all of it is asked for before the first is waited for."""
+        everything = [one for key in keys for one in distinct(self.held.of(key))]
+        due = [(one, self.item(one)) for one in everything if one.steps is not None and one.scores is None]
+        if isinstance(self.judge, judge.Remote):
+            self.judge.begin((), [item for _, item in due])
+        for one, item in due:
+            with suppress(WorldError):
+                self.held.grade(one, self.judge.grade_plans([item])[0])
+
+    @contextmanager
+    def let_go(self) -> Iterator[None]:
+        """Whoever interrupts does not wait for questions that are not asked yet."""
+        try:
+            yield
+        except BaseException:
+            for end in (*asked_by(self.tutor), *asked_by(self.judge)):
+                end.drop()
+            raise
+
+    def item(self, one: Candidate) -> PlanItem:
+        """A plan as a judge sees it."""
+        key = one.split, one.task
+        episode, reference = self.begun.get(key) or self.look(key)
+        return PlanItem(episode.observation, episode.observation, (), one.steps or (), reference)
+
+
+def command(argv: Sequence[str]) -> None:
+    """Reads the command line, writes what is lacking, and says what there is. Raises UserError for what is wrong with it."""
+    jobs, asked = ordered(argv)
+    config = jobs[0].config
+    tasks = {(split, name): None for job in jobs for split, names in taught(job.config).items() for name in names}
+    worlds = {split: world(config, split) for split in dict.fromkeys(split for split, _ in tasks)}
+    settings = {node: _plain(getattr(config, node)) for node in ("env", "teacher", "judge")}
+    tutor, grader = teacher.build(settings["teacher"]), judge.build(settings["judge"], None)
+    out, told = Path(str(asked.out)).expanduser(), without_secrets(settings)
+    del told["env"]["split"]
+    planset.check(out, told)
+    _check_writable(out)
+    bar = Bar(asked.mean, asked.correctness, asked.others)
+    sizes = (asked.candidates, asked.rounds) if isinstance(tutor, teacher.Remote) else (1, 1)
+    with RunFolder(out).lock(), PlanSet(out, told) as held, Progress(disable=not sys.stdout.isatty()) as bars:
+        desk = Desk(worlds, envs.name_of(config.env), tutor, grader, held, bar, *sizes)
+        keys, row = list(tasks), bars.add_task("tasks", total=len(tasks))
+        with desk.let_go():
+            for start in range(0, len(keys), AT_ONCE):
+                desk.finish(keys[start : start + AT_ONCE])
+                bars.advance(row, AT_ONCE)
+        kept, reasons = held.export(bar, desk.best)
+    print("\n".join(told_of(desk, keys, kept, reasons)))
+
+
+def ordered(argv: Sequence[str]) -> tuple[list[Job], Plans]:
+    """The runs that the plans are for, one or those of a chain, and what this command is told beside them."""
+    arguments = parse(argv)
+    own = [line for line in arguments.overrides if _is_own(key_of(line))]
+    job = composed_job(arguments, [line for line in arguments.overrides if line not in own])
+    jobs = [link for link in chain.links(job.config, job.hydra) if link.config.stage.planner == "teacher"] or [job]
+    asked = own_keys(own)
+    for one in jobs:
+        check(one.config)
+    check_teacher(jobs[0].config, asked)
+    check_endpoints(jobs[0].config)
+    return jobs, asked
+
+
+def own_keys(lines: Sequence[str]) -> Plans:
+    """`out=` and `plans.KEY=`, with the values of conf/plans.yaml where nothing is given."""
+    held: Any = OmegaConf.merge(OmegaConf.structured(Plans), OmegaConf.load(CONF / "plans.yaml"))
+    for line in lines:
+        name, _, text = line.partition("=")
+        key = name.removeprefix("plans.")
+        if key not in held:
+            raise UserError(f"{line}: there is no such key; the nearest is plans.{nearest(key, [str(k) for k in held])}")
+        try:
+            held[key] = text
+        except OmegaConfBaseException as error:
+            raise UserError(f"{line}: {str(error).splitlines()[0]}; give a value of the right type") from error
+    asked = cast(Plans, held)
+    if asked.out is None:
+        raise UserError("out: has no value; name the folder of the set, out=PLANS")
+    for key in ("candidates", "rounds"):
+        if held[key] < 1:
+            raise UserError(f"plans.{key}={held[key]}: must be at least 1")
+    for key in ("mean", "correctness", "others"):
+        if not SCORED[0] <= held[key] <= SCORED[-1]:
+            raise UserError(f"plans.{key}={held[key]}: must be from {SCORED[0]} to {SCORED[-1]}")
+    return asked
+
+
+def check_teacher(config: Config, asked: Plans) -> None:
+    """Raises UserError for a teacher who writes nothing, or the same again and again where several plans are wanted."""
+    settings = config.teacher
+    if settings["_target_"].endswith(".FileTeacher"):
+        raise UserError("teacher=file: has its plans already; use teacher=openai, or teacher=expert")
+    if settings.get("temperature") == 0 and asked.candidates > 1:
+        many = f"writes the same plan {asked.candidates} times"
+        raise UserError(f"teacher.temperature=0: {many}; give teacher.temperature=1, or plans.candidates=1")
+
+
+def told_of(desk: Desk, keys: Sequence[Key], kept: int, reasons: Counter[str]) -> Iterator[str]:
+    """What the command says at its end."""
+    written = sum(map(len, desk.held.written.values()))
+    short = [key for key in keys if not desk.enough(desk.held.of(key))]
+    yield f"{desk.held.path}: {written} plans written for {len(desk.held.written)} tasks, {kept} kept"
+    for reason, count in reasons.most_common():
+        yield f"  {count} not kept: {reason}"
+    if short:
+        none = sum(not sift(desk.held.of(key), desk.bar, desk.best)[0] for key in short)
+        yield f"  {len(short)} of {len(keys)} tasks have fewer than {desk.best}, of them {none} have none"
+    people: dict[str, Teacher | Judge] = {"teacher": desk.tutor, "judge": desk.judge}
+    for name, who in people.items():
+        for end in asked_by(who):
+            counts = ", ".join(f"{value:g} {what.replace('_', ' ')}" for what, value in end.spent().items() if value)
+            yield f"  {name} {called(desk.held.settings[name])}: {counts}"
+
+
+def asked_by(who: Teacher | Judge) -> Sequence[Endpoint]:
+    """The endpoints that a teacher or a judge asks."""
+    return who.endpoints() if isinstance(who, teacher.Remote | judge.Remote) else ()
+
+
+def _is_own(key: str) -> bool:
+    return key == "out" or key.startswith("plans.")
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, node), resolve=True))
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".lock").touch()
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0; 2 after one line about what the user got wrong; 130 when interrupted."""
+    try:
+        return ended(lambda: command(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print("pilotrl: interrupted; the same line goes on where it was", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
