@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from pilotrl import checkpoint, drift, policy, rewards
 from pilotrl.batch import Batch
-from pilotrl.build import Bench, averages, env_name, git_revision, identity, memory, quiet
+from pilotrl.build import Bench, averages, env_name, git_revision, identity, memory, quiet, stranger
 from pilotrl.config import Config
 from pilotrl.data import Rollouts
 from pilotrl.display import Display, learning_curve
@@ -50,6 +50,8 @@ def run(config: Config, path: Path) -> None:
     with folder.lock(), folder.complains(), Display() as display:
         if not (config.model.scratch or config.model.path.startswith("pilotrl:")):
             print(memory(config))  # before anything large is loaded
+        if advice := stranger(config):
+            print(advice)
         with Tracker(path, config.tracking.uri, card(config, path)):
             summary = Run(config, folder, display).play()
         display.finish(summary, path, config.tracking.uri)

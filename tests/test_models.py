@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from pilotrl import policy
 from pilotrl.batch import rows_of
+from pilotrl.build import stranger
 from pilotrl.compose import composed_job, parse
 from pilotrl.context import Chat, Context
 from pilotrl.policy import learned
@@ -218,3 +219,19 @@ def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypa
     ids = torch.tensor([chat.encode("The sun rises in the east and sets in the west, and the moon follows it.")])
     loss = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:])
     assert loss.item() < 3.5
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("env=webshop", None),
+        ("env=maze", "model=nano has never seen maze; better: model=worlds, or a start of your own"),
+        ("env=paper model=worlds", None),
+        ("env=toy model=worlds", "model=worlds has never seen toy; better: a start of your own"),
+        ("env=maze stage=warmstart", None),
+        ("env=maze model=scratch", None),
+    ],
+)
+def test_who_takes_a_shipped_model_where_it_has_never_been_is_told(line: str, said: str | None) -> None:
+    advice = stranger(composed_job(parse([]), line.split()).config)
+    assert advice is None if said is None else str(advice).startswith(said)
