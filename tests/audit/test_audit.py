@@ -200,6 +200,7 @@ def answers(request: dict[str, Any], _: int) -> Any:
 
 def asking(url: str) -> list[str]:
     changes = {"base_url": url, "credential": "null", "cache": "null", "attempts": "1", "backoff": "0.01"}
+    changes["concurrency"] = "64"  # twice as many failures in a row would be taken for a dead server
     return ["judges=[rule,openai]", *(f"openai.{key}={value}" for key, value in changes.items())]
 
 
