@@ -37,6 +37,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
+    request_queue_size = 128  # as many as a test may ask at once: else they are refused where the machine is busy
+
     def __init__(self, script: Callable[[dict[str, Any], int], Any]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script, self.seen, self.over = script, [], threading.Event()  # type: ignore[var-annotated]
