@@ -19,6 +19,7 @@ SMALL = (
     "env=toy",
     "stage=adherence",
     "model=nano",
+    "model.lora.rank=null",
     "model.max_length=512",
     "train.lr=1e-3",
     "train.lr_schedule=linear",
