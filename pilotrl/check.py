@@ -140,6 +140,10 @@ def rules(config: Config) -> dict[str, Rule]:
     }
 
 
+STORES = ("sqlite", "http", "https", "file", "postgresql", "mysql", "mssql", "databricks")
+"""Where MLflow keeps runs: the schemes of its addresses; `off` and a folder have none."""
+
+
 def check(config: Config) -> None:
     """Raises UserError for the first value that cannot be run. The configuration is typed and has no unknown keys."""
     for key in sorted(OmegaConf.missing_keys(config)):
@@ -148,6 +152,7 @@ def check(config: Config) -> None:
         value = OmegaConf.select(cast(DictConfig, config), key)
         if value is not None and not holds(value):
             raise UserError(f"{key}={show(value)}: must be {allowed}")
+    check_tracking(config.tracking.uri)
     check_weights(config)
     check_algorithm(config.algorithm)
     check_plans(config)
@@ -167,6 +172,12 @@ def check(config: Config) -> None:
         check_env(json.dumps(world | {"split": config.panel.split}, sort_keys=True))
     except UserError as error:
         raise UserError(str(error).replace("env.split=", "panel.split=")) from error
+
+
+def check_tracking(uri: str | None) -> None:
+    scheme, colon, _ = (uri or "").partition("://")
+    if colon and scheme.partition("+")[0] not in STORES:
+        raise UserError(f"tracking.uri={uri}: MLflow keeps nothing under {scheme}://; there are {', '.join(STORES)}")
 
 
 def check_weights(config: Config) -> None:
