@@ -34,12 +34,13 @@ from pilotrl.judge import Judge
 from pilotrl.policy import Policy, Voice
 from pilotrl.rehearsal import Memory
 from pilotrl.rollout import Player
+from pilotrl.target import make
 from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.types import Role
 
 
 @dataclass
-class Table:
+class Arena:
     """What a panel needs: who plays, in which world, and who scores."""
 
     config: Config
@@ -97,7 +98,7 @@ class Table:
 
 
 @dataclass
-class Bench(Table):
+class Bench(Arena):
     """What a run needs: the policy that plays, and learns."""
 
     tokenizer: Any
@@ -119,13 +120,13 @@ class Bench(Table):
         return cls(config, chat, engine, scoring(config), tutor, tokenizer, actor, algorithm)
 
 
-def remote(config: Config) -> Table:
+def remote(config: Config) -> Arena:
     """What a panel needs where a model behind an address plays."""
-    from pilotrl.engine.openai import OpenAiEngine, OpenAiModel, Transcript
+    from pilotrl.engine.openai import OpenAiEngine, Transcript
 
-    settings, chat = plain(config.model.endpoint), Transcript()
-    model = OpenAiModel(**{key: value for key, value in settings.items() if key != "_target_"})
-    return Table(config, chat, OpenAiEngine(model, chat), scoring(config), teacher.build(plain(config.teacher)))
+    chat = Transcript()
+    player = OpenAiEngine(make(plain(config.model.endpoint)), chat)
+    return Arena(config, chat, player, scoring(config), teacher.build(plain(config.teacher)))
 
 
 def quiet() -> None:

@@ -1,7 +1,7 @@
 """Is this configuration one that can run? Asked of values before anything is created; every refusal is one line.
 
-Types are checked by composition against `pilotrl.config`. Here: ranges, known names, keys of the open nodes `env`, `teacher` and
-`judge`, and whether what a value points to exists.
+Types are checked by composition against `pilotrl.config`. Ranges and known names are in `pilotrl.rules`. Here:
+what depends on several values, keys of the open nodes `env`, `teacher` and `judge`, and whether what a value points to exists.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass, make_dataclass
 from difflib import SequenceMatcher
 from importlib import import_module
@@ -22,126 +22,17 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF, PACKAGE, prompts
-from pilotrl.config import Algorithm, Config, Scratch
+from pilotrl import CONF, PACKAGE
+from pilotrl.config import Algorithm, Config
 from pilotrl.folder import RunFolder
 from pilotrl.rewards import TERMS
+from pilotrl.rules import rules
 from pilotrl.types import UserError
 
 OPEN = ("env", "teacher", "judge")
 """Nodes whose keys are those of the class that `_target_` names."""
 
-PLANS = r"always|once|never|asked|every [1-9]\d{0,5}"
-
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
-
-Rule = tuple[Callable[[Any], bool], str]
-
-
-def at_least(low: float) -> Rule:
-    return lambda value: value >= low, f"at least {low}"
-
-
-def within(low: float, high: float) -> Rule:
-    return lambda value: low <= value <= high, f"from {low} to {high}"
-
-
-def above(low: float, high: float = float("inf")) -> Rule:
-    return lambda value: low < value <= high, f"above {low}" + (f", at most {high}" if high < float("inf") else "")
-
-
-def one_of(names: Iterable[str]) -> Rule:
-    known = sorted(names)
-    return lambda value: value in known, "one of " + ", ".join(known)
-
-
-def some_of(names: Iterable[str]) -> Rule:
-    known = sorted(names)
-    return lambda value: bool(value) and set(value) <= set(known), "one or more of " + ", ".join(known)
-
-
-def any_of(names: Iterable[str]) -> Rule:
-    known = sorted(names)
-    return lambda value: set(value) <= set(known), "none, or some of " + ", ".join(known)
-
-
-def stems(folder: Path, suffix: str) -> list[str]:
-    return [path.stem for path in folder.glob(f"*{suffix}") if not path.stem.startswith("_")]
-
-
-def rules(config: Config) -> dict[str, Rule]:
-    """What each value may be. A value of null passes: where its type allows null, null is meant."""
-    return {
-        "model.dtype": one_of(["float32", "bfloat16"]),
-        "model.prompts": one_of(prompts.sets()),
-        "model.lora.rank": at_least(1),
-        "model.lora.alpha": above(0),
-        "model.roles": one_of(["shared", "separate", "isolated"]),
-        "model.max_length": above(max(config.model.max_plan_tokens, config.model.max_action_tokens)),
-        "model.max_plan_tokens": at_least(1),
-        "model.max_action_tokens": at_least(1),
-        **{f"model.scratch.{field.name}": at_least(1) for field in fields(Scratch)},
-        "agent.plans": (lambda plans: bool(re.fullmatch(PLANS, plans)), "always, once, never, asked, or every K (every 3, say)"),
-        "agent.context": one_of(["append", "current"]),
-        "agent.window": at_least(1),
-        "stage.plays": one_of(["policy", "expert"]),
-        "stage.planner": one_of(["teacher", "policy"]),
-        "stage.trains": some_of(["planner", "executor"]),
-        "stage.terms": some_of(config.reward.weights),
-        "stage.candidates": at_least(1),
-        "stage.demonstrations": at_least(1),
-        "stage.detours": within(0, 1),
-        "stage.world": within(0, 1 if config.stage.plays == "expert" else 0),
-        "stage.agents": any_of(stems(CONF / "agent", ".yaml")),
-        "reward.overlong_limit": at_least(1),
-        "reward.overlong_buffer": within(0, config.reward.overlong_limit),
-        "reward.overlong_penalty": at_least(0),
-        "algorithm.name": one_of(stems(PACKAGE / "algorithms", ".py")),
-        "algorithm.clip_low": within(0, 1),
-        "algorithm.clip_high": at_least(0),
-        "algorithm.dual_clip": above(1),
-        "algorithm.turn_credit": at_least(0),
-        "algorithm.gamma": within(0, 1),
-        "algorithm.gae_lambda": within(0, 1),
-        "algorithm.value_coef": at_least(0),
-        "algorithm.value_lr": at_least(0),
-        "engine.name": one_of(stems(CONF / "engine", ".yaml")),
-        "engine.slots": at_least(1),
-        "train.steps": at_least(1),
-        "train.tasks": at_least(1),
-        "train.group_size": at_least(2 if config.algorithm.name == "grpo" else 1),
-        "train.minibatches": at_least(1),
-        "train.micro_tokens": at_least(1),
-        "train.lr": above(0),
-        "train.muon_lr": above(0),
-        "train.lr_schedule": one_of(["constant", "linear", "cosine"]),
-        "train.lr_warmup": at_least(0),
-        "train.weight_decay": at_least(0),
-        "train.grad_clip": above(0),
-        "train.temperature": above(0),
-        "train.patience": at_least(0),
-        "train.validate_every": at_least(0),
-        "train.validate_tasks": at_least(1 if config.train.validate_every else 0),
-        "panel.tasks": at_least(1),
-        "panel.samples": at_least(1),
-        "panel.temperature": above(0),
-        "panel.top_p": above(0, 1),
-        "drift.tasks": at_least(1),
-        "drift.every": at_least(0),
-        "trainer.accelerator": one_of(["auto", "cpu", "cuda", "gpu", "mps", "tpu"]),
-        "trainer.devices": at_least(1),
-        "trainer.num_nodes": at_least(1),
-        "trainer.threads": at_least(1),
-        "checkpoint.every": at_least(1),
-        "checkpoint.calls_every": at_least(0),
-        "tracking.traces": at_least(0),
-        "tracking.model_mb": at_least(0),
-        "seed": within(0, 2**32 - 1),
-    }
-
-
-STORES = ("sqlite", "http", "https", "file", "postgresql", "mysql", "mssql", "databricks")
-"""Where MLflow keeps runs: the schemes of its addresses; `off` and a folder have none."""
 
 
 def check(config: Config) -> None:
@@ -152,7 +43,6 @@ def check(config: Config) -> None:
         value = OmegaConf.select(cast(DictConfig, config), key)
         if value is not None and not holds(value):
             raise UserError(f"{key}={show(value)}: must be {allowed}")
-    check_tracking(config.tracking.uri)
     check_weights(config)
     check_algorithm(config.algorithm)
     check_plans(config)
@@ -172,12 +62,6 @@ def check(config: Config) -> None:
         check_env(json.dumps(world | {"split": config.panel.split}, sort_keys=True))
     except UserError as error:
         raise UserError(str(error).replace("env.split=", "panel.split=")) from error
-
-
-def check_tracking(uri: str | None) -> None:
-    scheme, colon, _ = (uri or "").partition("://")
-    if colon and scheme.partition("+")[0] not in STORES:
-        raise UserError(f"tracking.uri={uri}: MLflow keeps nothing under {scheme}://; there are {', '.join(STORES)}")
 
 
 def check_weights(config: Config) -> None:

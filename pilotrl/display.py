@@ -162,11 +162,9 @@ def side_by_side(summary: Mapping[str, Any]) -> Table:
     in the interval."""
     told = "own plans; below each number its difference to 1, with its 95 % interval"
     title = f"{summary['env']}: {summary['tasks']} tasks, {told}"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     totals = {"generated_tokens": "tokens in all", "env_steps": "env steps"}
     totals |= {"broken_episodes": "broken"} if any(row["broken_episodes"] for row in summary["sides"]) else {}
-    for heading in ("", f"avg@{summary['k']}", "greedy", "score", "turns", "tokens", *totals.values()):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = table_of(title, f"avg@{summary['k']}", "greedy", "score", "turns", "tokens", *totals.values())
     for row in summary["sides"]:
         greedy = row["eval"].get("greedy")
         cells = [_compared(row["eval"], "success"), _compared(greedy, "success") if greedy else Text("-")]
@@ -199,12 +197,17 @@ def by_env(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def table_of_changes(title: str) -> Table:
+def table_of(title: str, *headings: str) -> Table:
+    """An empty table: a column of names, and one of numbers under each heading."""
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
-    for heading in ("before", "after", "difference", "95 % interval"):
+    for heading in headings:
         table.add_column(heading, justify="right")
     return table
+
+
+def table_of_changes(title: str) -> Table:
+    return table_of(title, "before", "after", "difference", "95 % interval")
 
 
 def _add_rows(table: Table, block: Mapping[str, Any], note: str = "") -> None:

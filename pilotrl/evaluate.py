@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pilotrl import prompts
-from pilotrl.build import Bench, Table, averages, env_name, plain, quiet, remote, worlds
+from pilotrl.build import Arena, Bench, averages, env_name, plain, quiet, remote, worlds
 from pilotrl.command import ended
 from pilotrl.config import Config
 from pilotrl.display import Display
@@ -70,7 +70,7 @@ class Panel:
         return {"name": name, "sha256": self.sha256, "tasks": len(self.tasks), "samples_per_task": self.samples}
 
 
-def panel_of(bench: Table) -> Panel:
+def panel_of(bench: Arena) -> Panel:
     """The panel of a configuration: the same tasks for every run."""
     config, env = bench.config, env_name(bench.config)
     return Panel(
@@ -90,7 +90,7 @@ def panel_of(bench: Table) -> Panel:
     )
 
 
-def arms(bench: Table) -> dict[str, tuple[Player, bool]]:
+def arms(bench: Arena) -> dict[str, tuple[Player, bool]]:
     """What a panel is played as: the policy's own plans and, where the stage has a teacher, the teacher's; sampled and greedy."""
     config = bench.config
     planners = [OWN, TEACHER] if config.stage.planner == "teacher" and config.agent.plans != "never" else [OWN]
@@ -102,7 +102,7 @@ def arms(bench: Table) -> dict[str, tuple[Player, bool]]:
     }
 
 
-def measure(bench: Table, panel: Panel, known: Played, on_done: Callable[[str, int, int], None]) -> Played:
+def measure(bench: Arena, panel: Panel, known: Played, on_done: Callable[[str, int, int], None]) -> Played:
     """All episodes of a panel, scored, by arm. Seeds follow from (panel, task, sample): the same before and after.
 
     known: arms that these weights have played already; they are only scored anew, since rewards differ by stage."""
@@ -121,7 +121,7 @@ def measure(bench: Table, panel: Panel, known: Played, on_done: Callable[[str, i
 
 
 def _report(
-    bench: Table, on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, episode: Episode
+    bench: Arena, on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, episode: Episode
 ) -> None:
     bench.scoring.begin(episode)
     on_done(arm, next(done), total)
@@ -180,7 +180,7 @@ def side_by_side(sides: Sequence[Side], out: RunFolder, display: Display) -> dic
     return summary
 
 
-def seated(config: Config, run: RunFolder | None) -> Table:
+def seated(config: Config, run: RunFolder | None) -> Arena:
     """A side with its own plans: the weights of a run or, where there is none, a model behind an address."""
     parent = run and str(run.path)
     own: Any = OmegaConf.merge(config, {"parent": parent, "stage": {"planner": "policy"}})

@@ -128,10 +128,9 @@ class Desk:
         """Whoever interrupts does not wait for questions that are not asked yet."""
         try:
             yield
-        except BaseException:
+        finally:
             for end in (*asked_by(self.tutor), *asked_by(self.judge)):
                 end.drop()
-            raise
 
     def item(self, one: Candidate) -> PlanItem:
         """A plan as a judge sees it."""

@@ -26,6 +26,7 @@ from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, par
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
 from pilotrl.sweep import Sweep
+from pilotrl.target import make
 from pilotrl.tasks import taught, world
 from pilotrl.types import UserError
 
@@ -101,7 +102,7 @@ def check_language_model(config: Config) -> None:
 def check_endpoints(config: Config) -> None:
     """Who asks endpoints can: keys are in the environment, addresses answer. Raises UserError for the first that does not."""
     builders: dict[str, Callable[[dict[str, Any]], Any]]
-    builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build, "model.endpoint": teacher.build}
+    builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build, "model.endpoint": make}
     for node, build in builders.items():
         if (held := OmegaConf.select(cast(DictConfig, config), node)) is None:
             continue

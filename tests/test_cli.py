@@ -74,7 +74,7 @@ BAD = {
     "wrong type": (("train.steps=many",), "train.steps=many"),
     "wrong type in the world": (("env.max_turns=many",), "env.max_turns=many"),
     "dangling reference": (("tracking.experiment=${nope}",), "nope"),
-    "tracking nowhere": (("tracking.uri=ftp://x",), "tracking.uri=ftp://x: MLflow keeps nothing under ftp://; there are"),
+    "tracking nowhere": (("tracking.uri=ftp://x",), "tracking.uri=ftp://x: must be off, a folder, or an address"),
     "negative steps": (("train.steps=-1",), "train.steps=-1: must be at least 1"),
     "group of one": (("train.group_size=1",), "train.group_size=1: must be at least 2"),
     "no panel": (("panel.tasks=0",), "panel.tasks=0"),

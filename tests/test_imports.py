@@ -11,9 +11,9 @@ import pytest
 from pilotrl import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("types", "redact"),
+    ("types", "redact", "target"),
     ("algorithms", "attention", "batch", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
-    ("command", "display", "judge", "ledger", "planset", "records", "rewards", "statistics", "tasks", "wheel"),
+    ("command", "display", "judge", "ledger", "planset", "records", "rewards", "rules", "statistics", "tasks", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),
     ("compose", "feed", "module", "rehearsal", "rollout"),
     ("chain", "data", "drift", "play", "report", "sync", "tracking"),
@@ -27,16 +27,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """From the bottom up. A file (or a package) imports from layers below its own, and nothing beside it."""
 
-TEXT = ("types", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records", "rewards")
-TEXT += ("chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted", "__main__")
-TEXT += ("audit", "command", "endpoint", "engine/openai", "plans", "planset", "tasks", "teacher")
+TEXT = ("types", "rules", "target", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records")
+TEXT += ("rewards", "chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted")
+TEXT += ("__main__", "audit", "command", "endpoint", "engine/openai", "plans", "planset", "tasks", "teacher")
 TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
 
 CONFIGURED = {"audit", "chain", "check", "compose", "play", "preflight", "build", "evaluate", "handover", "progressive"}
-CONFIGURED |= {"plans", "run", "tasks", "xray", "__main__"}
+CONFIGURED |= {"plans", "rules", "run", "tasks", "xray", "__main__"}
 """Where the configuration object ends; everything below takes plain arguments."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pilotrl.audit.findings import RECORDED, WORDS
 from pilotrl.audit.played import PROBES
-from pilotrl.display import add_change, table_of_changes
+from pilotrl.display import add_change, table_of, table_of_changes
 
 RATE = "success"
 """A measure that is shown in percent, as all here are."""
@@ -45,7 +45,7 @@ def _changes(found: Mapping[str, Any]) -> RenderableType | None:
 
 def _training(found: Mapping[str, Any]) -> Table | None:
     parts = found["training"]
-    table = _table("in training", *(f"steps {part['first']} to {part['last']}" for part in parts))
+    table = table_of("in training", *(f"steps {part['first']} to {part['last']}" for part in parts))
     for key in ("success", *WORDS):
         if any(part[key] for part in parts) or (key not in PROBES and any(part[key] is not None for part in parts)):
             table.add_row(f"  {WORDS.get(key, key)}", *(_percent(part[key]) for part in parts))
@@ -54,7 +54,7 @@ def _training(found: Mapping[str, Any]) -> Table | None:
 
 def _agreement(found: Mapping[str, Any]) -> Table | None:
     columns = ("verdicts", "agreement", "kappa", "95 % interval", "kappa before", "after")
-    table = _table("judges with each other", *columns)
+    table = table_of("judges with each other", *columns)
     for row, name in _rows(found["agreement"], lambda row: f"{row['first']}, {row['second']}: {row['of'].replace('_', ' ')}"):
         table.add_row(name, *_measured(row["both"]), *(_kappa(row.get(when)) for when in ("before", "after")))
     return table if table.row_count else None
@@ -62,7 +62,7 @@ def _agreement(found: Mapping[str, Any]) -> Table | None:
 
 def _success(found: Mapping[str, Any]) -> Table | None:
     columns = ("episodes", "agreement", "kappa", "95 % interval", "kappa before", "after", "solved graded higher")
-    table = _table("judges with the environment's success", *columns)
+    table = table_of("judges with the environment's success", *columns)
     rows = [row for row in found["success"] if row["judge"] in (RECORDED, *_others(found))]
     for row, name in _rows(rows, lambda row: f"{row['plans']}, {row['judge']}: {WORDS[row['of']]}"):
         ends = [_kappa(row.get(when)) for when in ("before", "after")]
@@ -117,11 +117,3 @@ def _kappa(row: Mapping[str, Any] | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table

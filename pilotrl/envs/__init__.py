@@ -14,10 +14,10 @@ raises RuntimeError. A world that breaks raises `WorldError`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any, Protocol
 
 from pilotrl import CONF
+from pilotrl.target import make
 from pilotrl.types import UserError
 
 Info = dict[str, Any]
@@ -69,9 +69,7 @@ def replay(env: Any, state: dict[str, Any]) -> None:
 
 def build(settings: dict[str, Any]) -> Env:
     """An environment from its settings: `_target_` and the keywords of that class."""
-    keywords = dict(settings)
-    module, _, name = str(keywords.pop("_target_")).rpartition(".")
-    env: Env = getattr(import_module(module), name)(**keywords)
+    env: Env = make(settings)
     return env
 
 

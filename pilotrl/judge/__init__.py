@@ -8,9 +8,9 @@ class and one YAML file `conf/judge/NAME.yaml`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from pilotrl.target import make
 from pilotrl.types import Plan, PlanScores
 
 if TYPE_CHECKING:
@@ -68,7 +68,5 @@ class Remote(Judge, Protocol):
 
 def build(settings: dict[str, Any], resolve: Any) -> Judge:
     """A judge from its settings: `_target_` and the keywords of that class."""
-    keywords = dict(settings)
-    module, _, name = str(keywords.pop("_target_")).rpartition(".")
-    made: Judge = getattr(import_module(module), name)(resolve=resolve, **keywords)
+    made: Judge = make(settings, resolve=resolve)
     return made

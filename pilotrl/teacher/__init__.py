@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pilotrl.envs import Env
+from pilotrl.target import make
 from pilotrl.types import Episode, Plan, UserError
 
 if TYPE_CHECKING:
@@ -62,7 +62,5 @@ class ExpertTeacher:
 
 def build(settings: dict[str, Any]) -> Teacher:
     """A teacher from its settings: `_target_` and the keywords of that class."""
-    keywords = dict(settings)
-    module, _, name = str(keywords.pop("_target_")).rpartition(".")
-    made: Teacher = getattr(import_module(module), name)(**keywords)
+    made: Teacher = make(settings)
     return made
