@@ -14,6 +14,7 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from pilotrl.engine import local
 from pilotrl.engine.local import LocalEngine, _draw, _uniform
 from pilotrl.types import Reply, Request
 
@@ -222,6 +223,20 @@ def test_every_token_of_a_reply_is_drawn_anew(model: Any) -> None:
     assert len(set(reply.ids)) > 40
     other = reply_to(LocalEngine(model, END, 1), [5, 6], temperature=1e6, max_tokens=60, seed=8)
     assert reply.ids != other.ids
+
+
+@pytest.mark.parametrize("sharpness", [0.01, 1.0, 8.0])
+def test_drawing_from_the_likeliest_draws_what_sorting_all_would(sharpness: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flat distributions, where the few do not reach the share that is asked for, and peaked ones, in which they do."""
+    noise = torch.Generator().manual_seed(0)
+    logprobs = (sharpness * torch.randn(200, 300, generator=noise)).log_softmax(-1)
+    uniform = torch.rand(200, generator=noise, dtype=torch.float64)
+    top_p = [(0.3, 0.9, 1.0)[i % 3] for i in range(200)]
+    few = _draw(logprobs, uniform, top_p)
+    monkeypatch.setattr(local, "FEW", 300)
+    assert torch.equal(few, _draw(logprobs, uniform, top_p))
+    if sharpness < 1:
+        assert int(few[0::3].max()) > 64, "a flat distribution is drawn from beyond the few"
 
 
 def test_recorded_log_probabilities_are_those_before_the_top_p_cut(model: Any, plain: Any) -> None:
