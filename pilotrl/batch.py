@@ -96,11 +96,11 @@ class Batch:
         part = [place[episode.group * self.group_size + episode.sample] % count for episode in self.episodes]
         return [[i for i, k in enumerate(part) if k == number] for number in range(min(count, total))]
 
-    def micros(self, episodes: Sequence[int], tokens: int) -> Iterator[Micro]:
-        """The rows of some episodes, adapter by adapter, the longest first, in pieces of at most `tokens` padded tokens (at
-        least one row)."""
+    def micros(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[Micro]:
+        """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, the longest first, in pieces of at
+        most `tokens` padded tokens (at least one row)."""
         wanted, adapters = set(episodes), self.row_adapter
-        rows = [i for i, e in enumerate(self.row_episode) if e in wanted]
+        rows = [i for i, e in enumerate(self.row_episode) if e in wanted and (among is None or among[i])]
         rows.sort(key=lambda i: (adapters[i] or "", -len(self.rows[i])))
         while rows:
             fit = rows[: max(1, tokens // len(self.rows[rows[0]]))]
@@ -124,9 +124,16 @@ class Batch:
             adapter=self.row_adapter[rows[0]],
         )
 
-    def tokens(self, episodes: Sequence[int]) -> int:
-        """Trained tokens of some episodes."""
-        return int(self.calls(episodes)[self.token_call].sum())
+    def tokens(self, episodes: Sequence[int], among: Tensor | None = None) -> int:
+        """Trained tokens of some episodes; `among` [rows] bool: in those rows only."""
+        counted = self.calls(episodes)[self.token_call]
+        return int((counted if among is None else counted & among[self.token_row]).sum())
+
+    def rows_with(self, calls: Tensor) -> Tensor:
+        """[rows] bool, those in which any of the calls [C] bool stands."""
+        rows = torch.zeros(len(self.rows), dtype=torch.bool)
+        rows[self.call_row[calls]] = True
+        return rows
 
     def credit(self, advantages: Tensor) -> None:
         """Note the advantages [C] on the calls, for whoever reads the episodes."""

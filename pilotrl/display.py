@@ -234,7 +234,7 @@ def _cell(value: float | None, scale: float, form: str, unit: str = "") -> str:
 
 
 def _live(metrics: Mapping[str, float | None]) -> list[str]:
-    shown = LIVE if ON_POLICY in metrics else LOSS
+    shown = LIVE if ON_POLICY in metrics or "train/loss" not in metrics else LOSS  # a step that taught nothing has neither
     return [f"{name} {value:.2f}" for key, name in shown.items() if (value := metrics.get(key)) is not None]
 
 

@@ -2,7 +2,8 @@
 
 The step is synchronous policy optimization: the batch was played by these very weights; credit is computed over whole
 groups; each minibatch of episodes is one optimizer update, cut into micro-batches that change memory and nothing else,
-since whatever is divided by is counted over the whole minibatch and all ranks beforehand.
+since whatever is divided by is counted over the whole minibatch and all ranks beforehand. Rows that teach nothing (a dead
+group's) are counted there and left out of the forward pass, which changes no gradient.
 """
 
 from __future__ import annotations
@@ -66,19 +67,22 @@ class PilotModule(LightningModule):
             batch.rewards, batch.turn_rewards, batch.group, *ends, batch.call_episode, batch.steered, values
         )
         batch.credit(credit.advantages)
+        weights = credit.advantages * batch.call_weight
+        taught = batch.rows_with((weights != 0) | credit.returns.isfinite())
         groups = len(set(batch.group.tolist()))
         totals = {name: share * groups / batch.groups for name, share in credit.stats.items()}
         norm = 0.0
         parts = batch.parts(self.minibatches, self.seed * 1_000_003 + step)
+        parts = [part for part in parts if self.total(batch.tokens(part, taught))]
         for episodes in parts:
-            tokens = self.total(batch.tokens(episodes))
+            tokens, seen = self.total(batch.tokens(episodes)), self.total(batch.tokens(episodes, taught))
             calls = self.total(int(credit.returns[batch.calls(episodes)].isfinite().sum()))
-            for micro in batch.micros(episodes, self.micro_tokens):
+            for micro in batch.micros(episodes, self.micro_tokens, taught):
                 scored = self.policy(micro.to(self.device), self.temperature)
                 loss, stats = self.algorithm.loss(
                     scored.logprobs,
                     micro.logprobs.to(self.device),
-                    (credit.advantages * batch.call_weight)[micro.token_call].to(self.device),
+                    weights[micro.token_call].to(self.device),
                     scored.values,
                     credit.returns[micro.call].to(self.device),
                     tokens,
@@ -86,11 +90,11 @@ class PilotModule(LightningModule):
                 )
                 with self.unsynced():
                     self.manual_backward(loss)
-                stats |= {"loss": loss.detach(), "entropy": scored.entropy.sum() / max(tokens, 1)}
+                stats = {name: value * tokens / seen for name, value in stats.items()}  # of tokens; those of calls miss none
+                stats |= {"loss": loss.detach(), "entropy": scored.entropy.sum() / seen}
                 for name, value in stats.items():
                     totals[name] = totals.get(name, 0.0) + float(value) / len(parts)
-            if tokens:
-                norm += self.update(step) / len(parts)
+            norm += self.update(step) / len(parts)
         self.version += 1
         logged = self.summed(totals) | {"grad_norm": norm, "lr": self.lr * self.pace(step)}
         self.metrics = {f"train/{name}": value for name, value in logged.items()}

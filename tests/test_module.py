@@ -215,11 +215,32 @@ def test_a_batch_with_nothing_to_learn_from_changes_nothing(training: Make) -> N
 
 
 def test_equal_rewards_teach_nothing(training: Make) -> None:
-    run = rewarded(training(steps=1, weight_decay=0.0), lambda i: 0.3, graded=lambda i, t: 1)
+    run = rewarded(training(steps=1), lambda i: 0.3, graded=lambda i, t: 1)
     before = run.weights()
     run.fit()
     assert torch.equal(run.weights(), before)
     assert run.module.metrics["train/dead_groups"] == 1.0
+
+
+def test_a_dead_group_counts_among_the_tokens_and_is_not_run(training: Make, tiny: Path) -> None:
+    given = [0.1, 0.9, 0.4, 0.7, 0.7, 0.7, 0.0, 0.2, 1.0, 0.2, 0.3, 0.6]
+
+    def make() -> Any:
+        return rewarded(training(steps=1), lambda i: given[i], graded=lambda i, t: 1)
+
+    batch, model = first_batch(make()), plain_model(tiny)
+    means = [fmean(given[i : i + 3]) for i in range(0, 12, 3)]
+    credited = [(call, given[i] - means[e.group], e.group) for i, e in enumerate(batch.episodes) for call in e.calls]
+    living = [(call, advantage) for call, advantage, group in credited if group != 1]
+    loss, entropy = by_hand(model, living, 1.0)
+    tokens, seen = sum(len(call.ids) for call, _ in living), []
+    run = make()
+    forward = run.policy.forward
+    run.policy.forward = lambda micro, temperature: seen.append(len(micro.token_call)) or forward(micro, temperature)
+    run.fit()
+    assert sum(seen) == tokens < len(batch.token_call)
+    assert run.module.metrics["train/loss"] == pytest.approx(loss.item() * tokens / len(batch.token_call), abs=1e-6)
+    assert run.module.metrics["train/entropy"] == pytest.approx(entropy, rel=1e-5)
 
 
 @pytest.mark.parametrize(
