@@ -225,7 +225,8 @@ def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypa
     ("line", "said"),
     [
         ("env=webshop", None),
-        ("env=maze", "model=nano has never seen maze; better: model=worlds, or a start of your own"),
+        ("env=maze", None),
+        ("env=maze model=nano", "model=nano has never seen maze; better: model=worlds, or a start of your own"),
         ("env=paper model=worlds", None),
         ("env=toy model=worlds", "model=worlds has never seen toy; better: a start of your own"),
         ("env=maze stage=warmstart", None),

@@ -72,7 +72,7 @@ class Maze:
     Arguments: `split` (train, valid, test: other starts and goals in the same mazes; unseen: other mazes; original:
     LMRL-Gym's single maze, for which only `max_turns` matters); `seed` of mazes and tasks; `rows` and `columns` with
     the outer walls (odd, 5 to 31); `loops`, the share of inner walls that are opened; `distance` from start to goal, in
-    moves, at most; `max_turns`, None for 15, or the engine's 51 in the original.
+    moves, at most; `max_turns`, None for 18, or the engine's 51 in the original.
     Raises UserError for values that make no maze.
     References: LMRL-Gym (arXiv 2311.18232), AgentGym (arXiv 2406.04151).
     """
@@ -90,7 +90,7 @@ class Maze:
         ):
             if not good:
                 raise UserError(f"env.{key}={value}: must be {span}")
-        self.max_turns = max_turns or (ENGINE_MOVES + 1 if split == "original" else 15)
+        self.max_turns = max_turns or (ENGINE_MOVES + 1 if split == "original" else 18)
         self._source = Source(split, seed, rows, columns, loops, distance)
         self._turns = solvable(self._source, self.max_turns).turns
         self.tasks = list(self._turns)

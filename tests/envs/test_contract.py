@@ -9,11 +9,10 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from pilotrl import CONF
 from pilotrl.check import locate
-from pilotrl.envs import Env, load
+from pilotrl.envs import Env, load, settings_of
 
 OTHERS = {"agentgym", "gymnasium"}
 """Worlds that are somebody else's and have to be named first: they have tests of their own."""
@@ -83,9 +82,9 @@ def fuzzed(env: Env, task: str, draw: random.Random) -> Said:
 
 def test_keywords_of_the_constructor_are_the_keys_of_the_file_and_have_no_defaults() -> None:
     for name in ALL:
-        settings = OmegaConf.load(CONF / "env" / f"{name}.yaml")
-        parameters = inspect.signature(locate("env", settings._target_)).parameters
-        assert set(parameters) == {str(key) for key in settings} - {"_target_"}, name
+        settings = settings_of(name)
+        parameters = inspect.signature(locate("env", settings["_target_"])).parameters
+        assert set(parameters) == set(settings) - {"_target_"}, name
         assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters.values()), name
 
 

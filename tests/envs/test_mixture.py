@@ -107,7 +107,7 @@ def test_options_reach_their_environment_alone() -> None:
     for task in env.tasks[:2]:
         env.reset(options={"task": task})
         limits.add((home("mixture", task), env.max_turns))
-    assert limits == {("toy", 9), ("maze", 15)}
+    assert limits == {("toy", 9), ("maze", 18)}
 
 
 def test_a_task_that_was_not_taken_is_refused() -> None:
@@ -247,5 +247,5 @@ def test_the_table_shows_environments_and_averages(ran: RunFolder) -> None:
 
 def test_a_panel_depends_on_the_settings_of_every_environment(ran: RunFolder) -> None:
     panel = json.loads((ran / "panel.json").read_text())
-    assert panel["protocol"]["worlds"]["maze"]["rows"] == 9
+    assert panel["protocol"]["worlds"]["maze"]["rows"] == 11
     assert {*counts(panel["tasks"])} == {"toy", "maze"}
