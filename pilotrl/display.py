@@ -117,6 +117,9 @@ class Display:
         if any((summary.get(key) or {}).get("by_env") for key in BLOCKS):
             self._console.print(by_env(summary))
             self._console.print()
+        if "sides" in summary and "by_env" in summary["sides"][0]["eval"]:
+            self._console.print(sides_by_env(summary["sides"]))
+            self._console.print()
         if uri and uri != "off":
             self._console.print(f"mlflow ui --backend-store-uri {hide_credentials(uri)}", markup=False, soft_wrap=True)
         self._console.print(folder, markup=False, soft_wrap=True)
@@ -171,6 +174,15 @@ def side_by_side(summary: Mapping[str, Any]) -> Table:
         cells += [_compared(row["eval"], key) for key in ("score", "turns", "tokens")]
         who = Path(row["checkpoint"]).name if row["checkpoint"] else row["model"]
         table.add_row(Text(f"{row['side']}  {row['agent']}\n   {who}"), *cells, *(f"{row[key]:,}" for key in totals))
+    return table
+
+
+def sides_by_env(sides: Sequence[Mapping[str, Any]]) -> Table:
+    """A column for each checkpoint and paradigm: its success in each environment of a mixture, and the averages over them."""
+    table = table_of("success by environment", *(f"{side['side']}  {side['agent']}" for side in sides))
+    for part in ("by_env", "averages"):
+        for name in sides[0]["eval"][part]:
+            table.add_row(f"  {name}", *(_compared(side["eval"][part][name], "success") for side in sides))
     return table
 
 

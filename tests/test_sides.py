@@ -133,3 +133,27 @@ def test_sides_that_cannot_be_compared_are_refused(
     assert says in complaint
     assert complaint.count("\n") == 1
     assert {*place.glob("*/*-evaluate-*")} == before
+
+
+def test_the_papers_table_of_two_checkpoints_is_what_their_episodes_say(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixture = ["env=paper", "env.trains=[toy]", "env.holds_out=[maze]", "env.options={toy: {max_turns: 3}}", "panel.tasks=8"]
+    assert evaluate.main([f"checkpoint=[{place}/A,{place}/B]", *mixture]) == 0
+    (folder,) = place.glob("*/*-evaluate-mixture")
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    turns: dict[tuple[int, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        if line["phase"].endswith("own plans, sampled"):
+            turns[int(line["phase"][0]), line["task"]["env"]][line["task"]["id"]].append(len(line["turns"]))
+    means = {key: {task: np.mean(values) for task, values in tasks.items()} for key, tasks in turns.items()}
+    first, second = (row["eval"] for row in json.loads((folder / "evaluation.json").read_text())["sides"])
+    for env, average in (("toy", "ID"), ("maze", "OOD")):
+        gap = np.mean([means[2, env][task] - means[1, env][task] for task in means[1, env]])
+        for block in (second["by_env"][env], second["averages"][average]):
+            assert block["after"]["turns"] == pytest.approx(np.mean([*means[2, env].values()]))
+            assert block["paired"]["turns"]["mean"] == pytest.approx(gap)
+        assert first["by_env"][env]["after"]["turns"] == pytest.approx(np.mean([*means[1, env].values()]))
+    both = [np.mean([*means[2, env].values()]) for env in ("toy", "maze")]
+    assert second["averages"]["Avg"]["after"]["turns"] == pytest.approx(np.mean(both))
+    shown = capsys.readouterr().out.split("success by environment")[1]
+    rows = [line.split()[0] for line in shown.splitlines() if line[:2] == "  " != line[1:3]]
+    assert rows == ["maze", "toy", "ID", "OOD", "Avg"]
