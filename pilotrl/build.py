@@ -237,16 +237,14 @@ def sizes(config: Config) -> dict[str, int]:
 
 
 def stranger(config: Config) -> str | None:
-    """Says so where a shipped model has never seen the world that it is to act in; each one's `config.json` tells."""
+    """Says so where a shipped model has never seen the world that it is to act in; its `config.json` tells."""
     name = config.model.path.removeprefix("pilotrl:")
     if name == config.model.path or config.parent or config.model.scratch or config.stage.plays == "expert":
         return None
-    cards = {path.parent.name: json.loads(path.read_text()) for path in (PACKAGE / "weights").glob("*/config.json")}
-    seen = {shipped: card["started_in"] for shipped, card in cards.items()}
-    if not (strange := sorted(set(worlds(config)) - set(seen[name]))):
+    card = json.loads((PACKAGE / "weights" / name / "config.json").read_text())
+    if not (strange := sorted(set(worlds(config)) - set(card["started_in"]))):
         return None
-    others = "".join(f"model={other}, or " for other in sorted(seen) if set(strange) <= set(seen[other]))
-    return f"model={name} has never seen {', '.join(strange)}; better: {others}a start of your own, stage=warmstart model=scratch"
+    return f"model={name} has never seen {', '.join(strange)}; better: a start of your own, stage=warmstart model=scratch"
 
 
 def memory(config: Config) -> Memory:

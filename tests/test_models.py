@@ -226,11 +226,10 @@ def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypa
     [
         ("env=webshop", None),
         ("env=maze", None),
-        ("env=maze model=nano", "model=nano has never seen maze; better: model=worlds, or a start of your own"),
-        ("env=paper model=worlds", None),
-        ("env=toy model=worlds", "model=worlds has never seen toy; better: a start of your own"),
-        ("env=maze stage=warmstart", None),
-        ("env=maze model=scratch", None),
+        ("env=paper", None),
+        ("env=toy", "model=nano has never seen toy; better: a start of your own"),
+        ("env=toy stage=warmstart", None),
+        ("env=toy model=scratch", None),
     ],
 )
 def test_who_takes_a_shipped_model_where_it_has_never_been_is_told(line: str, said: str | None) -> None:

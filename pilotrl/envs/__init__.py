@@ -91,7 +91,7 @@ def settings_of(name: str, key: str = "env") -> dict[str, Any]:
         raise UserError(f"{key}={name}: there is no such environment; there are {known}")
     held = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(held, dict)
-    return {str(k): v for k, v in held.items() if k != "defaults"}  # Hydra's
+    return {str(k): v for k, v in held.items()}
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
