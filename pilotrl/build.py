@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -77,6 +78,10 @@ class Arena:
             tutor=ExpertTeacher() if expert else self.tutor,
         )
 
+    def workers(self) -> int:
+        """Processes that may play at once."""
+        return 1
+
     def spent(self) -> dict[str, float]:
         """What was asked of endpoints so far, by names such as `judge/requests`; nothing where there are none."""
         total: Counter[str] = Counter()
@@ -118,6 +123,12 @@ class Bench(Arena):
         engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
         tutor = teacher.build(plain(config.teacher))
         return cls(config, chat, engine, scoring(config), tutor, tokenizer, actor, algorithm)
+
+
+    def workers(self) -> int:
+        """As many as torch has threads, where the policy plays on CPU and nobody's connections would be forked."""
+        here = next(self.policy.parameters()).device.type == "cpu" and not isinstance(self.tutor, teacher.Remote)
+        return torch.get_num_threads() if here and sys.platform == "linux" else 1
 
 
 def remote(config: Config) -> Arena:

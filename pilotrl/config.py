@@ -256,7 +256,7 @@ class Trainer:
     strategy: str = MISSING
     """How Lightning spreads the work over ranks."""
     threads: int | None = MISSING
-    """CPU threads of torch; null: torch's choice."""
+    """CPU threads of torch while learning, and processes while playing; null: torch's choice."""
 
 
 @dataclass

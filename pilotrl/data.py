@@ -22,9 +22,10 @@ from pilotrl.envs import Env, home
 from pilotrl.judge import Judge, Remote
 from pilotrl.judge.grading import begin, grade
 from pilotrl.rewards import score
-from pilotrl.rollout import Player, Ticket, play
+from pilotrl.rollout import Player, Ticket
 from pilotrl.tasks import schedule
 from pilotrl.types import Episode, Role, Task, UserError
+from pilotrl.workers import play_apart
 
 if TYPE_CHECKING:
     from pilotrl.endpoint import Endpoint
@@ -99,12 +100,13 @@ class Rollouts(IterableDataset[Batch]):
         world: float = 0.0,
         over: Callable[[], bool] = lambda: False,
         first: int | None = None,
+        workers: int = 1,
     ) -> None:
         self.env, self.split, self.make_env, self.engine = env, split, make_env, engine
         self.players, self.scoring, self.trains = players, scoring, trains
         self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
-        self.rank, self.ranks, self.world, self.over = rank, ranks, world, over
+        self.rank, self.ranks, self.world, self.over, self.workers = rank, ranks, world, over, workers
         self.seconds = 0.0
         self.names = make_env().tasks[:first]
 
@@ -127,7 +129,8 @@ class Rollouts(IterableDataset[Batch]):
             self.scoring.begin(episode)
             self.on_episode(step, next(done), len(tickets))
 
-        episodes = play(tickets, self.make_env, self.engine, (self.seed, self.split, step), over)
+        key = self.seed, self.split, step
+        episodes = play_apart(tickets, self.make_env, self.engine, key, over, self.workers)
         check_starts(episodes)
         self.scoring(episodes)
         shape = self.tasks, self.group_size

@@ -24,10 +24,11 @@ from pilotrl.envs import MIXTURE, home
 from pilotrl.folder import RunFolder, write_whole
 from pilotrl.preflight import Side, evaluated
 from pilotrl.records import to_record
-from pilotrl.rollout import Player, Ticket, play
+from pilotrl.rollout import Player, Ticket
 from pilotrl.statistics import panel_block
 from pilotrl.tasks import drawn
 from pilotrl.types import Episode, Task
+from pilotrl.workers import play_apart
 
 OWN, TEACHER = "own", "teacher's"
 Played = dict[str, list[Episode]]
@@ -115,7 +116,7 @@ def measure(bench: Arena, panel: Panel, known: Played, on_done: Callable[[str, i
         if arm in known:
             played[arm] = known[arm]
         else:
-            played[arm] = play(tickets, partial(bench.env, panel.split), bench.engine, key, report)
+            played[arm] = play_apart(tickets, partial(bench.env, panel.split), bench.engine, key, report, bench.workers())
         bench.scoring(played[arm])
     return played
 

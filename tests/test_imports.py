@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("command", "display", "judge", "ledger", "planset", "records", "rewards", "rules", "statistics", "tasks", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),
     ("compose", "feed", "module", "rehearsal", "rollout"),
+    ("workers",),
     ("chain", "data", "drift", "play", "report", "sync", "tracking"),
     ("build", "sweep"),
     ("preflight",),

@@ -1,0 +1,99 @@
+"""Processes that share out the playing: the same episodes, the same errors, and none of them outlives the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotrl import workers
+from pilotrl.engine.local import LocalEngine
+from pilotrl.envs import load
+from pilotrl.envs.toy import ToyEnv
+from pilotrl.rollout import Player, Ticket, play
+from pilotrl.types import Episode, Task, UserError
+from pilotrl.workers import play_apart
+
+KEY = (0, "train", 0)
+END = 1
+
+
+def make_env() -> Any:
+    return load("toy", split="train")
+
+
+def tickets(player: Player, count: int = 20) -> list[Ticket]:
+    return [Ticket(Task("toy", name, "train", 0), g // 2, g % 2, player) for g, name in enumerate(make_env().tasks[:count])]
+
+
+def said(episodes: list[Episode]) -> list[Any]:
+    return [(e.group, e.sample, e.task.id, e.outcome, [call.ids for call in e.calls]) for e in episodes]
+
+
+def test_what_is_played_does_not_depend_on_how_many_play(player: Player, model: Any) -> None:
+    alone = play(tickets(player), make_env, LocalEngine(model, END, 8), KEY)
+    over: list[Episode] = []
+    engine = LocalEngine(model, END, 8)
+    shared = play_apart(tickets(player), make_env, engine, KEY, over.append, workers=2)
+    assert said(shared) == said(alone)
+    assert Counter(map(id, over)) == Counter(map(id, shared)), "every episode is reported once, as it is returned"
+
+
+def test_a_few_tickets_are_not_worth_a_process(player: Player, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_begin", None)
+    engine = LocalEngine(model, END, 8)
+    assert len(play_apart(tickets(player, 15), make_env, engine, KEY, lambda episode: None, workers=4)) == 15
+
+
+class Dear(ToyEnv):
+    """Costs something."""
+
+    def reset(self, **given: Any) -> Any:
+        raise UserError("env=dear: costs money; pay")
+
+
+class Deadly(ToyEnv):
+    def reset(self, **given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("world", "error", "says"), [(Dear, UserError, "^env=dear: costs money"), (Deadly, RuntimeError, "ended with -9")]
+)
+def test_what_ends_a_process_ends_the_playing(player: Player, model: Any, world: Any, error: Any, says: str) -> None:
+    def make() -> Any:
+        return world(split="train", max_turns=9, seed=0)
+
+    with pytest.raises(error, match=says):
+        play_apart(tickets(player), make, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2)
+
+
+SLEEPERS = """
+import os, sys, time
+from pathlib import Path
+from pilotrl import workers
+def sleep(*given): Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(600)
+workers.play = sleep
+workers.play_apart(range(16), None, None, (), None, workers=2)
+"""
+
+
+def test_processes_die_with_the_run(tmp_path: Path) -> None:
+    """Else they would hold the lock on its folder, and nobody could go on."""
+    run = subprocess.Popen([sys.executable, "-c", SLEEPERS, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while len(names := os.listdir(tmp_path)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    while any(Path(f"/proc/{name}").exists() for name in names):
+        assert time.monotonic() < deadline, "still alive"
+        time.sleep(0.05)
