@@ -34,10 +34,11 @@ from pilotrl.envs import MIXTURE, Env, mixture
 from pilotrl.judge import Judge
 from pilotrl.policy import Policy, Voice
 from pilotrl.rehearsal import Memory
-from pilotrl.rollout import Player
+from pilotrl.rollout import Player, Playing, play
 from pilotrl.target import make
 from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.types import Role
+from pilotrl.workers import play_apart
 
 
 @dataclass
@@ -78,9 +79,10 @@ class Arena:
             tutor=ExpertTeacher() if expert else self.tutor,
         )
 
-    def workers(self) -> int:
-        """Processes that may play at once."""
-        return 1
+    @property
+    def play(self) -> Playing:
+        """How episodes are played: here."""
+        return play
 
     def spent(self) -> dict[str, float]:
         """What was asked of endpoints so far, by names such as `judge/requests`; nothing where there are none."""
@@ -96,8 +98,8 @@ class Arena:
     def players(self) -> list[Player]:
         """Who plays in training: the run's paradigm, or each of those that the stage demonstrates."""
         stage = self.config.stage
-        play = partial(self.player, teacher=stage.planner == "teacher", expert=stage.plays == "expert")
-        players = [play(agent=paradigm(name)) for name in stage.agents] or [play()]
+        one = partial(self.player, teacher=stage.planner == "teacher", expert=stage.plays == "expert")
+        players = [one(agent=paradigm(name)) for name in stage.agents] or [one()]
         graded = stage.planner == "policy" and "plan_quality" in stage.terms
         return [replace(player, candidates=stage.candidates, graded=graded) for player in players]
 
@@ -125,10 +127,11 @@ class Bench(Arena):
         return cls(config, chat, engine, scoring(config), tutor, tokenizer, actor, algorithm)
 
 
-    def workers(self) -> int:
-        """As many as torch has threads, where the policy plays on CPU and nobody's connections would be forked."""
+    @property
+    def play(self) -> Playing:
+        """By as many processes as torch has threads, where the policy plays on CPU and nobody's connections would be forked."""
         here = next(self.policy.parameters()).device.type == "cpu" and not isinstance(self.tutor, teacher.Remote)
-        return torch.get_num_threads() if here and sys.platform == "linux" else 1
+        return partial(play_apart, workers=torch.get_num_threads()) if here and sys.platform == "linux" else play
 
 
 def remote(config: Config) -> Arena:

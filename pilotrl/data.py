@@ -22,10 +22,9 @@ from pilotrl.envs import Env, home
 from pilotrl.judge import Judge, Remote
 from pilotrl.judge.grading import begin, grade
 from pilotrl.rewards import score
-from pilotrl.rollout import Player, Ticket
+from pilotrl.rollout import Player, Playing, Ticket, play
 from pilotrl.tasks import schedule
 from pilotrl.types import Episode, Role, Task, UserError
-from pilotrl.workers import play_apart
 
 if TYPE_CHECKING:
     from pilotrl.endpoint import Endpoint
@@ -100,13 +99,13 @@ class Rollouts(IterableDataset[Batch]):
         world: float = 0.0,
         over: Callable[[], bool] = lambda: False,
         first: int | None = None,
-        workers: int = 1,
+        play: Playing = play,
     ) -> None:
         self.env, self.split, self.make_env, self.engine = env, split, make_env, engine
         self.players, self.scoring, self.trains = players, scoring, trains
         self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
-        self.rank, self.ranks, self.world, self.over, self.workers = rank, ranks, world, over, workers
+        self.rank, self.ranks, self.world, self.over, self.play = rank, ranks, world, over, play
         self.seconds = 0.0
         self.names = make_env().tasks[:first]
 
@@ -129,8 +128,7 @@ class Rollouts(IterableDataset[Batch]):
             self.scoring.begin(episode)
             self.on_episode(step, next(done), len(tickets))
 
-        key = self.seed, self.split, step
-        episodes = play_apart(tickets, self.make_env, self.engine, key, over, self.workers)
+        episodes = self.play(tickets, self.make_env, self.engine, (self.seed, self.split, step), over)
         check_starts(episodes)
         self.scoring(episodes)
         shape = self.tasks, self.group_size

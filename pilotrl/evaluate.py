@@ -28,7 +28,6 @@ from pilotrl.rollout import Player, Ticket
 from pilotrl.statistics import panel_block
 from pilotrl.tasks import drawn
 from pilotrl.types import Episode, Task
-from pilotrl.workers import play_apart
 
 OWN, TEACHER = "own", "teacher's"
 Played = dict[str, list[Episode]]
@@ -116,7 +115,7 @@ def measure(bench: Arena, panel: Panel, known: Played, on_done: Callable[[str, i
         if arm in known:
             played[arm] = known[arm]
         else:
-            played[arm] = play_apart(tickets, partial(bench.env, panel.split), bench.engine, key, report, bench.workers())
+            played[arm] = bench.play(tickets, partial(bench.env, panel.split), bench.engine, key, report)
         bench.scoring(played[arm])
     return played
 

@@ -75,6 +75,10 @@ class Ticket:
     player: Player
 
 
+Playing = Callable[[Sequence[Ticket], Callable[[], Env], Engine, Key, Callable[[Episode], None]], list[Episode]]
+"""As `play` does it."""
+
+
 def seed_of(*key: int | str) -> int:
     """A 63-bit seed from what a call is, the same on every machine."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1

@@ -249,7 +249,7 @@ class Run:
             on_episode=self.played_one,
             over=self.over,
             first=None if validates else config.stage.demonstrations,
-            workers=bench.workers() // trainer.world_size,
+            play=bench.play,
         )
 
     def played_one(self, step: int, done: int, total: int) -> None:

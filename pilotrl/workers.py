@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from pilotrl.engine import Engine
+from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import Env
 from pilotrl.rollout import Key, Ticket, play
 from pilotrl.types import Episode
@@ -95,6 +96,8 @@ def _work(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    if isinstance(engine, LocalEngine):
+        engine.settle()
     try:
         play(tickets, make_env, engine, key, tell.send)
     except Exception as error:
