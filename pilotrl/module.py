@@ -79,15 +79,9 @@ class PilotModule(LightningModule):
             calls = self.total(int(credit.returns[batch.calls(episodes)].isfinite().sum()))
             for micro in batch.micros(episodes, self.micro_tokens, taught):
                 scored = self.policy(micro.to(self.device), self.temperature)
-                loss, stats = self.algorithm.loss(
-                    scored.logprobs,
-                    micro.logprobs.to(self.device),
-                    weights[micro.token_call].to(self.device),
-                    scored.values,
-                    credit.returns[micro.call].to(self.device),
-                    tokens,
-                    calls,
-                )
+                played = micro.logprobs.to(self.device), weights[micro.token_call].to(self.device)
+                returns = credit.returns[micro.call].to(self.device)
+                loss, stats = self.algorithm.loss(scored.logprobs, *played, scored.values, returns, tokens, calls)
                 with self.unsynced():
                     self.manual_backward(loss)
                 stats = {name: value * tokens / seen for name, value in stats.items()}  # of tokens; those of calls miss none

@@ -225,6 +225,31 @@ def test_every_token_of_a_reply_is_drawn_anew(model: Any) -> None:
     assert reply.ids != other.ids
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+def test_guessing_tokens_ahead_changes_steps_and_nothing_else(
+    model: Any, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that repeats itself, of which some guesses hold, and a limit that may fall inside a guess."""
+    prompts = [[5, 6, 7, 8, 9, 10, 11] * 3 + [20 + i, 5, 6, 7] for i in range(6)]
+
+    def played(ahead: int) -> tuple[list[Reply], int]:
+        monkeypatch.setattr(local, "DRAFT", ahead)
+        engine, replies, steps = LocalEngine(model, END, 6), list[Reply](), 0
+        for i, prompt in enumerate(prompts):
+            engine.submit(request((0, i), prompt, max_tokens=30 + i, temperature=temperature, seed=i))
+        while len(replies) < len(prompts):
+            replies += engine.step()
+            steps += 1
+        return sorted(replies, key=lambda reply: reply.session), steps
+
+    (plain, many), (guessed, few) = played(0), played(3)
+    assert [reply.ids for reply in guessed] == [reply.ids for reply in plain]
+    assert [reply.stop for reply in guessed] == [reply.stop for reply in plain]
+    for one, other in zip(guessed, plain, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert few < many or temperature == 1
+
+
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 8.0])
 def test_drawing_from_the_likeliest_draws_what_sorting_all_would(sharpness: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flat distributions, where the few do not reach the share that is asked for, and peaked ones, in which they do."""

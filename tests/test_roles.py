@@ -235,14 +235,15 @@ def test_a_chain_of_stages_and_its_evaluation(
     warm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(running, "learning_curve", lambda *given: None)
-    how = ("train.weight_decay=0.1", "model.roles=separate", "model.lora.rank=4", f"model.path={warm}", f"root={tmp_path}")
+    how = ("algorithm=ppo", "train.weight_decay=0.1", "model.roles=separate", "model.lora.rank=4")
+    how += (f"model.path={warm}", f"root={tmp_path}")
     first = start(tmp_path / "first", *how)
     second = start(tmp_path / "second", *how, "stage.planner=policy", "stage.trains=[planner]", f"parent={first}")
     drift = [json.loads(run.summary.read_text())["drift"] for run in (first, second)]
     assert drift[0]["planner"] == drift[1]["executor"] == 0.0
     saved = {role: [(run.policy / role / "adapter_model.safetensors").read_bytes() for run in (first, second)] for role in ROLES}
     assert saved["executor"][0] == saved["executor"][1]
-    assert saved["planner"][0] != saved["planner"][1]  # whatever it was rewarded for: by weight decay
+    assert saved["planner"][0] != saved["planner"][1]  # by weight decay; a critic is updated even where all went alike
     assert evaluate.main([f"checkpoint={second}"]) == 0
     (found,) = tmp_path.glob("*/*-evaluate-toy/evaluation.json")
     measured = [json.loads(path.read_text())["eval"] for path in (found, second.summary)]

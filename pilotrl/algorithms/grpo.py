@@ -109,16 +109,9 @@ class Grpo:
     critic: ClassVar[bool] = False
 
     def advantages(
-        self,
-        rewards: Tensor,
-        turn_rewards: Tensor,
-        group: Tensor,
-        success: Tensor,
-        terminated: Tensor,
-        call_episode: Tensor,
-        steered: Tensor,
-        values: Tensor,
-    ) -> Credit:
+        self, rewards: Tensor, turn_rewards: Tensor, group: Tensor, success: Tensor, terminated: Tensor, call_episode: Tensor,
+        steered: Tensor, values: Tensor,
+    ) -> Credit:  # fmt: skip
         """See `Algorithm`."""
         credit = advantages(rewards, group, self.scale)[call_episode] * steered
         for earned in turn_rewards if self.turn_credit else ():
@@ -126,14 +119,8 @@ class Grpo:
         return Credit(credit, torch.full_like(credit, torch.nan), dead_groups(rewards, group, success))
 
     def loss(
-        self,
-        logprobs: Tensor,
-        old_logprobs: Tensor,
-        advantages: Tensor,
-        values: Tensor,
-        returns: Tensor,
-        tokens: float,
+        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, values: Tensor, returns: Tensor, tokens: float,
         calls: float,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """See `Algorithm`."""
         return loss(logprobs, old_logprobs, advantages, tokens, self.clip_low, self.clip_high, self.dual_clip)

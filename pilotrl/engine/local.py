@@ -3,11 +3,17 @@
 The model is the one that learns, so a weight sync is nothing, and log-probabilities are those of the learner. Every step is
 one forward pass over all new tokens of all sessions, long prompts and single tokens side by side; a session that ends
 frees its slot for the next. What a session's slot holds is reused as far as the next prompt starts with the same tokens.
+
+Agents repeat themselves: a plan is written anew with most of its steps as they were. So a few tokens are guessed from where the
+last ones stood before, and seen in the same pass (prompt lookup decoding; speculative decoding, arXiv 2211.17192). A seed belongs
+to a call and a place in it, so each place gets the token that it would have got one by one, and what was sampled behind a wrong
+guess is dropped.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,6 +25,8 @@ from pilotrl.attention import Cache
 from pilotrl.types import Reply, Request
 
 Session = tuple[int, int]
+CLUE, DRAFT = 3, 3
+"""Tokens by which a place in the text is found again, and how many are guessed from there."""
 FEW = 64
 """Tokens among which one is drawn, where a share of the likeliest is asked for that these reach."""
 
@@ -31,6 +39,26 @@ class _Running:
     """Tokens the model has not seen yet: the prompt's rest, then each sampled one."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    after: dict[tuple[int, ...], int] = field(default_factory=dict)
+    """Where in prompt and reply, of all places up to `read`, what follows some tokens stood last."""
+    read: int = 0
+
+    def draft(self) -> list[int]:
+        """What may come next: what came next where the last few tokens stood before."""
+        text, room = self.request.prompt + self.ids, self.request.max_tokens - len(self.ids) - 1
+        for place in range(max(self.read, CLUE), len(text)):
+            self.after[tuple(text[place - CLUE : place])] = place
+        self.read = len(text)
+        place = self.after.get(tuple(text[-CLUE:]), len(text))
+        return text[place : place + min(DRAFT, room)]
+
+    def take(self, draft: list[int], chosen: list[int], logprobs: list[float], end: int) -> None:
+        """Tokens in order, as long as each was sampled behind the one before it and not behind another guess."""
+        for token, logprob, guess in zip(chosen, logprobs, [*draft, None], strict=True):
+            self.ids.append(token)
+            self.logprobs.append(logprob)
+            if token != guess or self.over(end):
+                break
 
     def over(self, end: int) -> bool:
         return self.ids[-1] == end or len(self.ids) >= self.request.max_tokens
@@ -74,42 +102,46 @@ class LocalEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:
-        """One forward pass, one more token for every running request; returns those that ended."""
+        """One forward pass, at least one more token for every running request; returns those that ended."""
         if not self.running:
             return []
-        chosen, logprobs = self._sample(self._logits())
-        for run, token, logprob in zip(self.running, chosen, logprobs, strict=True):
-            run.ids.append(token)
-            run.logprobs.append(logprob)
-            run.fresh = [token]
+        drafts = [run.draft() for run in self.running]
+        chosen, logprobs = self._sample(self._logits(drafts), drafts)
+        for run, draft in zip(self.running, drafts, strict=True):
+            had, rows = len(run.ids), len(draft) + 1
+            run.take(draft, chosen[:rows], logprobs[:rows], self.end)
+            self.known[run.slot] += run.fresh + run.ids[had:-1]
+            run.fresh = run.ids[-1:]
+            chosen, logprobs = chosen[rows:], logprobs[rows:]
         done = [r for r in self.running if r.over(self.end)]
         self.running = [r for r in self.running if not r.over(self.end)]
         return [
             Reply(r.request.session, r.ids, r.logprobs, "end" if r.ids[-1] == self.end else "length") for r in done
         ]
 
-    def _logits(self) -> Tensor:
-        """[running, vocabulary] after each one's last token."""
-        counts = [len(run.fresh) for run in self.running]
+    def _logits(self, drafts: list[list[int]]) -> Tensor:
+        """[rows, vocabulary] after each one's last token, and after each token of its draft."""
+        fed = [run.fresh + draft for run, draft in zip(self.running, drafts, strict=True)]
+        counts = [len(tokens) for tokens in fed]
         slots = [run.slot for run in self.running]
         device = self.model.device
         position = self.cache.place(slots, [len(self.known[slot]) for slot in slots], counts, device)
-        ids = torch.tensor([token for run in self.running for token in run.fresh], device=device).unsqueeze(0)
-        last = torch.tensor(counts, device=device).cumsum(0) - 1
+        ids = torch.tensor([token for tokens in fed for token in tokens], device=device).unsqueeze(0)
+        ends = [end - i for end, draft in zip(accumulate(counts), drafts, strict=True) for i in range(len(draft) + 1, 0, -1)]
+        rows = torch.tensor(ends, device=device)
         out = self.model(
-            input_ids=ids, position_ids=position, use_cache=False, cache=self.cache, logits_to_keep=last
+            input_ids=ids, position_ids=position, use_cache=False, cache=self.cache, logits_to_keep=rows
         )
-        for run in self.running:
-            self.known[run.slot] += run.fresh
         logits: Tensor = out.logits[0].float()
         return logits
 
-    def _sample(self, logits: Tensor) -> tuple[list[int], list[float]]:
+    def _sample(self, logits: Tensor, drafts: list[list[int]]) -> tuple[list[int], list[float]]:
         """Draw from softmax(logits / temperature) cut at top_p; log-probabilities are those before the cut."""
-        requests = [run.request for run in self.running]
+        rows = [(run, i) for run, draft in zip(self.running, drafts, strict=True) for i in range(len(draft) + 1)]
+        requests = [run.request for run, _ in rows]
         heat = torch.tensor([r.temperature or 1.0 for r in requests], device=logits.device)
         logprobs = (logits / heat[:, None]).log_softmax(-1)
-        draws = _uniform([r.seed for r in requests], [len(run.ids) for run in self.running])
+        draws = _uniform([r.seed for r in requests], [len(run.ids) + i for run, i in rows])
         chosen = _draw(logprobs, torch.from_numpy(draws).to(logits.device), [r.top_p for r in requests])
         greedy = torch.tensor([r.temperature == 0 for r in requests], device=logits.device)
         chosen = torch.where(greedy, logits.argmax(-1), chosen)
