@@ -63,6 +63,11 @@ def stores() -> Rule:
 
 def rules(config: Config) -> dict[str, Rule]:
     """What each value may be. A value of null passes: where its type allows null, null is meant."""
+    return _acting(config) | _learning(config) | _running()
+
+
+def _acting(config: Config) -> dict[str, Rule]:
+    """Who plays, how, and for what."""
     return {
         "model.dtype": one_of(["float32", "bfloat16"]),
         "model.prompts": one_of(prompts.sets()),
@@ -88,6 +93,11 @@ def rules(config: Config) -> dict[str, Rule]:
         "reward.overlong_limit": at_least(1),
         "reward.overlong_buffer": within(0, config.reward.overlong_limit),
         "reward.overlong_penalty": at_least(0),
+    }
+
+
+def _learning(config: Config) -> dict[str, Rule]:
+    return {
         "algorithm.name": one_of(stems(PACKAGE / "algorithms", ".py")),
         "algorithm.clip_low": within(0, 1),
         "algorithm.clip_high": at_least(0),
@@ -97,8 +107,6 @@ def rules(config: Config) -> dict[str, Rule]:
         "algorithm.gae_lambda": within(0, 1),
         "algorithm.value_coef": at_least(0),
         "algorithm.value_lr": at_least(0),
-        "engine.name": one_of(stems(CONF / "engine", ".yaml")),
-        "engine.slots": at_least(1),
         "train.steps": at_least(1),
         "train.tasks": at_least(1),
         "train.group_size": at_least(2 if config.algorithm.name == "grpo" else 1),
@@ -114,6 +122,14 @@ def rules(config: Config) -> dict[str, Rule]:
         "train.patience": at_least(0),
         "train.validate_every": at_least(0),
         "train.validate_tasks": at_least(1 if config.train.validate_every else 0),
+    }
+
+
+def _running() -> dict[str, Rule]:
+    """What is measured, on what, and what is kept."""
+    return {
+        "engine.name": one_of(stems(CONF / "engine", ".yaml")),
+        "engine.slots": at_least(1),
         "panel.tasks": at_least(1),
         "panel.samples": at_least(1),
         "panel.temperature": above(0),

@@ -59,7 +59,8 @@ def command(model: Path, *overrides: str) -> list[str]:
     """A run of seconds."""
     sizes = ("model.max_length=192", "model.max_plan_tokens=12", "model.max_action_tokens=8", f"model.path={model}")
     sizes += ("model.lora.rank=null",)  # checkpoints that fill it
-    train = ("algorithm=ppo", "train.steps=60", "train.tasks=2", "train.group_size=4", "checkpoint.every=2", "checkpoint.calls_every=0")
+    train = ("algorithm=ppo", "train.steps=60", "train.tasks=2", "train.group_size=4", "checkpoint.every=2")
+    train += ("checkpoint.calls_every=0",)
     panel = ("panel.tasks=2", "panel.samples=1", "panel.greedy=false", "trainer.threads=1")
     return [sys.executable, "-m", "pilotrl", "env=toy", *sizes, *train, *panel, *overrides]
 
