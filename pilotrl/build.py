@@ -32,9 +32,10 @@ from pilotrl.engine.lanes import Lanes
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import MIXTURE, Env, mixture
 from pilotrl.judge import Judge
+from pilotrl.player import Player, Playing
 from pilotrl.policy import Policy, Voice
 from pilotrl.rehearsal import Memory
-from pilotrl.rollout import Player, Playing, play
+from pilotrl.rollout import play
 from pilotrl.target import make
 from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.types import Role

@@ -21,8 +21,9 @@ from pilotrl.engine import Engine
 from pilotrl.envs import Env, home
 from pilotrl.judge import Judge, Remote
 from pilotrl.judge.grading import begin, grade
+from pilotrl.player import Player, Playing, Ticket
 from pilotrl.rewards import score
-from pilotrl.rollout import Player, Playing, Ticket, play
+from pilotrl.rollout import play
 from pilotrl.tasks import schedule
 from pilotrl.types import Episode, Role, Task, UserError
 

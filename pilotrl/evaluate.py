@@ -22,9 +22,9 @@ from pilotrl.config import Config
 from pilotrl.display import Display
 from pilotrl.envs import MIXTURE, home
 from pilotrl.folder import RunFolder, write_whole
+from pilotrl.player import Player, Ticket
 from pilotrl.preflight import Side, evaluated
 from pilotrl.records import to_record
-from pilotrl.rollout import Player, Ticket
 from pilotrl.statistics import panel_block
 from pilotrl.tasks import drawn
 from pilotrl.types import Episode, Task

@@ -21,7 +21,8 @@ import torch
 from pilotrl.engine import Engine
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import Env
-from pilotrl.rollout import Key, Ticket, play
+from pilotrl.player import Key, Ticket
+from pilotrl.rollout import play
 from pilotrl.types import Episode
 
 FEWEST = 8

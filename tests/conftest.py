@@ -34,9 +34,10 @@ from pilotrl.folder import RunFolder
 from pilotrl.judge.rule import RuleJudge
 from pilotrl.ledger import Ledger
 from pilotrl.module import PilotModule
+from pilotrl.player import Player, Ticket
 from pilotrl.policy import Policy
 from pilotrl.records import to_record
-from pilotrl.rollout import Player, Ticket, play
+from pilotrl.rollout import play
 from pilotrl.statistics import panel_block
 from pilotrl.types import Call, Episode, Task, Turn
 

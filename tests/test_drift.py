@@ -15,8 +15,9 @@ from pilotrl import policy
 from pilotrl.drift import Probe
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import load
+from pilotrl.player import Player, Ticket
 from pilotrl.policy import Policy
-from pilotrl.rollout import Player, Ticket, play
+from pilotrl.rollout import play
 from pilotrl.types import Call, Episode, Task
 
 HEAT = 0.7

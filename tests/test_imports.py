@@ -15,6 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("algorithms", "attention", "batch", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
     ("command", "display", "judge", "ledger", "planset", "records", "rewards", "rules", "statistics", "tasks", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),
+    ("player",),
     ("compose", "feed", "module", "rehearsal", "rollout"),
     ("workers",),
     ("chain", "data", "drift", "play", "report", "sync", "tracking"),
@@ -30,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 TEXT = ("types", "rules", "target", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records")
 TEXT += ("rewards", "chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted")
-TEXT += ("__main__", "audit", "command", "endpoint", "engine/openai", "plans", "planset", "tasks", "teacher")
+TEXT += ("__main__", "player", "audit", "command", "endpoint", "engine/openai", "plans", "planset", "tasks", "teacher")
 TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
 """What knows strings and lists. Loading it loads no tensor library."""
 

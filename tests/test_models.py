@@ -18,8 +18,9 @@ from pilotrl.batch import rows_of
 from pilotrl.build import stranger
 from pilotrl.compose import composed_job, parse
 from pilotrl.context import Chat, Context
+from pilotrl.player import Ticket
 from pilotrl.policy import learned
-from pilotrl.rollout import Ticket, play
+from pilotrl.rollout import play
 from pilotrl.types import Task
 
 CHATML = (

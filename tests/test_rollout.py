@@ -17,8 +17,9 @@ from pilotrl.engine.local import LocalEngine
 from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import Info, load
 from pilotrl.envs.toy import ToyEnv
+from pilotrl.player import Player, Ticket, due, likelihood, seed_of
 from pilotrl.prompts import load as load_prompts
-from pilotrl.rollout import ATTEMPTS, Player, Ticket, due, likelihood, play, seed_of
+from pilotrl.rollout import ATTEMPTS, play
 from pilotrl.types import Episode, Reply, Request, Task, UserError, WorldError
 
 KEY = (0, "train", 0)

@@ -17,7 +17,8 @@ from pilotrl import workers
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.rollout import Player, Ticket, play
+from pilotrl.player import Player, Ticket
+from pilotrl.rollout import play
 from pilotrl.types import Episode, Task, UserError
 from pilotrl.workers import play_apart
 

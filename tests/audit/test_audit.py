@@ -24,8 +24,9 @@ from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import load, webshop, wordle
 from pilotrl.envs.toy import COLORS
 from pilotrl.folder import RunFolder
+from pilotrl.player import Player, Ticket
 from pilotrl.records import to_record
-from pilotrl.rollout import Player, Ticket, play
+from pilotrl.rollout import play
 from pilotrl.statistics import paired
 from pilotrl.types import Episode, Task
 from tests.conftest import scoring
