@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-FEW = 2
-"""Two to this power: new tokens of a sequence that is being generated, at most; those of a prompt are more."""
+AHEAD = 4
+"""New tokens of a sequence that is being generated, at most; a prompt mostly brings more."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Cache:
         self.position = start.repeat_interleave(count) + inside
         sizes: dict[int, list[int]] = {}
         for i, n in enumerate(counts):
-            sizes.setdefault(max((n - 1).bit_length(), FEW), []).append(i)  # alike lengths together: little padding
+            sizes.setdefault((max(n, AHEAD) - 1).bit_length(), []).append(i)  # alike lengths together: little padding
         self.spans = [self._span(members, slots, start, count, first) for members in sizes.values()]
         return self.position.unsqueeze(0)
 
@@ -71,7 +71,7 @@ class Cache:
         hidden = torch.arange(longest, device=start.device) > (start[:, None] + step)[:, None, :, None]
         mask = torch.zeros(hidden.shape, device=start.device).masked_fill_(hidden, -torch.inf)
         own = [slots[i] for i in members]
-        width = max(own) + 1 if n <= 2**FEW and 2 * max(own) < 3 * len(own) else 0
+        width = max(own) + 1 if n <= AHEAD and 2 * max(own) < 3 * len(own) else 0
         return Span(torch.tensor(own, device=start.device), width, first[:, None] + step, mask)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

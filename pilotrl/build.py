@@ -127,7 +127,6 @@ class Bench(Arena):
         tutor = teacher.build(plain(config.teacher))
         return cls(config, chat, engine, scoring(config), tutor, tokenizer, actor, algorithm)
 
-
     @property
     def play(self) -> Playing:
         """By as many processes as torch has threads, where the policy plays on CPU and nobody's connections would be forked."""

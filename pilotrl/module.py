@@ -73,9 +73,9 @@ class PilotModule(LightningModule):
         totals = {name: share * groups / batch.groups for name, share in credit.stats.items()}
         norm = 0.0
         parts = batch.parts(self.minibatches, self.seed * 1_000_003 + step)
-        parts = [part for part in parts if self.total(batch.tokens(part, taught))]
-        for episodes in parts:
-            tokens, seen = self.total(batch.tokens(episodes)), self.total(batch.tokens(episodes, taught))
+        lessons = [(part, seen) for part in parts if (seen := self.total(batch.tokens(part, taught)))]
+        for episodes, seen in lessons:
+            tokens = self.total(batch.tokens(episodes))
             calls = self.total(int(credit.returns[batch.calls(episodes)].isfinite().sum()))
             for micro in batch.micros(episodes, self.micro_tokens, taught):
                 scored = self.policy(micro.to(self.device), self.temperature)
@@ -87,8 +87,8 @@ class PilotModule(LightningModule):
                 stats = {name: value * tokens / seen for name, value in stats.items()}  # of tokens; those of calls miss none
                 stats |= {"loss": loss.detach(), "entropy": scored.entropy.sum() / seen}
                 for name, value in stats.items():
-                    totals[name] = totals.get(name, 0.0) + float(value) / len(parts)
-            norm += self.update(step) / len(parts)
+                    totals[name] = totals.get(name, 0.0) + float(value) / len(lessons)
+            norm += self.update(step) / len(lessons)
         self.version += 1
         logged = self.summed(totals) | {"grad_norm": norm, "lr": self.lr * self.pace(step)}
         self.metrics = {f"train/{name}": value for name, value in logged.items()}

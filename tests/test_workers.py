@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft.tuners.lora import LoraLayer
 
-from pilotrl import workers
+from pilotrl import policy, workers
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
@@ -79,7 +81,7 @@ def test_what_ends_a_process_ends_the_playing(player: Player, model: Any, world:
 SLEEPERS = """
 import os, sys, time
 from pathlib import Path
-from pilotrl import workers
+from pilotrl import policy, workers
 def sleep(*given): Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(600)
 workers.play = sleep
 workers.play_apart(range(16), None, None, (), None, workers=2)
@@ -98,3 +100,19 @@ def test_processes_die_with_the_run(tmp_path: Path) -> None:
     while any(Path(f"/proc/{name}").exists() for name in names):
         assert time.monotonic() < deadline, "still alive"
         time.sleep(0.05)
+
+
+def test_a_process_that_only_plays_says_the_same_with_its_adapter_in_the_weights(player: Player, tiny: Path) -> None:
+    model = policy.load_model(str(tiny), "float32", False, 4, 8.0, ["q_proj", "v_proj", "down_proj"])
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    engine = LocalEngine(model, END, 8)
+    apart = play(tickets(player, 6), make_env, engine, KEY)
+    engine.settle()
+    merged = play(tickets(player, 6), make_env, engine, KEY)
+    assert all(module.merged for module in model.modules() if isinstance(module, LoraLayer))
+    assert said(merged) == said(apart)
+    for one, other in zip(merged, apart, strict=True):
+        assert [p for c in one.calls for p in c.logprobs] == pytest.approx([p for c in other.calls for p in c.logprobs], abs=1e-4)

@@ -21,11 +21,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from pilotrl.attention import Cache
+from pilotrl.attention import AHEAD, Cache
 from pilotrl.types import Reply, Request
 
 Session = tuple[int, int]
-CLUE, DRAFT = 3, 3
+CLUE, DRAFT = 3, AHEAD - 1
 """Tokens by which a place in the text is found again, and how many are guessed from there."""
 FEW = 64
 """Tokens among which one is drawn, where a share of the likeliest is asked for that these reach."""
