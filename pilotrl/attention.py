@@ -1,6 +1,7 @@
 """One attention function for learning and for generating, registered with transformers as `pilotrl`.
 
-Learning: rows padded on the right. Attention is causal, so no real token ever sees padding, and no mask is needed.
+Learning: rows as a trie in one flat row, what several begin with once, as linear layers see it; each row's new tokens then
+attend to all of that row. There is no padding, and the gradient of what is shared adds up by itself.
 Generating: the new tokens of many sequences lie side by side in one flat row; their keys and values go into slots that
 stay where they are between calls. Linear layers then see no padding, and a decoded token costs no copy of its past.
 Any decoder of transformers that goes through its attention interface works; a model with sliding windows does not.
@@ -112,6 +113,30 @@ class Cache:
         return new
 
 
+@dataclass(frozen=True)
+class Trie:
+    """Which tokens of a flat row attend to which: see `Micro`, whose columns these are."""
+
+    fresh: list[int]
+    lengths: list[int]
+    path: Tensor
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention of flat queries [1, heads, T, dim], each over its own row up to itself; returns [1, T, heads, dim]."""
+        group = query.shape[1] // key.shape[1]
+        rows = (x[:, :, self.path].repeat_interleave(group, dim=1).split(self.lengths, dim=2) for x in (key, value))
+        queries = query.split(self.fresh, dim=2)
+        seen = [_last(q, k, v, scale) for q, k, v in zip(queries, *rows, strict=True) if q.shape[2]]
+        return torch.cat(seen, dim=2).transpose(1, 2)
+
+
+def _last(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attention of a row's last tokens, each to all up to itself."""
+    new, length = query.shape[2], key.shape[2]
+    seen = None if new == length else torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=seen is None, scale=scale)
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -120,16 +145,14 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float,
     cache: Cache | None = None,
+    trie: Trie | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [B, heads, T, dim], key and value [B, kv heads, T, dim]."""
     if cache is not None:
         return cache.attend(int(module.layer_idx), query, key, value, scaling), None  # type: ignore[arg-type]
-    group = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
-    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
-    return out.transpose(1, 2), None
+    rows = trie or Trie([query.shape[2]], [query.shape[2]], torch.arange(query.shape[2], device=query.device))
+    return rows.attend(query, key, value, scaling), None
 
 
 AttentionInterface.register("pilotrl", attend)
-

@@ -21,29 +21,36 @@ from pilotrl.types import Call, Episode, Role
 
 @dataclass(frozen=True)
 class Micro:
-    """Rows of one forward pass, padded on the right, with what is trained in them."""
+    """Rows of one forward pass, laid out as a trie: T tokens, those that rows begin with alike once, and what is trained."""
 
     ids: Tensor
-    """[R, L]; whatever stands behind a row's end is never attended to."""
-    token_row: Tensor
-    """[N] row of each trained token ..."""
-    token_position: Tensor
-    """[N] ... and its place in it: the logits one place before predict it."""
+    """[T] row by row, of each what the row before it does not begin with."""
+    position: Tensor
+    """[T] places in their rows."""
+    fresh: list[int]
+    """Of each row: how many of its tokens, the last ones, are new among the T ..."""
+    lengths: list[int]
+    """... how many it has in all ..."""
+    path: Tensor
+    """[sum of lengths] ... and where among the T each of them stands."""
+    sampled: Tensor
+    """[N] ids of the trained tokens."""
+    token_state: Tensor
+    """[N] where among the T the token before each of them stands, whose logits predict it."""
     token_call: Tensor
     """[N] call of each trained token, an index into the batch's calls."""
     logprobs: Tensor
     """[N] as recorded when sampling."""
     call: Tensor
     """[M] the calls in these rows, indices into the batch's."""
-    call_row: Tensor
-    call_position: Tensor
-    """[M] the last token of each call's prompt, where its value is read."""
+    call_state: Tensor
+    """[M] where the last token of each call's prompt stands, at which its value is read."""
     adapter: str | None
     """The one that all these rows are run under."""
 
     def to(self, device: torch.device) -> Micro:
-        tensors = (field.name for field in fields(self) if field.name != "adapter")
-        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        tensors = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 @dataclass
@@ -87,40 +94,63 @@ class Batch:
     """[N] as `logprobs`, again under the weights that played, before they learned; where the step's calls are kept."""
 
     def parts(self, count: int, seed: int) -> list[list[int]]:
-        """This rank's episodes in each of `count` minibatches (fewer, where a step has fewer episodes).
+        """This rank's episodes in each of `count` minibatches (fewer, where a step has fewer groups).
 
-        All ranks' episodes are dealt at random, so that an episode's minibatch does not depend on who played it.
+        All ranks' groups are dealt at random, so that an episode's minibatch does not depend on who played it; whole, since
+        episodes of a group begin alike, and their advantages add up to nothing.
         """
-        total = self.groups * self.group_size
-        place = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
-        part = [place[episode.group * self.group_size + episode.sample] % count for episode in self.episodes]
-        return [[i for i, k in enumerate(part) if k == number] for number in range(min(count, total))]
+        place = torch.randperm(self.groups, generator=torch.Generator().manual_seed(seed)).tolist()
+        parts = min(count, self.groups)
+        dealt = [place[episode.group] % parts for episode in self.episodes]
+        return [[i for i, part in enumerate(dealt) if part == number] for number in range(parts)]
 
     def micros(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[Micro]:
-        """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, the longest first, in pieces of at
-        most `tokens` padded tokens (at least one row)."""
+        """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike side by
+        side, in pieces of at most `tokens` tokens that have to be run (at least one row)."""
         wanted, adapters = set(episodes), self.row_adapter
         rows = [i for i, e in enumerate(self.row_episode) if e in wanted and (among is None or among[i])]
-        rows.sort(key=lambda i: (adapters[i] or "", -len(self.rows[i])))
-        while rows:
-            fit = rows[: max(1, tokens // len(self.rows[rows[0]]))]
-            fit = [i for i in fit if adapters[i] == adapters[rows[0]]]
+        texts = {i: self.rows[i].tolist() for i in rows}
+        fit, size = list[int](), 0
+        for row in sorted(rows, key=lambda i: (adapters[i] or "", texts[i])):
+            alike = bool(fit) and adapters[fit[-1]] == adapters[row]
+            fresh = len(texts[row]) - (shared(texts[fit[-1]], texts[row]) if alike else 0)
+            if fit and (not alike or size + fresh > tokens):
+                yield self.micro(fit)
+                fit, size, fresh = [], 0, len(texts[row])
+            fit.append(row)
+            size += fresh
+        if fit:
             yield self.micro(fit)
-            rows = rows[len(fit) :]
 
     def micro(self, rows: Sequence[int]) -> Micro:
-        place = torch.full((len(self.rows),), -1)
-        place[list(rows)] = torch.arange(len(rows))
-        mine, call = place[self.token_row] >= 0, (place[self.call_row] >= 0).nonzero()[:, 0]
+        """A forward pass over some rows; what one begins with as the one before it does is not run again."""
+        ids, position, fresh, path = list[int](), list[int](), list[int](), list[int]()
+        start = torch.full((len(self.rows),), -1)
+        before: list[int] = []
+        for number in rows:
+            row = self.rows[number].tolist()
+            same = shared(before, row)
+            start[number] = len(path)
+            path += path[len(path) - len(before) :][:same] + [*range(len(ids), len(ids) + len(row) - same)]
+            ids += row[same:]
+            position += range(same, len(row))
+            fresh.append(len(row) - same)
+            before = row
+        mine, call = start[self.token_row] >= 0, (start[self.call_row] >= 0).nonzero()[:, 0]
+        place, told = torch.tensor(path), torch.tensor(ids)
+        spot = start[self.token_row[mine]] + self.token_position[mine]
         return Micro(
-            ids=torch.nn.utils.rnn.pad_sequence([self.rows[i] for i in rows], batch_first=True),
-            token_row=place[self.token_row[mine]],
-            token_position=self.token_position[mine],
+            ids=told,
+            position=torch.tensor(position),
+            fresh=fresh,
+            lengths=[len(self.rows[number]) for number in rows],
+            path=place,
+            sampled=told[place[spot]],
+            token_state=place[spot - 1],
             token_call=self.token_call[mine],
             logprobs=self.logprobs[mine],
             call=call,
-            call_row=place[self.call_row[call]],
-            call_position=self.call_position[call],
+            call_state=place[start[self.call_row[call]] + self.call_position[call]],
             adapter=self.row_adapter[rows[0]],
         )
 
@@ -185,6 +215,11 @@ def collate(
         groups=groups,
         group_size=group_size,
     )
+
+
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-import pilotrl.attention  # noqa: F401  (registers the attention function named below)
 from pilotrl import PACKAGE, wheel
+from pilotrl.attention import Trie  # which registers the attention function that is named below
 from pilotrl.batch import Micro
 from pilotrl.types import Role
 
@@ -60,21 +60,21 @@ class Policy(nn.Module):
 
     def forward(self, micro: Micro, temperature: float) -> Scored:
         """Score a micro-batch's trained tokens and calls, under the temperature they were sampled at."""
-        position = torch.arange(micro.ids.shape[1], device=micro.ids.device).unsqueeze(0)
+        trie = Trie(micro.fresh, micro.lengths, micro.path)
         model = self.model if micro.adapter is None else self.speaker(micro.adapter)
         hidden = model.get_decoder()(
-            input_ids=micro.ids, position_ids=position, use_cache=False
-        ).last_hidden_state
-        logits = model.get_output_embeddings()(hidden[micro.token_row, micro.token_position - 1])
+            input_ids=micro.ids[None], position_ids=micro.position[None], use_cache=False, trie=trie
+        ).last_hidden_state[0]
+        logits = model.get_output_embeddings()(hidden[micro.token_state])
         logits = logits.float() / temperature
         logprobs = logits.log_softmax(-1)
-        chosen = logprobs.gather(1, micro.ids[micro.token_row, micro.token_position][:, None])[:, 0]
+        chosen = logprobs.gather(1, micro.sampled[:, None])[:, 0]
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         if self.value is None:
             return Scored(chosen, entropy, chosen.new_empty(0))
         # One value a call; the head learns from the policy's states, but does not bend them.
-        state = hidden[micro.call_row, micro.call_position].detach().float()
+        state = hidden[micro.call_state].detach().float()
         return Scored(chosen, entropy, self.value(state)[:, 0])
 
     def speaker(self, role: str) -> Any:

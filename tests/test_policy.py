@@ -16,18 +16,23 @@ from pilotrl.policy import Policy, weights_sha256
 
 
 def micro(rows: list[list[int]], calls: list[tuple[int, int, int]]) -> Micro:
-    """`calls`: row, where its reply starts, and how many tokens it has."""
-    tokens = [(row, at, number) for number, (row, start, count) in enumerate(calls) for at in range(start, start + count)]
-    row, position, number = (torch.tensor(column) for column in zip(*tokens, strict=True))
+    """Rows that have nothing in common; `calls`: row, where its reply starts, and how many tokens it has."""
+    start = [sum(map(len, rows[:number])) for number in range(len(rows))]
+    flat = [token for row in rows for token in row]
+    tokens = [(start[row] + at, number) for number, (row, begin, count) in enumerate(calls) for at in range(begin, begin + count)]
+    places, number = (torch.tensor(column) for column in zip(*tokens, strict=True))
     return Micro(
-        ids=torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True),
-        token_row=row,
-        token_position=position,
+        ids=torch.tensor(flat),
+        position=torch.tensor([place for row in rows for place in range(len(row))]),
+        fresh=[*map(len, rows)],
+        lengths=[*map(len, rows)],
+        path=torch.arange(len(flat)),
+        sampled=torch.tensor(flat)[places],
+        token_state=places - 1,
         token_call=number,
         logprobs=torch.zeros(len(tokens)),
         call=torch.arange(len(calls)),
-        call_row=torch.tensor([row for row, _, _ in calls]),
-        call_position=torch.tensor([start - 1 for _, start, _ in calls]),
+        call_state=torch.tensor([start[row] + begin - 1 for row, begin, _ in calls]),
         adapter=None,
     )
 
