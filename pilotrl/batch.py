@@ -19,6 +19,10 @@ from torch import Tensor
 from pilotrl.types import Call, Episode, Role
 
 
+COPY = 8
+"""What is shared is run once, but each row copies its keys and values: the memory of less than an eighth of a token."""
+
+
 @dataclass(frozen=True)
 class Micro:
     """Rows of one forward pass, laid out as a trie: T tokens, those that rows begin with alike once, and what is trained."""
@@ -106,19 +110,19 @@ class Batch:
 
     def micros(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[Micro]:
         """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike side by
-        side, in pieces of at most `tokens` tokens that have to be run (at least one row)."""
+        side, in pieces of at most `tokens` tokens that have to be run (at least one row); eight that are shared count as one."""
         wanted, adapters = set(episodes), self.row_adapter
         rows = [i for i, e in enumerate(self.row_episode) if e in wanted and (among is None or among[i])]
         texts = {i: self.rows[i].tolist() for i in rows}
-        fit, size = list[int](), 0
+        fit, size = list[int](), 0.0
         for row in sorted(rows, key=lambda i: (adapters[i] or "", texts[i])):
             alike = bool(fit) and adapters[fit[-1]] == adapters[row]
-            fresh = len(texts[row]) - (shared(texts[fit[-1]], texts[row]) if alike else 0)
-            if fit and (not alike or size + fresh > tokens):
+            same, length = shared(texts[fit[-1]], texts[row]) if alike else 0, len(texts[row])
+            if fit and (not alike or size + length - same + same / COPY > tokens):
                 yield self.micro(fit)
-                fit, size, fresh = [], 0, len(texts[row])
+                fit, size, same = [], 0.0, 0
             fit.append(row)
-            size += fresh
+            size += length - same + same / COPY
         if fit:
             yield self.micro(fit)
 

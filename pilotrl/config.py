@@ -188,9 +188,9 @@ class Train:
     group_size: int = MISSING
     """Episodes on each task."""
     minibatches: int = MISSING
-    """Optimizer updates that one batch of episodes is cut into."""
+    """Optimizer updates that one batch of episodes is cut into, by whole groups."""
     micro_tokens: int = MISSING
-    """Padded tokens a forward pass may hold: memory, never the result."""
+    """Tokens a forward pass may hold, those that rows share once: memory, never the result."""
     lr: float = MISSING
     """Learning rate of the policy."""
     muon_lr: float | None = MISSING

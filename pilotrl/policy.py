@@ -65,12 +65,12 @@ class Policy(nn.Module):
         hidden = model.get_decoder()(
             input_ids=micro.ids[None], position_ids=micro.position[None], use_cache=False, trie=trie
         ).last_hidden_state[0]
-        logits = model.get_output_embeddings()(hidden[micro.token_state])
-        logits = logits.float() / temperature
-        logprobs = logits.log_softmax(-1)
-        chosen = logprobs.gather(1, micro.sampled[:, None])[:, 0]
+        states, state = micro.token_state.unique(return_inverse=True)
+        logits = model.get_output_embeddings()(hidden[states])
+        logprobs = (logits.float() / temperature).log_softmax(-1)
+        chosen = logprobs[state, micro.sampled]
         with torch.no_grad():
-            entropy = -(logprobs.exp() * logprobs).sum(-1)
+            entropy = -(logprobs.exp() * logprobs).sum(-1)[state]
         if self.value is None:
             return Scored(chosen, entropy, chosen.new_empty(0))
         # One value a call; the head learns from the policy's states, but does not bend them.

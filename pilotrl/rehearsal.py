@@ -98,7 +98,7 @@ def memory(
 ) -> Memory:
     """Of a model with this configuration of transformers.
 
-    `row`: padded tokens of a forward pass that learns, and the share of them that is trained; `slots` of `length` tokens
+    `row`: tokens of a forward pass that learns, and the share of them that is trained; `slots` of `length` tokens
     are what the engine keeps keys and values for; `sets` of what can learn there are (two, where each role has its own),
     and so many of them learn.
     """
