@@ -9,7 +9,7 @@ Any decoder of transformers that goes through its attention interface works; a m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,18 +21,27 @@ AHEAD = 4
 """New tokens of a sequence that is being generated, at most; a prompt mostly brings more."""
 
 
+BLOCK = 32
+"""Slots next to each other that are read together, up to the longest of them, where few tokens are new."""
+
+
 @dataclass(frozen=True)
 class Span:
     """New tokens of some slots which are attended to together, up to n each."""
 
-    slots: Tensor
-    """[S] of the cache."""
-    width: int
-    """Reading the first `width` slots of the cache, without a copy, is cheapest; 0: picking these slots out is."""
-    flat: Tensor
-    """[S, n] index of each new token in the flat row; padding repeats the last one."""
+    slots: slice | Tensor
+    """W of the cache: a slice, which is read where it lies, or [W] of those that are picked out."""
+    tokens: Tensor
+    """[W, n] index of each new token in the flat row; padding repeats the last one, and slots between are given any."""
+    rows: Tensor
+    """[S] those of the W that bring new tokens."""
     mask: Tensor
-    """[S, 1, n, longest of these] additive: 0 where a token may look, -inf elsewhere."""
+    """[W, 1, n, longest of these] additive: 0 where a token may look, -inf elsewhere."""
+
+    def grouped(self, group: int, dtype: torch.dtype) -> Span:
+        """For heads of which a `group` shares a key: they are extra queries of it, so that nothing is repeated."""
+        mask = self.mask.to(dtype)
+        return replace(self, mask=mask.repeat(1, 1, group, 1) if mask.shape[2] > 1 else mask)
 
 
 class Cache:
@@ -58,11 +67,17 @@ class Cache:
         self.slot = torch.tensor(slots, device=device).repeat_interleave(count)
         inside = torch.arange(len(self.slot), device=device) - first.repeat_interleave(count)
         self.position = start.repeat_interleave(count) + inside
-        sizes: dict[int, list[int]] = {}
-        for i, n in enumerate(counts):
-            sizes.setdefault((max(n, AHEAD) - 1).bit_length(), []).append(i)  # alike lengths together: little padding
-        self.spans = [self._span(members, slots, start, count, first) for members in sizes.values()]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for i, n in enumerate(counts):  # alike lengths together: little padding
+            kind = (0, slots[i] // BLOCK) if n <= AHEAD else ((n - 1).bit_length(), 0)
+            alike.setdefault(kind, []).append(i)
+        self.spans = [self._span(members, slots, start, count, first) for members in alike.values()]
         return self.position.unsqueeze(0)
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """The first tokens of one slot become those of another."""
+        for kept in (*self.keys, *self.values):
+            kept[target, :, :count] = kept[source, :, :count]
 
     def _span(self, members: list[int], slots: list[int], start: Tensor, count: Tensor, first: Tensor) -> Span:
         index = torch.tensor(members, device=start.device)
@@ -71,40 +86,38 @@ class Cache:
         step = torch.minimum(torch.arange(n, device=start.device), count[:, None] - 1)
         hidden = torch.arange(longest, device=start.device) > (start[:, None] + step)[:, None, :, None]
         mask = torch.zeros(hidden.shape, device=start.device).masked_fill_(hidden, -torch.inf)
-        own = [slots[i] for i in members]
-        width = max(own) + 1 if n <= AHEAD and 2 * max(own) < 3 * len(own) else 0
-        return Span(torch.tensor(own, device=start.device), width, first[:, None] + step, mask)
+        own = torch.tensor([slots[i] for i in members], device=start.device)
+        low, high = int(own.min()), int(own.max()) + 1
+        rows, tokens = torch.arange(len(own), device=start.device), first[:, None] + step
+        if n > AHEAD or 2 * (high - low) > 3 * len(own):
+            return Span(own, tokens, rows, mask)
+        rows, width = own - low, high - low
+        tokens = tokens.new_zeros(width, n).index_copy_(0, rows, tokens)
+        return Span(slice(low, high), tokens, rows, mask.new_zeros(width, *mask.shape[1:]).index_copy_(0, rows, mask))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of flat queries [1, heads, T, dim] over their slots; returns [1, T, heads, dim]."""
         while layer >= len(self.keys):
             for kept, new in ((self.keys, key), (self.values, value)):
                 kept.append(new.new_zeros(self.slots, new.shape[1], self.length, new.shape[3]))
+        if not layer:
+            self.spans = [span.grouped(query.shape[1] // key.shape[1], query.dtype) for span in self.spans]
         self.keys[layer][self.slot, :, self.position] = key[0].transpose(0, 1)
         self.values[layer][self.slot, :, self.position] = value[0].transpose(0, 1)
         flat = query[0].transpose(0, 1)
         out = torch.empty_like(flat)
         for span in self.spans:
-            out[span.flat] = self._attend(span, layer, flat[span.flat], scale)
+            out[span.tokens[span.rows]] = self._attend(span, layer, flat[span.tokens], scale)[span.rows]
         return out.unsqueeze(0)
 
     def _attend(self, span: Span, layer: int, query: Tensor, scale: float) -> Tensor:
-        """[S, n, heads, dim]. The heads that share a key are extra queries of it, so that nothing is repeated."""
+        """[W, n, heads, dim], as the query."""
         count, n, heads, dim = query.shape
         longest = span.mask.shape[3]
-        keys, values = self.keys[layer][:, :, :longest], self.values[layer][:, :, :longest]
+        keys, values = self.keys[layer][span.slots, :, :longest], self.values[layer][span.slots, :, :longest]
         group = heads // keys.shape[1]
         query = query.view(count, n, -1, group, dim).permute(0, 2, 3, 1, 4).reshape(count, -1, group * n, dim)
-        mask = span.mask.to(query.dtype)
-        mask = mask.repeat(1, 1, group, 1) if n > 1 else mask
-        if span.width:
-            query = query.new_zeros(span.width, *query.shape[1:]).index_copy_(0, span.slots, query)
-            mask = mask.new_zeros(span.width, *mask.shape[1:]).index_copy_(0, span.slots, mask)
-            keys, values = keys[: span.width], values[: span.width]
-        else:
-            keys, values = keys[span.slots], values[span.slots]
-        seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
-        seen = seen[span.slots] if span.width else seen
+        seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=span.mask, scale=scale)
         return seen.view(count, -1, group, n, dim).permute(0, 3, 1, 2, 4).reshape(count, n, heads, dim)
 
     def _grown(self, old: Tensor) -> Tensor:
@@ -124,9 +137,9 @@ class Trie:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of flat queries [1, heads, T, dim], each over its own row up to itself; returns [1, T, heads, dim]."""
         group = query.shape[1] // key.shape[1]
-        rows = (x[:, :, self.path].repeat_interleave(group, dim=1).split(self.lengths, dim=2) for x in (key, value))
-        queries = query.split(self.fresh, dim=2)
-        seen = [_last(q, k, v, scale) for q, k, v in zip(queries, *rows, strict=True) if q.shape[2]]
+        keys, values = (x[:, :, self.path].repeat_interleave(group, dim=1) for x in (key, value))
+        rows = (torch.split(x, n, dim=2) for x, n in ((query, self.fresh), (keys, self.lengths), (values, self.lengths)))
+        seen = [_last(q, k, v, scale) for q, k, v in zip(*rows, strict=True) if q.shape[2]]
         return torch.cat(seen, dim=2).transpose(1, 2)
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from pilotrl.prefix import common
 from pilotrl.types import Call, Episode, Role
-
 
 COPY = 8
 """What is shared is run once, but each row copies its keys and values: the memory of less than an eighth of a token."""
@@ -53,8 +53,9 @@ class Micro:
     """The one that all these rows are run under."""
 
     def to(self, device: torch.device) -> Micro:
-        tensors = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass
@@ -117,7 +118,7 @@ class Batch:
         fit, size = list[int](), 0.0
         for row in sorted(rows, key=lambda i: (adapters[i] or "", texts[i])):
             alike = bool(fit) and adapters[fit[-1]] == adapters[row]
-            same, length = shared(texts[fit[-1]], texts[row]) if alike else 0, len(texts[row])
+            same, length = common(texts[fit[-1]], texts[row]) if alike else 0, len(texts[row])
             if fit and (not alike or size + length - same + same / COPY > tokens):
                 yield self.micro(fit)
                 fit, size, same = [], 0.0, 0
@@ -133,9 +134,9 @@ class Batch:
         before: list[int] = []
         for number in rows:
             row = self.rows[number].tolist()
-            same = shared(before, row)
+            same = common(before, row)
             start[number] = len(path)
-            path += path[len(path) - len(before) :][:same] + [*range(len(ids), len(ids) + len(row) - same)]
+            path += [*path[len(path) - len(before) :][:same], *range(len(ids), len(ids) + len(row) - same)]
             ids += row[same:]
             position += range(same, len(row))
             fresh.append(len(row) - same)
@@ -219,11 +220,6 @@ def collate(
         groups=groups,
         group_size=group_size,
     )
-
-
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:

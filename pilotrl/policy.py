@@ -65,7 +65,7 @@ class Policy(nn.Module):
         hidden = model.get_decoder()(
             input_ids=micro.ids[None], position_ids=micro.position[None], use_cache=False, trie=trie
         ).last_hidden_state[0]
-        states, state = micro.token_state.unique(return_inverse=True)
+        states, state = torch.unique(micro.token_state, return_inverse=True)
         logits = model.get_output_embeddings()(hidden[states])
         logprobs = (logits.float() / temperature).log_softmax(-1)
         chosen = logprobs[state, micro.sampled]

@@ -43,7 +43,9 @@ def play_apart(
     workers = min(workers, len(tickets) // FEWEST)
     if workers < 2:
         return play(tickets, make_env, engine, key, on_done)
-    begun = [_begin(tickets[i::workers], make_env, engine, key) for i in range(workers)]
+    groups = {group: i % workers for i, group in enumerate(dict.fromkeys(ticket.group for ticket in tickets))}
+    shares = [[ticket for ticket in tickets if groups[ticket.group] == i] for i in range(workers)]  # who begins alike together
+    begun = [_begin(share, make_env, engine, key) for share in shares]
     done: dict[tuple[int, int], Episode] = {}
     try:
         for episode in _heard(dict(begun)):

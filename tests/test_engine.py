@@ -125,6 +125,55 @@ def test_keys_and_values_are_computed_once(model: Any) -> None:
     assert seen == [50, *[1] * (len(reply.ids) - 1), 10]  # the last sampled token was not seen yet
 
 
+def test_what_a_sibling_has_computed_is_taken_over(model: Any, plain: Any) -> None:
+    """At once, where it lies in a slot; a step later, where it is about to be computed. Other groups share nothing."""
+    seen: list[int] = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    draw, engine = Random(9), LocalEngine(model, END, 8)
+    start = noise(draw, 80)
+    prompts = {(g, s): start + noise(draw, 5 + s) for g in (0, 1) for s in (0, 1, 2)}
+    for session, prompt in prompts.items():
+        engine.submit(request(session, prompt, max_tokens=9, seed=sum(session)))
+    replies: dict[Session, Reply] = {}
+    while len(replies) < len(prompts):
+        replies |= {reply.session: reply for reply in engine.step()}
+    assert seen[0] == 2 * 85, "one of each group goes first"
+    assert seen[1] < 2 * (6 + 7) + 2 * (1 + local.DRAFT) + 1
+    late = start + noise(draw, 30)
+    engine.submit(request((0, 3), late))
+    before = len(seen)
+    replies[0, 3] = finish(engine)[0, 3]
+    assert seen[before] == 30
+    for session, reply in replies.items():
+        gap = recomputed(plain, prompts.get(session, late), reply, 1.0) - torch.tensor(reply.logprobs)
+        assert gap.abs().max() <= 1e-4
+
+
+def test_siblings_say_what_they_would_say_alone(model: Any) -> None:
+    draw, engine = Random(10), LocalEngine(model, END, 12)
+    start = noise(draw, 60)
+    due = [request((g, s), start[: 20 * g + 20] + noise(draw, 20), seed=3 * g + s) for g in range(3) for s in range(4)]
+    alone = [reply_to(engine, one.prompt, seed=one.seed).ids for one in due]
+    for one in due:
+        engine.submit(one)
+    together = finish(engine, len(due))
+    assert [together[one.session].ids for one in due] == alone
+
+
+def test_an_engine_without_sessions_remembers_no_phrases(model: Any) -> None:
+    """Else a run that goes on from a checkpoint would round otherwise than one that was never interrupted."""
+    engine = LocalEngine(model, END, 2)
+    engine.submit(request((0, 0), noise(Random(11), 30)))
+    engine.submit(request((0, 1), noise(Random(12), 30)))
+    finish(engine, 2)
+    engine.release((0, 0))
+    assert engine.phrases.after
+    engine.release((0, 1))
+    assert not engine.phrases.after
+
+
 def test_a_released_slot_is_clean(model: Any) -> None:
     draw = Random(3)
     prompt, other = noise(draw, 30), noise(draw, 60)

@@ -11,7 +11,7 @@ import pytest
 from pilotrl import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("types", "redact", "target"),
+    ("types", "prefix", "redact", "target"),
     ("algorithms", "attention", "batch", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
     ("command", "display", "judge", "ledger", "planset", "records", "rewards", "rules", "statistics", "tasks", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),

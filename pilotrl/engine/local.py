@@ -2,10 +2,11 @@
 
 The model is the one that learns, so a weight sync is nothing, and log-probabilities are those of the learner. Every step is
 one forward pass over all new tokens of all sessions, long prompts and single tokens side by side; a session that ends
-frees its slot for the next. What a session's slot holds is reused as far as the next prompt starts with the same tokens.
+frees its slot for the next. What a session's slot holds is reused as far as the next prompt starts with the same tokens, and
+so is what the slot of another episode of its group holds, which began alike.
 
-Agents repeat themselves: a plan is written anew with most of its steps as they were. So a few tokens are guessed from where the
-last ones stood before, and seen in the same pass (prompt lookup decoding; speculative decoding, arXiv 2211.17192). A seed belongs
+Agents repeat themselves and each other: a plan is written anew with most of its steps as they were. So a few tokens are guessed
+from where the last ones stood before, and seen in the same pass (speculative decoding, arXiv 2211.17192). A seed belongs
 to a call and a place in it, so each place gets the token that it would have got one by one, and what was sampled behind a wrong
 guess is dropped.
 """
@@ -22,13 +23,17 @@ from peft import PeftModel
 from torch import Tensor
 
 from pilotrl.attention import AHEAD, Cache
+from pilotrl.engine.phrases import Phrases
+from pilotrl.prefix import common
 from pilotrl.types import Reply, Request
 
 Session = tuple[int, int]
-CLUE, DRAFT = 3, AHEAD - 1
-"""Tokens by which a place in the text is found again, and how many are guessed from there."""
-FEW = 64
-"""Tokens among which one is drawn, where a share of the likeliest is asked for that these reach."""
+DRAFT = AHEAD - 1
+"""Tokens that are guessed, at most."""
+WORTH = 16
+"""Tokens that are worth copying from another slot, or waiting a step for."""
+FEW = 16
+"""Likeliest tokens that are looked at first: mostly what is drawn is among them, and to sort all takes longer than the model."""
 
 
 @dataclass
@@ -37,24 +42,17 @@ class _Running:
     slot: int
     fresh: list[int]
     """Tokens the model has not seen yet: the prompt's rest, then each sampled one."""
+    read: int
+    """Tokens of the text that are known as phrases."""
+    text: list[int]
+    """Prompt and reply."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    after: dict[tuple[int, ...], int] = field(default_factory=dict)
-    """Where in prompt and reply, of all places up to `read`, what follows some tokens stood last."""
-    read: int = 0
-
-    def draft(self) -> list[int]:
-        """What may come next: what came next where the last few tokens stood before."""
-        text, room = self.request.prompt + self.ids, self.request.max_tokens - len(self.ids) - 1
-        for place in range(max(self.read, CLUE), len(text)):
-            self.after[tuple(text[place - CLUE : place])] = place
-        self.read = len(text)
-        place = self.after.get(tuple(text[-CLUE:]), len(text))
-        return text[place : place + min(DRAFT, room)]
 
     def take(self, draft: list[int], chosen: list[int], logprobs: list[float], end: int) -> None:
         """Tokens in order, as long as each was sampled behind the one before it and not behind another guess."""
         for token, logprob, guess in zip(chosen, logprobs, [*draft, None], strict=True):
+            self.text.append(token)
             self.ids.append(token)
             self.logprobs.append(logprob)
             if token != guess or self.over(end):
@@ -75,6 +73,7 @@ class LocalEngine:
         self.known: list[list[int]] = [[] for _ in range(slots)]
         """Tokens whose keys and values each slot holds."""
         self.running: list[_Running] = []
+        self.phrases = Phrases()
 
     def settle(self) -> None:
         """Work an adapter into the weights, for a process that will never learn: the same up to rounding, and faster. In
@@ -91,7 +90,7 @@ class LocalEngine:
         slot = self.slot_of[request.session]
         shared = _shared(self.known[slot], request.prompt)
         del self.known[slot][shared:]
-        self.running.append(_Running(request, slot, request.prompt[shared:]))
+        self.running.append(_Running(request, slot, request.prompt[shared:], shared, list(request.prompt)))
 
     def release(self, session: Session) -> None:
         """Forget a session: what its slot holds belongs to these weights and this episode."""
@@ -99,31 +98,59 @@ class LocalEngine:
             self.known[slot] = []
             self.free = sorted([*self.free, slot])
             self.running = [r for r in self.running if r.request.session != session]
+        if not self.slot_of:
+            self.phrases.forget()  # so that no batch of episodes depends on those before it, not even in its rounding
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:
         """One forward pass, at least one more token for every running request; returns those that ended."""
         if not self.running:
             return []
-        drafts = [run.draft() for run in self.running]
-        chosen, logprobs = self._sample(self._logits(drafts), drafts)
-        for run, draft in zip(self.running, drafts, strict=True):
+        going = self._going()
+        drafts = [self._draft(run) for run in going]
+        chosen, logprobs = self._sample(going, self._logits(going, drafts), drafts)
+        for run, draft in zip(going, drafts, strict=True):
             had, rows = len(run.ids), len(draft) + 1
             run.take(draft, chosen[:rows], logprobs[:rows], self.end)
             self.known[run.slot] += run.fresh + run.ids[had:-1]
             run.fresh = run.ids[-1:]
             chosen, logprobs = chosen[rows:], logprobs[rows:]
-        done = [r for r in self.running if r.over(self.end)]
-        self.running = [r for r in self.running if not r.over(self.end)]
+        done = [r for r in going if r.over(self.end)]
+        self.running = [r for r in self.running if not (r.ids and r.over(self.end))]
         return [
             Reply(r.request.session, r.ids, r.logprobs, "end" if r.ids[-1] == self.end else "length") for r in done
         ]
 
-    def _logits(self, drafts: list[list[int]]) -> Tensor:
+    def _going(self) -> list[_Running]:
+        """Who takes part in the next forward pass: all but those that wait for what another one is about to compute."""
+        going: list[_Running] = []
+        for run in self.running:
+            if len(run.fresh) <= WORTH or not self._waits(run, going):
+                going.append(run)
+        return going
+
+    def _waits(self, run: _Running, going: list[_Running]) -> bool:
+        """Take over what another episode of the group holds of this prompt. Whether one will hold more in a moment."""
+        prompt, session = run.request.prompt, run.request.session
+        others = [slot for other, slot in self.slot_of.items() if other[0] == session[0] and other != session]
+        held, slot = max(((_shared(self.known[slot], prompt), slot) for slot in others), default=(0, run.slot))
+        if held >= len(prompt) - len(run.fresh) + WORTH:
+            self.cache.copy(slot, run.slot, held)
+            self.known[run.slot], run.fresh, run.read = prompt[:held], prompt[held:], held
+        more = len(prompt) - len(run.fresh) + WORTH
+        return any(r.request.session[0] == session[0] and _shared(r.request.prompt, prompt) >= more for r in going)
+
+    def _draft(self, run: _Running) -> list[int]:
+        """What may come next, within the room that is left."""
+        self.phrases.read(run.text, run.read)
+        run.read = len(run.text)
+        return self.phrases.guess(run.text, min(DRAFT, run.request.max_tokens - len(run.ids) - 1))
+
+    def _logits(self, going: list[_Running], drafts: list[list[int]]) -> Tensor:
         """[rows, vocabulary] after each one's last token, and after each token of its draft."""
-        fed = [run.fresh + draft for run, draft in zip(self.running, drafts, strict=True)]
+        fed = [run.fresh + draft for run, draft in zip(going, drafts, strict=True)]
         counts = [len(tokens) for tokens in fed]
-        slots = [run.slot for run in self.running]
+        slots = [run.slot for run in going]
         device = self.model.device
         position = self.cache.place(slots, [len(self.known[slot]) for slot in slots], counts, device)
         ids = torch.tensor([token for tokens in fed for token in tokens], device=device).unsqueeze(0)
@@ -135,9 +162,11 @@ class LocalEngine:
         logits: Tensor = out.logits[0].float()
         return logits
 
-    def _sample(self, logits: Tensor, drafts: list[list[int]]) -> tuple[list[int], list[float]]:
+    def _sample(
+        self, going: list[_Running], logits: Tensor, drafts: list[list[int]]
+    ) -> tuple[list[int], list[float]]:
         """Draw from softmax(logits / temperature) cut at top_p; log-probabilities are those before the cut."""
-        rows = [(run, i) for run, draft in zip(self.running, drafts, strict=True) for i in range(len(draft) + 1)]
+        rows = [(run, i) for run, draft in zip(going, drafts, strict=True) for i in range(len(draft) + 1)]
         requests = [run.request for run, _ in rows]
         heat = torch.tensor([r.temperature or 1.0 for r in requests], device=logits.device)
         logprobs = (logits / heat[:, None]).log_softmax(-1)
@@ -150,10 +179,7 @@ class LocalEngine:
 
 def _shared(known: list[int], prompt: list[int]) -> int:
     """Tokens that a slot need not see again: the common prefix, short of the prompt's last token."""
-    end = min(len(known), len(prompt) - 1)
-    if known[:end] == prompt[:end]:
-        return end
-    return next(i for i in range(end) if known[i] != prompt[i])
+    return min(common(known, prompt), len(prompt) - 1)
 
 
 def _uniform(seeds: list[int], positions: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -169,29 +195,41 @@ def _uniform(seeds: list[int], positions: list[int]) -> np.ndarray[Any, np.dtype
 
 
 def _draw(logprobs: Tensor, uniform: Tensor, top_p: list[float]) -> Tensor:
-    """Invert the cumulative distribution; below top_p 1 only over the likeliest tokens that together reach it."""
+    """Invert the cumulative distribution; below top_p 1 only over the likeliest tokens that together reach it.
+
+    Each row by its own: what a call samples does not depend on its neighbours."""
+    share = torch.tensor(top_p, dtype=torch.float64, device=logprobs.device)
+    chosen = torch.empty(len(share), dtype=torch.long, device=logprobs.device)
+    for draw, rows in ((_of_all, share == 1), (_of_likeliest, share < 1)):
+        if len(rows := rows.nonzero()[:, 0]):
+            chosen[rows] = draw(logprobs[rows], uniform[rows], share[rows])
+    return chosen
+
+
+def _of_all(logprobs: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
+    """[rows] tokens, over all of them in their own order, which rounding does not change."""
+    return _invert(logprobs.double().exp(), uniform)
+
+
+def _of_likeliest(logprobs: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
+    """[rows] tokens, the likeliest first; only where the few do not reach the share are all sorted."""
+    few = logprobs.topk(min(FEW, logprobs.shape[-1]))
+    chosen = _inside(*few, uniform, share)
+    if len(rest := (few.values.double().exp().sum(-1) < share).nonzero()[:, 0]):
+        every = logprobs[rest].sort(stable=True, dim=-1, descending=True)
+        chosen[rest] = _inside(*every, uniform[rest], share[rest])
+    return chosen
+
+
+def _inside(logprobs: Tensor, tokens: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
+    """[rows] one of the tokens, given in order, that together reach the share."""
     probs = logprobs.double().exp()
-    chosen = _invert(probs, uniform)[:, 0]
-    if min(top_p) == 1:
-        return chosen
-    limit = torch.tensor(top_p, dtype=torch.float64, device=probs.device)
-    ordered, order = _likeliest(probs, limit)
-    ordered = ordered * (ordered.cumsum(-1) - ordered < limit[:, None])
-    # Each row by its own top_p: what a call samples does not depend on its neighbours.
-    return torch.where(limit < 1, order.gather(1, _invert(ordered, uniform))[:, 0], chosen)
-
-
-def _likeliest(probs: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities and tokens, the likeliest first: a few, where those reach the limits below 1, since few mostly do, and
-    to sort all would take a third as long as the model."""
-    few = probs.topk(min(FEW, probs.shape[-1]))
-    if bool(((few.values.sum(-1) >= limit) | (limit == 1)).all()):
-        return few.values, few.indices
-    return probs.sort(stable=True, dim=-1, descending=True)
+    kept = probs * (probs.cumsum(-1) - probs < share[:, None])
+    return tokens.gather(1, _invert(kept, uniform)[:, None])[:, 0]
 
 
 def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
-    """[rows, 1] index of the first token whose cumulative probability passes uniform * total."""
+    """[rows] index of the first entry whose cumulative probability passes uniform * total."""
     total = probs.cumsum(-1)
-    found = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
+    found = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)[:, 0]
     return found.clamp(max=probs.shape[-1] - 1)
