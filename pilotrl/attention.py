@@ -19,8 +19,6 @@ from transformers import AttentionInterface
 
 AHEAD = 4
 """New tokens of a sequence that is being generated, at most; a prompt mostly brings more."""
-
-
 BLOCK = 32
 """Slots next to each other that are read together, up to the longest of them, where few tokens are new."""
 

@@ -13,8 +13,9 @@ from typing import Any
 from pilotrl import PACKAGE
 from tests.conftest import Training
 
-WORLD = ("envs", "judge", "teacher")
-"""What is played, who grades it, and who may write the plans: leaves, a page each, which a reader of the method may leave out."""
+WORLD = ("envs", "judge", "teacher", "engine")
+"""What is played, who grades it, who may write the plans, and who generates: leaves behind a contract of two or three methods, which
+a reader of the method may leave out. What an engine does inside makes it fast, and changes no sample."""
 
 
 @contextmanager
