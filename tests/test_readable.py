@@ -14,7 +14,7 @@ from pilotrl import PACKAGE
 from tests.conftest import Training
 
 WORLD = ("envs", "judge", "teacher", "engine")
-"""What is played, who grades it, who may write the plans, and who generates: leaves behind a contract of two or three methods, which
+"""What is played, who grades it, who may write the plans, and who generates: leaves behind a contract of a few methods, which
 a reader of the method may leave out. What an engine does inside makes it fast, and changes no sample."""
 
 
