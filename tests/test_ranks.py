@@ -80,7 +80,7 @@ def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Ca
     one, two = train(training, case), [rank[case] for rank in ranks]
     assert sum(rank["played"] for rank in two) == one["played"]
     assert torch.equal(two[0]["weights"], two[1]["weights"])
-    torch.testing.assert_close(two[0]["weights"], one["weights"], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(two[0]["weights"], one["weights"], atol=1e-5, rtol=1e-5)  # of steps of 1e-3
     for name, value in one["metrics"].items():
         if not name.startswith("seconds/"):
             assert two[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
