@@ -427,7 +427,7 @@ def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(model: Any
     assert len({tuple(e.calls[0].ids) for e in together.values()}) > 3
     pairs = [(episode.calls, together[key].calls) for key, episode in [*alone.items(), *fewer.items()]]
     same = [pair for pair in pairs if len({str([call.ids for call in calls]) for calls in pair}) == 1]
-    assert len(same) >= len(pairs) - 1, "but for a rare draw that rounding decides"
+    assert len(same) >= len(pairs) - 2, "but for a rare draw that rounding decides"
     for one, other in (calls for pair in same for calls in zip(*pair, strict=True)):
         torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
 
