@@ -273,6 +273,15 @@ def test_when_an_alarm_is_raised(judged: Any, success: Any, rewarded: Sequence[s
     assert bool(alarms("own plans", found, rewarded)) is raised
 
 
+@pytest.mark.parametrize(("probe", "raised"), [("nameless", True), ("vacuous", True), ("without_step", False)])
+def test_own_plans_that_were_not_trained_with_are_suspect_only_where_they_ask_for_less(probe: str, raised: bool) -> None:
+    found = {"all": {"success": SAME, "adherence": UP, "restated": SAME}}
+    assert not alarms("own plans", found, ["adherence"], trained=False)
+    assert alarms("own plans", found, ["adherence"])
+    found["all"][probe] = UP
+    assert bool(alarms("own plans", found, ["adherence"], trained=False)) is raised
+
+
 def test_an_alarm_names_its_environment_and_what_else_rose() -> None:
     found = {"all": {"success": UP, "adherence": UP}, "maze": {"success": SAME, "adherence": UP, "nameless": UP}}
     (line,) = alarms("own plans", found, ["adherence"])

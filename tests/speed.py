@@ -1,0 +1,49 @@
+"""What it saves to run once what rows begin with alike: `python tests/speed.py RUN_FOLDER`, a batch that the run kept.
+
+The same rows forwards and backwards, all in a trie and each by itself, by turns in one process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from pilotrl.batch import Batch, Micro
+from pilotrl.build import load_model, model_path
+from pilotrl.compose import stored
+from pilotrl.folder import RunFolder
+from pilotrl.policy import Policy
+
+TIMES = 3
+
+
+def learned(policy: Policy, micros: Iterable[Micro]) -> tuple[float, int]:
+    """Seconds, and tokens that were run."""
+    begin, tokens = perf_counter(), 0
+    for micro in micros:
+        policy(micro, 1.0).logprobs.sum().backward()
+        tokens += len(micro.ids)
+    return perf_counter() - begin, tokens
+
+
+def main(folder: str) -> None:
+    run = RunFolder(Path(folder))
+    config, kept = stored(run), sorted(run.calls.glob("step-*.pt"))
+    policy = Policy(load_model(config, model_path(config, run.path)), critic=False)
+    print(f"{'step':>6} {'tokens alone':>13} {'in a trie':>10} {'seconds alone':>14} {'in a trie':>10}")
+    for path in kept:
+        batch: Batch = torch.load(path, weights_only=False)
+        taken: dict[int, list[tuple[float, int]]] = {0: [], 1: []}
+        for _ in range(TIMES):
+            taken[0].append(learned(policy, (batch.micro([row]) for row in range(len(batch.rows)))))
+            taken[1].append(learned(policy, batch.micros(range(len(batch.episodes)), config.train.micro_tokens)))
+        (alone, many), (shared, few) = min(taken[0]), min(taken[1])
+        print(f"{batch.step + 1:6} {many:13,} {few:10,} {alone:14.2f} {shared:10.2f}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
