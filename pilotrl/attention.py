@@ -10,6 +10,7 @@ Any decoder of transformers that goes through its attention interface works; a m
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -132,20 +133,24 @@ class Trie:
     lengths: list[int]
     path: Tensor
 
+    @cached_property
+    def masks(self) -> list[Tensor | None]:
+        """[new, length] bool of each row, where its new tokens may look, once for all layers; None: all are new."""
+        sizes = zip(self.fresh, self.lengths, strict=True)
+        whole = partial(torch.ones, dtype=torch.bool, device=self.path.device)
+        return [None if new == length else whole(new, length).tril(length - new) for new, length in sizes]
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of flat queries [1, heads, T, dim], each over its own row up to itself; returns [1, T, heads, dim]."""
         group = query.shape[1] // key.shape[1]
         keys, values = (x[:, :, self.path].repeat_interleave(group, dim=1) for x in (key, value))
         rows = (torch.split(x, n, dim=2) for x, n in ((query, self.fresh), (keys, self.lengths), (values, self.lengths)))
-        seen = [_last(q, k, v, scale) for q, k, v in zip(*rows, strict=True) if q.shape[2]]
+        seen = [
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+            for q, k, v, mask in zip(*rows, self.masks, strict=True)
+            if q.shape[2]
+        ]
         return torch.cat(seen, dim=2).transpose(1, 2)
-
-
-def _last(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Attention of a row's last tokens, each to all up to itself."""
-    new, length = query.shape[2], key.shape[2]
-    seen = None if new == length else torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=seen is None, scale=scale)
 
 
 def attend(
