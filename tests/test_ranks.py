@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "grpo": {"algorithm": "grpo", "minibatches": 1},
     "grpo in four minibatches": {"algorithm": "grpo", "minibatches": 4},
     "ppo in four minibatches": {"algorithm": "ppo", "minibatches": 4},
-    "a minibatch for every episode": {"algorithm": "grpo", "minibatches": 40},
+    "a minibatch for every group": {"algorithm": "grpo", "minibatches": 40},
     "one group": {"algorithm": "grpo", "minibatches": 2, "tasks": 1},
     "an adapter for each role": {"algorithm": "grpo", "minibatches": 2, "roles": "separate", **BOTH},
     "a model for each role": {"algorithm": "ppo", "minibatches": 2, "roles": "isolated", **BOTH},
@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
-    run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600)
+    run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600, seed=1)
     if case == "nothing to learn":
         run.graded(lambda episodes: None)
     run.fit(**lightning)
@@ -80,7 +80,7 @@ def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Ca
     one, two = train(training, case), [rank[case] for rank in ranks]
     assert sum(rank["played"] for rank in two) == one["played"]
     assert torch.equal(two[0]["weights"], two[1]["weights"])
-    torch.testing.assert_close(two[0]["weights"], one["weights"], atol=1e-5, rtol=1e-5)  # of steps of 1e-3
+    torch.testing.assert_close(two[0]["weights"], one["weights"], atol=1e-6, rtol=1e-5)
     for name, value in one["metrics"].items():
         if not name.startswith("seconds/"):
             assert two[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name

@@ -23,6 +23,8 @@ from pilotrl.rollout import ATTEMPTS, play
 from pilotrl.types import Episode, Reply, Request, Task, UserError, WorldError
 
 KEY = (0, "train", 0)
+UNAMBIGUOUS = (1, "train", 0)
+"""Where no draw falls so close to the edge between two tokens that rounding decides, as one in some ten thousand does."""
 
 
 def make_env() -> ToyEnv:
@@ -413,7 +415,7 @@ def test_the_seed_of_a_call_says_what_it_is_and_is_the_same_everywhere() -> None
 
 def sampled(model: Any, chat: Chat, due: Sequence[Ticket], slots: int) -> dict[tuple[int, int], Episode]:
     engine = LocalEngine(model, chat.end, slots)
-    episodes = play(due, make_env, engine, KEY)
+    episodes = play(due, make_env, engine, UNAMBIGUOUS)
     assert (engine.running, sorted(engine.free), engine.slot_of) == ([], list(range(slots)), {})
     assert not any(engine.known)
     return {(episode.group, episode.sample): episode for episode in episodes}
@@ -425,11 +427,10 @@ def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(model: Any
     together, alone = sampled(model, player.chat, due, 8), sampled(model, player.chat, due, 1)
     fewer = sampled(model, player.chat, [due[4], due[1]], 8)
     assert len({tuple(e.calls[0].ids) for e in together.values()}) > 3
-    pairs = [(episode.calls, together[key].calls) for key, episode in [*alone.items(), *fewer.items()]]
-    same = [pair for pair in pairs if len({str([call.ids for call in calls]) for calls in pair}) == 1]
-    assert len(same) >= len(pairs) - 2, "but for a rare draw that rounding decides"
-    for one, other in (calls for pair in same for calls in zip(*pair, strict=True)):
-        torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
+    for key, episode in [*alone.items(), *fewer.items()]:
+        assert [call.ids for call in episode.calls] == [call.ids for call in together[key].calls]
+        for one, other in zip(episode.calls, together[key].calls, strict=True):
+            torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
 
 
 def test_of_several_candidates_the_likeliest_is_followed(player: Player) -> None:
