@@ -188,7 +188,7 @@ class Train:
     group_size: int = MISSING
     """Episodes on each task."""
     minibatches: int = MISSING
-    """Optimizer updates that one batch of episodes is cut into, by whole groups."""
+    """Optimizer updates that one batch of episodes is cut into, by whole groups: at most `tasks` of them."""
     micro_tokens: int = MISSING
     """Tokens a forward pass may hold, those that rows share once: memory, never the result."""
     lr: float = MISSING
