@@ -47,7 +47,7 @@ def play(folder: Path, model: Path, *overrides: str) -> tuple[list[float], dict[
 @pytest.mark.parametrize(("algorithm", "steps"), [("grpo", 45), ("ppo", 60)])
 def test_it_learns(warm: Path, tmp_path: Path, algorithm: str, steps: int) -> None:
     success, panel = play(tmp_path, warm, f"algorithm={algorithm}", f"train.steps={steps}")
-    assert 0.05 < fmean(success[:2]) < 0.7
+    assert 0.1 < fmean(success[:2]) < 0.7
     assert fmean(success[-5:]) >= 0.95
     assert panel["after"]["success"] >= 0.95
     assert panel["paired"]["success"]["low"] > 0.2
