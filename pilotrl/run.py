@@ -286,12 +286,13 @@ class Run:
             metrics["valid/loss"] = module.held_out_loss(self.held_out)
         if self.probe and ((batch.step + 1) % self.config.drift.every == 0 or batch.step + 1 == self.config.train.steps):
             metrics |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
-        self.metrics.write({name: value if math.isfinite(value) else None for name, value in metrics.items()})
+        line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self.metrics.write(line)
         if self.keeps(batch):
             self.folder.calls.mkdir(exist_ok=True)
             torch.save(batch, self.folder.calls / f"step-{batch.step + 1:06d}.pt")
         if self.display:
-            self.display.update(batch.step + 1, self.config.train.steps, metrics)
+            self.display.update(batch.step + 1, self.config.train.steps, line)
 
     def spending(self) -> dict[str, float]:
         """What endpoints were asked since this was called before."""

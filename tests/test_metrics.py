@@ -57,6 +57,15 @@ def logged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, se
         return {kind: names(kind) for kind in KINDS}
 
 
+def test_what_a_run_does_not_have_is_not_shown(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without plans there is no adherence: null in metrics.jsonl, and nothing on the line of a step."""
+    chosen = ["env=toy", *SIZES, "tracking.uri=off", f"model.path={tiny}", "stage=coordination", "agent=naive"]
+    running.run(composed_job(parse([]), chosen).config, tmp_path)
+    (step,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert re.sub(r"\d\.\d\d", "N", step) == "step 1/1  reward N  success N"
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["reward/adherence"] is None
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_number_is_explained(logged: dict[str, set[str]], kind: str) -> None:
     assert logged[kind] <= NAMES
