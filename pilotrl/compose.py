@@ -56,6 +56,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments, unknown = parser.parse_known_intermixed_args(argv)
     flags = [DRY, *(flag for action in parser._actions for flag in action.option_strings)]
     for word in unknown:
+        if word == DRY:
+            raise UserError(f"{DRY}: only python -m pilotrl has it; leave it out")
         raise UserError(f"{word}: there is no such flag; the nearest is {nearest(word, flags)}")
     return arguments
 
@@ -165,6 +167,19 @@ def stored(folder: RunFolder) -> Config:
     except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{folder}: its configuration cannot be read ({line}); start a run in a new folder") from error
+
+
+def began_in(folder: RunFolder) -> Path:
+    """The working folder of the command that began a run: where relative paths in its configuration count from."""
+    return Path(OmegaConf.load(folder.hydra).hydra.runtime.cwd) if folder.hydra.is_file() else Path()
+
+
+def read_elsewhere(folder: RunFolder) -> Config:
+    """As stored, for a command in any working folder: a parent is where it was then, if it is still there."""
+    config = stored(folder)
+    if config.parent is not None and (there := began_in(folder) / config.parent).is_dir():
+        config.parent = str(there)
+    return config
 
 
 # Errors in one line.

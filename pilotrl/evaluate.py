@@ -45,7 +45,7 @@ class Panel:
     temperature: float
     top_p: float
     protocol: dict[str, Any]
-    """The environment's settings, the paradigm, the prompts: everything else that a number depends on."""
+    """The environment's settings, the paradigm, the prompts: everything else about how it is played, whoever plays."""
 
     @property
     def sha256(self) -> str:
@@ -206,7 +206,7 @@ def command(argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
-    return ended(lambda: command(sys.argv[1:] if argv is None else argv))
+    return ended(command, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def _check_writable(out: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0; 2 after one line about what the user got wrong; 130 when interrupted."""
     try:
-        return ended(lambda: command(sys.argv[1:] if argv is None else argv))
+        return ended(command, argv, __doc__)
     except KeyboardInterrupt:
         print("pilotrl: interrupted; the same line goes on where it was", file=sys.stderr)
         return 130

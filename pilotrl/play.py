@@ -72,7 +72,7 @@ def command(argv: Sequence[str], console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
-    return ended(lambda: command(sys.argv[1:] if argv is None else argv, Console(highlight=False)))
+    return ended(lambda words: command(words, Console(highlight=False)), argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pilotrl import CONF, chain, envs, judge, launch, prompts, teacher
 from pilotrl.check import check, check_plans, flat, locate, nearest
-from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, resolved, stored
+from pilotrl.compose import Job, composed_job, composed_jobs, key_of, parse, parsed, read_elsewhere, resolved, stored
 from pilotrl.config import Config
 from pilotrl.folder import RunFolder
 from pilotrl.sweep import Sweep
@@ -117,16 +117,23 @@ def check_endpoints(config: Config) -> None:
 
 
 def check_taught(config: Config, trains: bool = True) -> None:
-    """A teacher with plans for certain tasks has one for each that it will be asked about, in training and on the panel."""
+    """Who is asked for plans has them: the environment's expert is there, or of a teacher with plans for certain tasks, one for
+    each that it will be asked about, in training and on the panel."""
     settings = cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True))
-    if not hasattr(locate("teacher._target_", settings["_target_"]), "covers"):
+    kind, stage = locate("teacher._target_", settings["_target_"]), config.stage
+    asked = (stage.planner, stage.plays) == ("teacher", "policy") and config.agent.plans != "never"
+    if getattr(locate("env._target_", config.env["_target_"]), "expert", True) is None:
+        name = envs.name_of(config.env)
+        if stage.plays == "expert":
+            raise UserError(f"stage.plays=expert: {name} ships no expert; choose a stage that the policy plays")
+        if asked and kind is teacher.ExpertTeacher:
+            raise UserError(f"stage.planner=teacher: {name} ships no expert; set stage.planner=policy")
+    if not hasattr(kind, "covers"):
         return
-    stage = config.stage
     try:
         tutor = teacher.build(settings)
         if isinstance(tutor, teacher.Bounded) and (stage.planner, stage.plays) == ("teacher", "policy"):
-            tasks = taught(config, trains) if config.agent.plans != "never" else {}
-            tutor.covers(partial(world, config), envs.name_of(config.env), tasks)
+            tutor.covers(partial(world, config), envs.name_of(config.env), taught(config, trains) if asked else {})
     except UserError as error:
         raise UserError(f"teacher.{error}") from error
 
@@ -272,7 +279,7 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
         raise UserError(
             f"checkpoint={folder}: is not the folder of a finished run; give one that holds policy/, or several: [A,B]"
         )
-    config = stored(folder)
+    config = read_elsewhere(folder)
     model, roles = config.model.name, config.model.roles
     for override in changes:
         change(config, str(override.input_line), override.value())

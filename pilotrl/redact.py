@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 SECRET = re.compile("key|token|secret|password", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -28,6 +29,15 @@ def hide_credentials(text: str) -> str:
 def has_credentials(text: str) -> bool:
     """Whether an address in the text holds a user or password, hidden or not."""
     return CREDENTIALS.search(text) is not None
+
+
+def is_address(text: str) -> bool:
+    """Whether it is the address of a server."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half a bracket, or a port that is no number
+        return False
 
 
 def _is_secret(name: str, value: Any) -> bool:

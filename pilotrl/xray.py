@@ -21,7 +21,7 @@ from rich.text import Text
 from pilotrl.batch import Batch, rows_of
 from pilotrl.build import model_path
 from pilotrl.command import ended
-from pilotrl.compose import stored
+from pilotrl.compose import read_elsewhere
 from pilotrl.folder import RunFolder
 from pilotrl.policy import load_tokenizer
 from pilotrl.types import Call, UserError
@@ -119,7 +119,9 @@ def kept(folder: RunFolder, step: int | None) -> Batch:
     """The batch of a step that the run has kept, the last one if none is named. Raises UserError where there is none."""
     known = {int(path.stem.partition("-")[2]): path for path in sorted(folder.calls.glob("step-*.pt"))}
     if not known:
-        raise UserError(f"{folder}: holds no calls/ of a step; start a run with checkpoint.calls_every=10, say")
+        stages = ", ".join(str(path.parent) for path in sorted(folder.path.glob("*-*/calls")))
+        remedy = f"of its stages {stages} do" if stages else "start a run with checkpoint.calls_every=10, say"
+        raise UserError(f"{folder}: holds no calls/ of a step; {remedy}")
     if step is not None and step not in known:
         raise UserError(f"--step {step}: was not kept; there are {', '.join(map(str, known))}")
     batch: Batch = torch.load(known[max(known) if step is None else step], map_location="cpu", weights_only=False)
@@ -133,7 +135,7 @@ def show(folder: RunFolder, episode: int, step: int | None, each: bool, console:
     batch = kept(folder, step)
     if not 0 <= episode < len(batch.episodes):
         raise UserError(f"--episode {episode}: step {batch.step + 1} has episodes 0 to {len(batch.episodes) - 1}")
-    tokenizer, one = load_tokenizer(model_path(stored(folder), folder.path)), batch.episodes[episode]
+    tokenizer, one = load_tokenizer(model_path(read_elsewhere(folder), folder.path)), batch.episodes[episode]
     reward = "none" if one.reward is None else f"{one.reward:.3f}"
     head = f"step {batch.step + 1}, episode {episode}: {one.task.env} {one.task.id}, {one.outcome}, reward {reward}"
     console.print(head, style="bold", markup=False)
@@ -159,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, help="one of those in calls/; the last one if not given")
     parser.add_argument("--tokens", action="store_true", help="a line for each token, not for each call")
     given = parser.parse_args(argv)
-    return ended(lambda: show(RunFolder(given.folder), given.episode, given.step, given.tokens, Console(highlight=False)))
+    console = Console(highlight=False)
+    return ended(lambda _: show(RunFolder(given.folder), given.episode, given.step, given.tokens, console), argv, __doc__)
 
 
 if __name__ == "__main__":

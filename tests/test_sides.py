@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from pilotrl import evaluate, policy
 from pilotrl.compose import composed_job, parse
 from pilotrl.folder import RunFolder
+from pilotrl.preflight import evaluated
 
 SMALL = ("env=toy", "model.max_length=192", "model.max_plan_tokens=12", "model.max_action_tokens=8", "model.lora.rank=null")
 SMALL += ("panel.tasks=12", "panel.samples=3", "tracking.uri=off")
@@ -133,6 +134,17 @@ def test_sides_that_cannot_be_compared_are_refused(
     assert says in complaint
     assert complaint.count("\n") == 1
     assert {*place.glob("*/*-evaluate-*")} == before
+
+
+def test_a_parent_is_named_from_where_the_run_began(place: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished(place / "D", tiny)
+    config = OmegaConf.load(run.config)
+    config.parent = "A"
+    OmegaConf.save(config, run.config)
+    OmegaConf.save({"hydra": {"runtime": {"cwd": str(place)}}}, run.hydra)
+    monkeypatch.chdir(place.parent)
+    ((found, _),) = evaluated([f"checkpoint={place}/D"])
+    assert found.parent == str(place / "A")
 
 
 def test_the_papers_table_of_two_checkpoints_is_what_their_episodes_say(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

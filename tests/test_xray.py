@@ -106,13 +106,26 @@ def test_a_step_without_recomputed_ones_says_so(folder: RunFolder) -> None:
     [
         (lambda run: {"episode": 99}, "--episode 99: step 1 has episodes 0 to 11"),
         (lambda run: {"step": 7}, "--step 7: was not kept; there are 1"),
-        (lambda run: (run.calls / "step-000001.pt").unlink() or {}, "holds no calls/ of a step"),
+        (lambda run: (run.calls / "step-000001.pt").unlink() or {}, "holds no calls/ of a step; start a run with"),
+        (lambda run: (run / "1-a").mkdir() or (run.calls.rename(run / "1-a" / "calls") and {}), "of its stages .*run/1-a do"),
         (lambda run: run.config.unlink() or {}, "is not a run folder"),
     ],
 )
 def test_what_is_not_there(change: Callable[[RunFolder], dict[str, Any]], says: str, folder: RunFolder) -> None:
     with pytest.raises(UserError, match=says):
         shown(folder, **change(folder))
+
+
+def test_a_parent_is_where_it_was_when_the_run_began(
+    folder: RunFolder, warm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named as the command named it, and read from another working folder."""
+    (tmp_path / "there" / "before").mkdir(parents=True)
+    (tmp_path / "there" / "before" / "policy").symlink_to(warm)
+    OmegaConf.save({"model": {"path": "pilotrl:nano", "scratch": None}, "parent": "before"}, folder.config)
+    OmegaConf.save({"hydra": {"runtime": {"cwd": str(tmp_path / "there")}}}, folder.hydra)
+    monkeypatch.chdir(tmp_path)
+    assert "step 1, episode 0" in shown(folder)
 
 
 def test_the_command_ends_with_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

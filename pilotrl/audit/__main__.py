@@ -149,11 +149,8 @@ def command(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0; 1 where an alarm was raised; 2 after one line about what the user got wrong."""
-    words, alarms = sys.argv[1:] if argv is None else argv, list[str]()
-    if "--help" in words:
-        print(__doc__)
-        return 0
-    return ended(lambda: alarms.extend(command(words))) or int(bool(alarms))
+    alarms = list[str]()
+    return ended(lambda words: alarms.extend(command(words)), argv, __doc__) or int(bool(alarms))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from pilotrl.envs import Info
+from pilotrl.envs import Expert, Info
+from pilotrl.redact import is_address
 from pilotrl.types import UserError, WorldError
 
 SPLITS = {"train": range(7), "valid": range(7, 8), "test": range(8, 10)}
@@ -61,12 +61,14 @@ class AgentGym:
     answer, answers with an error (some come with status 200), or with something else than it should.
     """
 
+    expert: Expert | None = None
+
     def __init__(self, *, split: str, name: str, url: str, tasks: int | None, max_turns: int, timeout: float) -> None:
         if name not in DIALECTS:
             raise UserError(f"env.name={name}: must be one of {', '.join(DIALECTS)}")
         if split not in SPLITS:
             raise UserError(f"env.split={split}: must be one of {', '.join(SPLITS)}")
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        if not is_address(url):
             raise UserError(f"env.url={url}: must be the address of a server, as in http://127.0.0.1:36001")
         self.name, self.dialect, self.max_turns, self.timeout = name, DIALECTS[name], max_turns, timeout
         count = self.dialect.tasks if tasks is None else tasks
@@ -79,10 +81,6 @@ class AgentGym:
         self.http.mount(self.url, HTTPAdapter(max_retries=unheard))  # what was heard is not said twice: it may have acted
         self.world: int | None = None
         self.over = True
-
-    @property
-    def expert(self) -> None:
-        """There is none: the server keeps what one would have to know."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Starts `options["task"]`, or the task that `seed` picks. KeyError for a task that is not of this split."""

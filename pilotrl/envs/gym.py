@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilotrl.envs import Info, replay
+from pilotrl.envs import Expert, Info, replay
 from pilotrl.types import UserError, WorldError
 
 SPLITS = {"train": (0, 1000), "valid": (1000, 1100), "test": (1100, 1300)}
@@ -23,6 +23,8 @@ class GymnasiumText:
     `split` (train, valid, test: other seeds), `max_turns`.
     Raises UserError where there is no such environment, or its spaces are not of text.
     """
+
+    expert: Expert | None = None
 
     def __init__(self, *, split: str, id: str | None, kwargs: dict[str, Any], max_turns: int) -> None:
         if split not in SPLITS:
@@ -68,10 +70,6 @@ class GymnasiumText:
     def _info(self, valid: bool, solved: bool, info: Info) -> Info:
         listed = {"actions": list(info["actions"])} if "actions" in info else {}
         return {"score": self._score, "solved": solved, "valid": valid and bool(info.get("valid", True))} | listed
-
-    @property
-    def expert(self) -> None:
-        """It has none: a plan has to come from the policy, or from a teacher behind an API."""
 
     def __getstate__(self) -> dict[str, Any]:
         """The arguments and what was done since the reset."""

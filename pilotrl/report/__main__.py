@@ -70,7 +70,7 @@ def tracked(place: Path, out: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
-    return ended(lambda: command(sys.argv[1:] if argv is None else argv))
+    return ended(command, argv, __doc__)
 
 
 if __name__ == "__main__":

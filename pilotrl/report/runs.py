@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pilotrl.check import flat
+from pilotrl.compose import began_in
 from pilotrl.display import BLOCKS
 from pilotrl.folder import RunFolder
 from pilotrl.records import from_record
@@ -141,15 +142,10 @@ def configuration(folder: RunFolder) -> dict[str, Any]:
     keys = flat(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(folder.config)))))
     parent = keys.get("parent")
     kept = {key: value for key, value in keys.items() if key.split(".")[0] not in ASIDE}
-    if parent is not None and (theirs := RunFolder(_began_in(folder) / parent)).begun:
+    if parent is not None and (theirs := RunFolder(began_in(folder) / parent)).begun:
         del kept["parent"]
         kept |= {f"parent.{key}": value for key, value in configuration(theirs).items()}
     return kept
-
-
-def _began_in(folder: RunFolder) -> Path:
-    """The working folder of the command that began a run: where relative paths in its configuration count from."""
-    return Path(OmegaConf.load(folder.hydra).hydra.runtime.cwd) if folder.hydra.is_file() else Path()
 
 
 def _progress(folder: RunFolder) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from textwrap import dedent
 
@@ -12,6 +13,8 @@ import pytest
 from pilotrl import envs, play
 from pilotrl.check import check
 from pilotrl.compose import composed_job, parse
+from pilotrl.preflight import prepare
+from pilotrl.types import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
 
@@ -49,6 +52,22 @@ def test_it_can_be_played(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "Earlier." in shown
     assert "ships no expert" in shown
     assert "solved, score 1.00, 2 turns" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "stage.planner=teacher: my_module ships no expert; set stage.planner=policy"),
+        (["stage=warmstart"], "stage.plays=expert: my_module ships no expert; choose a stage that the policy plays"),
+        (["agent=react"], None),
+        (["stage.planner=policy"], None),
+    ],
+)
+def test_who_needs_an_expert_is_refused_before_anything_is_written(folder: Path, words: list[str], says: str | None) -> None:
+    command = ["-cd", str(folder), "env=guess", f"hydra.run.dir={folder / 'run'}", *words]
+    with pytest.raises(UserError, match=says) if says else nullcontext():
+        prepare(command)
+    assert not (folder / "run").exists()
 
 
 def test_a_key_that_it_does_not_know_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
