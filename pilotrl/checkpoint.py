@@ -17,8 +17,8 @@ from pilotrl.folder import RunFolder
 
 
 class Checkpoints(Callback):
-    """Saves every `every` steps and at the last, after `record` has written the step's lines; keeps the newest file.
-    Before a step is learned from, `look` sees it.
+    """Saves every `every` steps and at the last, after `record`, which all ranks call, has written the step's lines; keeps the
+    newest file. Before a step is learned from, the first rank's `look` sees it.
 
     A file appears whole or not at all, so a run killed anywhere finds the last whole one.
     """
@@ -46,8 +46,8 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_global_zero:
-            self.record(batch, pl_module)
+        self.record(batch, pl_module)
+        trainer.strategy.barrier()  # whether training is over, a rank reads from the lines that the first one writes
         done = int(pl_module.version)  # type: ignore[arg-type]
         if done % self.every and done != self.steps:
             return

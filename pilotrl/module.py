@@ -12,7 +12,7 @@ import math
 import time
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import LightningModule
@@ -21,6 +21,8 @@ from torch import Tensor
 from pilotrl.algorithms import Algorithm
 from pilotrl.batch import Batch
 from pilotrl.policy import Policy, learned
+
+T = TypeVar("T")
 
 
 class PilotModule(LightningModule):
@@ -157,12 +159,17 @@ class PilotModule(LightningModule):
         counted = torch.tensor(float(count), device=self.device)
         return float(self.trainer.strategy.reduce(counted, reduce_op="sum"))
 
+    def everyones(self, held: T) -> list[T]:
+        """What each rank holds, in their order."""
+        if not torch.distributed.is_initialized():
+            return [held]
+        every = [held] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(every, held)
+        return every
+
     def summed(self, stats: dict[str, float]) -> dict[str, float]:
         """Stats summed over all ranks, of which one without rows may lack some."""
-        every = [stats]
-        if self.trainer.world_size > 1:
-            every = [{} for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(every, stats)
+        every = self.everyones(stats)
         return {name: sum(one.get(name, 0.0) for one in every) for name in dict.fromkeys(chain(*every))}
 
     def sum_gradients(self) -> None:
@@ -185,7 +192,8 @@ class PilotModule(LightningModule):
         everything = range(len(batch.episodes))
         micros = batch.micros(everything, self.micro_tokens)
         loss = sum(float(-self.policy(micro.to(self.device), self.temperature).logprobs.sum()) for micro in micros)
-        return loss / batch.tokens(everything)
+        total = self.summed({"loss": loss, "tokens": batch.tokens(everything)})
+        return total["loss"] / total["tokens"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = learned(self)

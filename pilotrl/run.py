@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
@@ -96,9 +97,9 @@ TOTALS = {
 """Metrics that summary.json adds up over the steps, and what it calls them."""
 
 
-def played(batch: Batch) -> dict[str, float]:
-    """What a batch's episodes amounted to, before anything was learned from them."""
-    whole = [episode for episode in batch.episodes if episode.outcome != "broken"]
+def played(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What a step's episodes amounted to, before anything was learned from them."""
+    whole = [episode for episode in episodes if episode.outcome != "broken"]
 
     def mean(values: Iterable[float | None]) -> float:
         known = [value for value in values if value is not None]
@@ -110,11 +111,10 @@ def played(batch: Batch) -> dict[str, float]:
         "env/success": mean(float(episode.outcome == "solved") for episode in whole),
         "env/score": mean(episode.score for episode in whole),
         "env/turns": mean(float(len(episode.turns)) for episode in whole),
-        "env/episodes": len(batch.episodes),
-        "train/broken": len(batch.episodes) - len(whole),
+        "env/episodes": len(episodes),
+        "train/broken": len(episodes) - len(whole),
         "train/unscored": sum(rewards.unscored_verdicts(episode) for episode in whole),
-        "tokens/generated": sum(episode.tokens for episode in batch.episodes),
-        "tokens/trained": len(batch.logprobs),
+        "tokens/generated": sum(episode.tokens for episode in episodes),
     }
 
 
@@ -275,15 +275,18 @@ class Run:
             batch.recomputed = module.recomputed(batch)
 
     def record(self, batch: Batch, module: PilotModule) -> None:
-        """One line for the step, one for each episode, and what the terminal shows."""
-        for episode in batch.episodes:
-            self.episodes.write(to_record(episode, "train", batch.step + 1))
-        metrics = {"step": batch.step + 1, "time": time.time(), **played(batch), **module.metrics}
-        metrics |= by_env(batch.episodes) if env_name(self.config) == MIXTURE else {}
-        metrics |= self.spending()
-        metrics["seconds/rollout"] = self.source.seconds
+        """One line for the step, one for each episode of all ranks, and what the terminal shows. The first rank writes."""
+        counted = module.summed({"tokens/trained": len(batch.logprobs)} | self.spending())
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
-            metrics["valid/loss"] = module.held_out_loss(self.held_out)
+            counted["valid/loss"] = module.held_out_loss(self.held_out)
+        episodes = sorted(chain(*module.everyones(batch.episodes)), key=lambda episode: (episode.group, episode.sample))
+        if not module.trainer.is_global_zero:
+            return
+        for episode in episodes:
+            self.episodes.write(to_record(episode, "train", batch.step + 1))
+        metrics = {"step": batch.step + 1, "time": time.time(), **played(episodes), **module.metrics, **counted}
+        metrics |= by_env(episodes) if env_name(self.config) == MIXTURE else {}
+        metrics["seconds/rollout"] = self.source.seconds
         if self.probe and ((batch.step + 1) % self.config.drift.every == 0 or batch.step + 1 == self.config.train.steps):
             metrics |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}

@@ -5,6 +5,7 @@ Run as a script this file is one rank: it trains every case and saves what came 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -15,6 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+
+from pilotrl import PACKAGE
+from pilotrl.folder import RunFolder
+from tests.test_resume import SMALL
 
 BOTH: dict[str, Any] = {"trains": ["planner", "executor"], "player": {"teacher": False}}
 CASES: dict[str, dict[str, Any]] = {
@@ -84,6 +89,23 @@ def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Ca
     for name, value in one["metrics"].items():
         if not name.startswith("seconds/"):
             assert two[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_what_two_ranks_have_played_is_written_and_counted_as_of_one(warm: Path, tmp_path: Path) -> None:
+    """Whole runs of a step: the first rank writes what all have played."""
+    words = [*SMALL, "train.steps=1", "train.tasks=3", "train.validate_every=1", "train.validate_tasks=5", f"model.path={warm}"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        command = [sys.executable, "-m", "pilotrl", *words, f"trainer.devices={devices}", f"hydra.run.dir={devices}"]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=240)
+    one, two = (RunFolder(tmp_path / str(devices)) for devices in (1, 2))
+    lines = [[line for line in run.episodes.read_text().splitlines() if '"phase": "train"' in line] for run in (one, two)]
+    assert lines[0] == lines[1]
+    ours, theirs = (json.loads(run.metrics.read_text()) for run in (one, two))
+    assert (ours["env/episodes"], ours["valid/loss"] > 0) == (12, True)
+    for name, value in ours.items():
+        if name != "time" and not name.startswith("seconds/"):
+            assert theirs[name] == (value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)), name
 
 
 if __name__ == "__main__":
