@@ -96,7 +96,10 @@ BAD = {
     "plans without a planner": (("stage=planning", "agent=react"), "with agent.plans=never the policy writes no plan"),
     "plans of a teacher": (("stage=planning", "stage.planner=teacher"), "with stage.planner=teacher the policy writes no plan"),
     "planner of a teacher": (("stage.trains=[planner]",), "stage.trains=[planner]: with stage.planner=teacher the policy"),
-    "unselected without credit": (("stage.train_unselected=true",), "stage.train_unselected=true: nothing credits a plan"),
+    "unselected without credit": (
+        ("stage=planning", "stage.train_unselected=true", "algorithm.turn_credit=0"),
+        "stage.train_unselected=true: nothing credits a plan",
+    ),
     "term": (("stage.terms=[style]",), "stage.terms=[style]: must be"),
     "no weight": (("stage.terms=[format]", "reward.weights.format=0"), "stage.terms=[format]: all have weight 0"),
     "weight of no term": (("+reward.weights.outcom=1",), "there is no such term; the nearest is outcome"),
@@ -107,6 +110,10 @@ BAD = {
     "stage in a chain": (
         ("stage=progressive", "stage.order=[adherance]"),
         "stage.order=[adherance]: there is no stage adherance; the nearest is adherence",
+    ),
+    "length of no stage": (
+        ("stage=progressive", "+stage.lengths.plannning=4"),
+        "stage.lengths.plannning=4: there is no such stage; the nearest is planning",
     ),
     "empty chain": (("stage=progressive", "stage.order=[]"), "stage.order=[]: must name at least one stage"),
     "chain in a chain": (
@@ -150,6 +157,8 @@ BAD = {
         ("judge=ensemble", "judge.members.openai.credential=NO_SUCH_KEY"),
         "judge.members.openai.credential=NO_SUCH_KEY",
     ),
+    "a member that is nobody": (("judge=ensemble", "judge.members.openai=null"), "judge.members.openai=None: must be a judge"),
+    "a member without a class": (("judge=ensemble", "+judge.members.x={foo: 1}"), "judge.members.x={'foo': 1}: must be a judge"),
     "unknown key of a member": (("judge=ensemble", "judge.members.openai.modle=m"), "judge.members.openai.modle"),
     "judge that cannot be imported": (("judge._target_=pilotrl.judge.Nope",), "judge._target_=pilotrl.judge.Nope"),
     "weights of a mixture": (

@@ -14,18 +14,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from threading import Lock
 from typing import Any, ClassVar, TypeVar
-from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pilotrl.endpoint.cache import Cache
 from pilotrl.endpoint.wire import PATIENCE, Answer, Unanswered, Wire
-from pilotrl.redact import has_credentials
+from pilotrl.redact import has_credentials, is_address
 from pilotrl.types import UserError
 
 T = TypeVar("T")
@@ -80,10 +80,9 @@ class Address:
 
     def check(self) -> None:
         """Raises UserError for the first value that no endpoint can have."""
-        parts = urlsplit(self.base_url)
         if has_credentials(self.base_url):
             raise UserError("base_url: holds a user or a password; name the variable that holds the key as credential instead")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_address(self.base_url):
             raise UserError(f"base_url={self.base_url}: must be an address, as in http://127.0.0.1:8000/v1")
         for name in ("timeout", "concurrency", "requests_per_minute", "attempts", "max_tokens"):
             if (value := getattr(self, name)) is not None and value <= 0:
@@ -104,6 +103,8 @@ class Address:
             raise UserError("credential: must be the name of an environment variable, such as OPENAI_API_KEY, not the key")
         if not (key := os.environ.get(self.credential, "").strip()):
             raise UserError(f"credential={self.credential}: this environment variable is not set; export it, or give null")
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"credential={self.credential}: this variable holds characters that no key has; copy the key anew")
         return key
 
 
@@ -164,10 +165,10 @@ class Endpoint:
         if self.address.cache:
             Cache.check(self.address.cache)
         question = Question((("user", "Say yes."),))
-        wire = self.wire.hasty()
+        wire, most = self.wire.hasty(), self.address.max_tokens
         try:
             self._tries(lambda error: error.again and error.status is not None)(
-                self._send, replace(self.address, max_tokens=8), question, "text", wire
+                self._send, replace(self.address, max_tokens=most and min(most, 8)), question, "text", wire
             )
         except Unanswered as error:
             raise UserError(f"{error.key(self.address.credential)}: {error}") from None
@@ -220,8 +221,11 @@ class Endpoint:
 
     def _answer(self, name: str, question: Question, read: Read[T]) -> T | None:
         if self.cache and (kept := self.cache.get(name)) is not None:
-            self._count(cached=1)
-            return read(kept)
+            with suppress(ValueError):  # of a reader that has changed since: asked anew
+                found = read(kept)
+                self._count(cached=1)
+                return found
+            self.cache.drop(name)
         if time.monotonic() < self.closed_until:
             self._count(unanswered=1)
             return None

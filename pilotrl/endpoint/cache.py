@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,13 +13,15 @@ from pilotrl.types import UserError
 PATIENCE = 60.0
 """Seconds that a process waits for another one's writing."""
 
+log = logging.getLogger(__name__)
+
 
 class Cache:
     """Text by name in a table of SQLite. What is written first stays, so all who ask read the same."""
 
     def __init__(self, path: str) -> None:
         """Opens the file, made with its folder where there is none. Raises UserError where that cannot be."""
-        self.lock = Lock()
+        self.path, self.lock, self.failed = path, Lock(), False
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.held = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
@@ -38,14 +41,25 @@ class Cache:
             raise UserError(f"cache={path}: holds no replies ({error}); name another file") from error
 
     def get(self, name: str) -> str | None:
-        with self.lock:
-            found = self.held.execute("SELECT text FROM replies WHERE name = ?", (name,)).fetchone()
-        return found[0] if found else None
+        found = self._done("SELECT text FROM replies WHERE name = ?", name)
+        return found[0][0] if found else None
 
     def put(self, name: str, text: str) -> str:
         """Keeps a text, unless there is one of that name; returns the one that is kept."""
-        with self.lock:
-            self.held.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", (name, text))
+        self._done("INSERT OR IGNORE INTO replies VALUES (?, ?)", name, text)
         kept = self.get(name)
-        assert kept is not None
-        return kept
+        return text if kept is None else kept
+
+    def drop(self, name: str) -> None:
+        self._done("DELETE FROM replies WHERE name = ?", name)
+
+    def _done(self, line: str, *given: str) -> list[tuple[str]]:
+        """What a line of SQL finds. Nothing, after one warning, where the file fails: it was deleted, or its disk is full."""
+        try:
+            with self.lock:
+                return self.held.execute(line, given).fetchall()
+        except sqlite3.Error as error:
+            if not self.failed:
+                log.warning("the cache %s failed (%s); replies are asked for anew where it does", self.path, error)
+            self.failed = True
+            return []

@@ -32,7 +32,7 @@ class Ensemble:
             raise UserError(f"vote={vote}: must be one of {', '.join(VOTES)}")
         if not members:
             raise UserError("members={}: must name at least one judge")
-        self.vote, self.members = VOTES[vote], [_member(name, dict(members[name]), resolve) for name in members]
+        self.vote, self.members = VOTES[vote], [_member(name, members[name], resolve) for name in members]
 
     def grade(self, items: Sequence[Item]) -> list[int | None]:
         """The vote on every item; None where fewer than half of the members have a verdict."""
@@ -74,8 +74,10 @@ class Ensemble:
         return self.vote(verdicts) if self._enough(verdicts) else None
 
 
-def _member(name: str, settings: dict[str, Any], resolve: Callable[[str, str], str] | None) -> Judge:
+def _member(name: str, settings: Any, resolve: Callable[[str, str], str] | None) -> Judge:
+    if not (isinstance(settings, Mapping) and "_target_" in settings):
+        raise UserError(f"members.{name}={settings}: must be a judge with its _target_, as in conf/judge/ensemble.yaml")
     try:
-        return build(settings, resolve)
+        return build(dict(settings), resolve)
     except UserError as error:
         raise UserError(f"members.{name}.{error}") from error

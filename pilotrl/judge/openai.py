@@ -105,6 +105,8 @@ def read(text: str, form: type[Form]) -> Form:
             return form.model_validate(found)
         except ValueError as error:  # pydantic's are too
             problem = error
+        except RecursionError:
+            problem = ValueError("JSON without end")
     raise problem
 
 

@@ -162,6 +162,28 @@ def test_whatever_decides_a_reply_makes_it_another(at: Callable[..., Address], t
         assert server.asked == 6
 
 
+def test_what_can_no_longer_be_read_is_asked_anew(at: Callable[..., Address], tmp_path: Path) -> None:
+    with serving(lambda request, count: said("one" if count == 0 else "1")) as server:
+        address = at(server.url, cache=str(tmp_path / "replies.db"))
+        assert Endpoint(address).answers([question("?")], str) == ["one"]
+        for _ in range(2):
+            assert Endpoint(address).answers([question("?")], number) == [1]
+        assert server.asked == 2
+
+
+def test_a_cache_that_is_taken_away_costs_its_replies_and_no_run(
+    at: Callable[..., Address], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(echo) as server:
+        end = Endpoint(at(server.url, cache=str(tmp_path / "replies.db")))
+        assert end.answers([question("1")], number) == [1]
+        assert end.cache is not None
+        end.cache.held.close()
+        assert end.answers([question("2"), question("3"), question("1")], number) == [2, 3, 1]
+        assert server.asked == 4
+    assert [record.message.partition(" failed")[0] for record in caplog.records] == [f"the cache {tmp_path / 'replies.db'}"]
+
+
 def test_many_who_write_the_same_read_the_same(tmp_path: Path) -> None:
     caches = [Cache(str(tmp_path / "replies.db")) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -247,6 +269,8 @@ def test_a_key_is_never_told(at: Callable[..., Address], caplog: pytest.LogCaptu
 
 BAD = {
     "no address": ({"base_url": "api.deepseek.com"}, "base_url=api.deepseek.com: must be an address"),
+    "half an address": ({"base_url": "http://[::1"}, "base_url=http://[::1: must be an address"),
+    "no port": ({"base_url": "http://host:port/v1"}, "base_url=http://host:port/v1: must be an address"),
     "no host": ({"base_url": "http://"}, "base_url=http://: must be"),
     "a key in the address": ({"base_url": f"http://me:{KEY}@host/v1"}, "base_url: holds a user or a password"),
     "a key for the variable": ({"credential": KEY}, "credential: must be the name of an environment variable"),
@@ -265,6 +289,13 @@ def test_what_cannot_be_is_refused_before_anything_is_opened(at: Callable[..., A
     with pytest.raises(UserError) as caught:
         Endpoint(replace(at("http://127.0.0.1:9/v1"), **changes))
     assert line in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_key_that_no_request_can_carry_is_refused(at: Callable[..., Address], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", f"{KEY}\u2026")
+    with pytest.raises(UserError, match="credential=SOME_KEY: this variable holds characters that no key has") as caught:
+        Endpoint(at("http://127.0.0.1:9/v1"))
     assert KEY not in str(caught.value)
 
 
@@ -289,6 +320,14 @@ def test_an_endpoint_that_nobody_listens_at_is_refused(at: Callable[..., Address
         stop(server)
         with pytest.raises(UserError, match="base_url: does not answer"):
             Endpoint(at(server.url)).probe()
+
+
+@pytest.mark.parametrize(("most", "sent"), [(None, None), (50, 8), (3, 3)])
+def test_the_first_question_is_no_larger_than_the_others(at: Callable[..., Address], most: int | None, sent: int | None) -> None:
+    """Some models refuse `max_tokens`."""
+    with serving(echo) as server:
+        Endpoint(at(server.url, max_tokens=most)).probe()
+        assert [request.get("max_tokens") for request in server.seen] == [sent]
 
 
 def test_an_endpoint_that_answers_is_probed_once(at: Callable[..., Address], tmp_path: Path) -> None:
