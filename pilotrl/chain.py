@@ -84,6 +84,8 @@ def check_order(config: Config, arguments: Namespace) -> None:
         if name not in stage.lengths:
             raise UserError(f"{told}: {name} has no share of train.steps; add +stage.lengths.{name}=1")
     for name, share in stage.lengths.items():
+        if name not in files:
+            raise UserError(f"stage.lengths.{name}={share}: there is no such stage; the nearest is {nearest(name, files)}")
         if not 0 < share < float("inf"):
             raise UserError(f"stage.lengths.{name}={share}: must be above 0")
     for name, steps in zip(stage.order, lengths(config), strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 from pilotrl.build import git_revision, plain
 from pilotrl.compose import stored
 from pilotrl.config import Config
-from pilotrl.evaluate import Played
+from pilotrl.evaluate import TEACHER, Played
 from pilotrl.folder import RunFolder
 from pilotrl.records import from_record
 
@@ -29,7 +29,8 @@ def recalled(folder: RunFolder, when: str) -> Played:
 
 def handed_over(config: Config, panel: str, weights: str) -> Played:
     """The panel that the parent played at its end, where this run would play the very same before it begins: same panel, same
-    weights (sha256 of both), same code, and nothing else that decides a token differs. Else nothing.
+    weights (sha256 of both), same code, and nothing else that decides a token differs. Else nothing; and of another teacher's
+    plans nothing.
     """
     parent = RunFolder(Path(config.parent or "/dev/null"))
     if not (parent.begun and parent.finished):
@@ -37,4 +38,6 @@ def handed_over(config: Config, panel: str, weights: str) -> Played:
     theirs, summary = stored(parent), json.loads(parent.summary.read_text(encoding="utf-8"))
     same = (summary["panel"]["sha256"], summary["weights_sha256"], summary["git_revision"]) == (panel, weights, git_revision())
     alike = all(plain(getattr(theirs, node)) == plain(getattr(config, node)) for node in PLAYERS)
-    return recalled(parent, "after") if same and alike else {}
+    played = recalled(parent, "after") if same and alike else {}
+    taught = plain(theirs.teacher) == plain(config.teacher)
+    return {arm: episodes for arm, episodes in played.items() if taught or not arm.startswith(TEACHER)}

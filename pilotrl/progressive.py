@@ -84,8 +84,9 @@ def finish(config: Config, folder: RunFolder, stages: Sequence[RunFolder]) -> di
     told = summary(config, stages, summaries)
     write_whole(folder.episodes, "".join(map(_line, panels(stages, told["train"]["steps"]))))
     write_whole(folder / "panel.json", (stages[-1] / "panel.json").read_bytes())
-    if not folder.policy.exists():
-        os.symlink(Path(stages[-1].path.name) / "policy", folder.policy)
+    for stage, name in ((stages[-1], "policy"), (stages[0], "scratch")):
+        if (stage / name).is_dir() and not (folder / name).exists():
+            os.symlink(Path(stage.path.name) / name, folder / name)
     learning_curve(folder.metrics, folder / "learning_curve.png")
     write_whole(folder.summary, json.dumps(told, indent=2) + "\n")
     return told

@@ -19,9 +19,11 @@ from mlflow import MlflowClient
 from pilotrl import PACKAGE, chain, progressive
 from pilotrl import run as running
 from pilotrl.__main__ import main
+from pilotrl.build import model_path
+from pilotrl.compose import composed_job, parse, stored
 from pilotrl.evaluate import Played
 from pilotrl.folder import RunFolder
-from pilotrl.handover import recalled
+from pilotrl.handover import handed_over, recalled
 from pilotrl.policy import load_model
 from pilotrl.report.runs import find, read
 from tests.test_cli import Runs, runs  # noqa: F401 (a fixture)
@@ -125,6 +127,27 @@ def test_another_panel_or_player_is_not_handed_over(
         with pytest.raises(Interrupted):
             play(tmp_path, *words, change, f"hydra.run.dir={tmp_path}/{number}")
     assert [bool(known) for known in played] == [False, False, False, False, True, True]
+
+
+def test_another_teachers_plans_are_played_anew(
+    whole: Path, warm: Path, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed_job(parse([]), [*TINY, f"parent={whole / ORDER[0]}", f"model.path={warm}"]).config
+    end = json.loads((whole / ORDER[0] / "summary.json").read_text())
+    arms = handed_over(config, end["panel"]["sha256"], end["weights_sha256"])
+    config.teacher["_target_"] = "pilotrl.teacher.file.FileTeacher"
+    assert [*arms] == ["own plans, sampled", "teacher's plans, sampled"]
+    assert [*handed_over(config, end["panel"]["sha256"], end["weights_sha256"])] == ["own plans, sampled"]
+
+
+def test_a_chain_from_nothing_keeps_the_model_that_it_began_with(play: Play, tmp_path: Path) -> None:
+    """So that an evaluation of the chain plays it, and makes no other."""
+    words = [*SMALL, "train.steps=2", "model=scratch", "model.lora.rank=null", "model.scratch.layers=1"]
+    folder = tmp_path / "chain"
+    play(folder, *words, "model.scratch.vocabulary=512", f"hydra.run.dir={folder}")
+    assert (folder / "scratch").resolve() == (folder / ORDER[0] / "scratch").resolve()
+    assert model_path(stored(RunFolder(folder)), folder) == str(folder / "scratch")
+    assert load_model(str(folder / "scratch"), "float32") is not None
 
 
 def interrupt(play: Play, folder: Path, owner: Any, method: str, count: int) -> None:
@@ -257,6 +280,15 @@ def test_a_dry_run_prints_every_stage(
     assert out.index("name: coordination") < out.index("name: adherence")
     assert out.count("steps: 5") == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_candidates_that_are_not_followed_are_trained_in_the_stage_that_has_some(
+    runs: Runs,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*STUB, "stage.train_unselected=true", "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("train_unselected: true") == 3
 
 
 def start(place: Path, *words: str) -> subprocess.Popen[bytes]:
