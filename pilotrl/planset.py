@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pilotrl.folder import Lines, write_whole
@@ -26,7 +27,7 @@ from pilotrl.types import Plan, PlanScores, UserError
 REACHING = {"base_url", "credential", "timeout", "concurrency", "requests_per_minute", "attempts", "backoff", "cache"}
 REACHING |= {"price_prompt", "price_reply"}
 """Keys that say how an endpoint is reached: what it answers does not depend on them."""
-READ = ("env", "task", "observation", "plan")
+READ = pa.schema({"env": pa.string(), "task": pa.string(), "observation": pa.string(), "plan": pa.list_(pa.string())})
 """Columns that a reader needs."""
 SCHEMA = pa.schema(
     [
@@ -186,9 +187,13 @@ def read(path: Path) -> Iterator[tuple[str, str, str, Plan]]:
         raise UserError(f"path={path}: holds no set of plans; python -m pilotrl.plans writes one")
     for file in files:
         try:
-            rows = pq.read_table(file, columns=list(READ)).select(READ).to_pylist()
+            table = pq.read_table(file, columns=READ.names).select(READ.names).cast(READ)
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise UserError(f"path={file}: cannot be read ({str(error).splitlines()[0]}); give Parquet with {READ}") from error
+            line, columns = str(error).splitlines()[0], ", ".join(f"{field.name} ({field.type})" for field in READ)
+            raise UserError(f"path={file}: cannot be read ({line}); give Parquet with {columns}") from error
+        if pc.list_flatten(table["plan"]).null_count or any(column.null_count for column in table.columns):
+            raise UserError(f"path={file}: has a row without a plan, or a step without text; leave such rows out")
+        rows = table.to_pylist()
         yield from ((row["env"], row["task"], row["observation"], tuple(row["plan"])) for row in rows)
 
 

@@ -301,7 +301,7 @@ def test_how_an_endpoint_is_reached_makes_no_other_set() -> None:
 
 def saved(path: Path, *plans: tuple[str, str, str, list[str]]) -> Path:
     """A set that somebody else made."""
-    pq.write_table(pa.Table.from_pylist([dict(zip(planset.READ, plan, strict=True)) for plan in plans]), path)
+    pq.write_table(pa.Table.from_pylist([dict(zip(planset.READ.names, plan, strict=True)) for plan in plans]), path)
     return path
 
 
@@ -323,6 +323,22 @@ def test_a_plan_for_another_beginning_is_refused(tmp_path: Path) -> None:
     tutor = FileTeacher(path=str(saved(tmp_path / "p.parquet", ("toy", task, "Hello.", ["a"]))))
     with pytest.raises(UserError, match=f"its plan for {task} was written in another toy"):
         tutor.covers(lambda split: world(split=split), "toy", {"train": [task]})
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (None, "has a row without a plan"),
+        (["a", None], "or a step without text"),
+        ("push, then pull", r"cannot be read \(.*\); give Parquet with .*plan \(list<.*string>\)"),
+    ],
+)
+def test_a_set_that_is_none_is_refused(tmp_path: Path, plan: Any, says: str) -> None:
+    rows = [{"env": "toy", "task": "red", "observation": "Go.", "plan": plan}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=rf"^path={tmp_path}/p\.parquet: .*{says}") as caught:
+        FileTeacher(path=str(tmp_path / "p.parquet"))
+    assert "\n" not in str(caught.value)
 
 
 def test_its_plans_are_in_force(training: Callable[..., Any], tmp_path: Path) -> None:
