@@ -42,7 +42,7 @@ def advantages(rewards: Tensor, group: Tensor, scale: bool) -> Tensor:
 
 
 def turn_advantages(turn_rewards: Tensor, call_episode: Tensor, group: Tensor, scale: bool) -> Tensor:
-    """[C] float64: what each call earned by itself, less the group's mean, over the group's standard deviation.
+    """[C] float64: what each call earned by itself, less the group's mean; `scale` divides by its standard deviation.
 
     Process supervision (arXiv 2402.03300, section 4.1.3) without the sum over later turns: a verdict is about one call.
     Mean and deviation weigh each episode alike, however many turns it took. NaN rewards get 0.
@@ -63,12 +63,13 @@ def turn_advantages(turn_rewards: Tensor, call_episode: Tensor, group: Tensor, s
 
 
 def dead_groups(rewards: Tensor, group: Tensor, success: Tensor) -> dict[str, float]:
-    """Shares of all groups: `dead_groups` have no spread, `dead_failed` of them were played and never solved."""
+    """Shares of all groups: `dead_groups` have no spread; of these `dead_missing` have fewer than two rewards to compare, and
+    `dead_failed` have them and were never solved."""
     _, std, row = _spread(rewards.double(), group)
     dead = std <= FLOOR
-    played, solved = (torch.zeros_like(std).index_add(0, row, x.to(std.dtype)) > 0 for x in (~rewards.isnan(), success))
-    groups = max(len(std), 1)
-    return {"dead_groups": dead.sum().item() / groups, "dead_failed": (dead & played & ~solved).sum().item() / groups}
+    scored, solved = (torch.zeros_like(std).index_add(0, row, x.to(std.dtype)) for x in (~rewards.isnan(), success))
+    kinds = {"dead_groups": dead, "dead_missing": scored < 2, "dead_failed": dead & (scored >= 2) & (solved == 0)}
+    return {name: kind.sum().item() / max(len(std), 1) for name, kind in kinds.items()}
 
 
 def loss(

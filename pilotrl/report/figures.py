@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
-FAILED, ALIKE = COLOURS[1], COLOURS[5]
+FAILED, ALIKE, MISSING = COLOURS[1], COLOURS[5], "0.75"
 WIDTH = 10.0
 """Inches, and on the page all there is ..."""
 ROW = 3
@@ -99,17 +99,20 @@ def groups(panel: Panel) -> Figure | None:
         return None
     figure, places = _grid(len(arms), height=2.5)
     for place, arm in zip(places, arms, strict=False):
-        dead, failed = (dict(_over_runs(arm, f"train/{key}")) for key in ("dead_groups", "dead_failed"))
+        dead, failed, missing = (dict(_over_runs(arm, f"train/dead_{kind}")) for kind in ("groups", "failed", "missing"))
         steps = [step for step in dead if step in failed]
         low, high = [100 * failed[step] for step in steps], [100 * dead[step] for step in steps]
+        middle = [100 * (dead[step] - missing.get(step, 0.0)) for step in steps]
         place.fill_between(steps, 0, low, color=FAILED, label="all failed", linewidth=0)
-        place.fill_between(steps, low, high, color=ALIKE, label="all alike otherwise", linewidth=0)
+        place.fill_between(steps, low, middle, color=ALIKE, label="all alike otherwise", linewidth=0)
+        if middle != high:
+            place.fill_between(steps, middle, high, color=MISSING, label="fewer than two rewards", linewidth=0)
         place.set_ylim(0, 100)
         place.set_ylabel("groups [%]", fontsize=9)
         _handovers(place, arm, "black", named=True)
         _style(place, fill(arm.name, 32), "training step")
-    handles, names = places[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    drawn = {name: handle for place in places for handle, name in zip(*place.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

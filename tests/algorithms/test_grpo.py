@@ -80,11 +80,12 @@ def test_groups_do_not_see_each_other() -> None:
 
 
 def test_dead_groups_tell_all_failed_from_all_the_same() -> None:
-    rewards = numbers(0.2, 0.2, 1.0, 1.0, 0.2, 1.0, NAN, NAN)
-    success = torch.tensor([False, False, True, True, False, True, False, False])
-    stats = grpo.dead_groups(rewards, torch.arange(4).repeat_interleave(2), success)
-    assert stats == {"dead_groups": 3 / 4, "dead_failed": 1 / 4}  # failed twice; solved twice; alive; broken twice
-    assert grpo.dead_groups(rewards[:0], torch.arange(0), success[:0]) == {"dead_groups": 0.0, "dead_failed": 0.0}
+    rewards = numbers(0.2, 0.2, 1.0, 1.0, 0.2, 1.0, NAN, NAN, 0.2, NAN)
+    success = torch.tensor([False, False, True, True, False, True, False, False, False, False])
+    stats = grpo.dead_groups(rewards, torch.arange(5).repeat_interleave(2), success)
+    # Failed twice; solved twice; alive; broken twice; broken once.
+    assert stats == {"dead_groups": 4 / 5, "dead_missing": 2 / 5, "dead_failed": 1 / 5}
+    assert set(grpo.dead_groups(rewards[:0], torch.arange(0), success[:0]).values()) == {0.0}
 
 
 @pytest.mark.parametrize(
