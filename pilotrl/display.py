@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 LIVE = {"reward/total": "reward", "env/success": "success", "reward/adherence": "adherence"}
 """Metrics shown beside the bar, and what they are called there."""
 LOSS = {"train/loss": "loss", "valid/loss": "loss on held-out tasks"}
-"""Shown instead of those where demonstrations are learned from, whose rewards are their expert's. Elsewhere a loss is
-near zero by construction and says nothing."""
+"""Shown instead of those where demonstrations are learned from, whose rewards are their expert's. Elsewhere a loss says little:
+of grpo it is near zero by construction."""
 ON_POLICY = "train/clip_share"
 """A metric that only a run has which learns from its own episodes."""
 PLAIN_EVERY = 10

@@ -19,7 +19,7 @@ from pilotrl.player import Key, Play, Promise, Ticket, due, likelihood, seed_of
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Turn, UserError, WorldError, Written
 
 ATTEMPTS = 3
-"""Worlds an episode gets before it is broken; tries a judge gets."""
+"""Worlds an episode gets before it is broken."""
 
 KEEP = "keep"
 """What a planner answers where it is asked whether to plan anew, and would not."""

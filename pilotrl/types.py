@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 class WorldError(Exception):
-    """The world or the judge failed (not the player): retried in a fresh world, then the episode is `broken`."""
+    """The world failed (not the player): after fresh ones the episode is `broken`. Or the judge: a verdict is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Call:
     stop: Literal["end", "length"]
     """`end`: the model closed its reply (the last id is that token). `length`: the token limit cut it."""
     plan: Plan
-    """The plan it worked under: P(t-1) for both roles at turn t."""
+    """The plan it worked under, at turn t: P(t-1) of the planner, who writes P(t), and P(t) of the executor."""
     version: int = 0
     """Of the weights: how many training steps they had seen."""
     adapter: str | None = None

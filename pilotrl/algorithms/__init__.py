@@ -1,7 +1,7 @@
 """Algorithms: how rewards become advantages, and advantages a loss. Pure functions of tensors, one file each.
 
     algorithm = load("grpo", clip_low=0.2, ...)
-    credit = algorithm.advantages(rewards, turn_rewards, group, success, terminated, call_episode, values)
+    credit = algorithm.advantages(rewards, turn_rewards, group, success, terminated, call_episode, steered, values)
     loss, stats = algorithm.loss(logprobs, old_logprobs, credit.advantages[call], values, returns, tokens, calls)
 
 Shapes, here and in the files: E episodes, C calls (sorted by episode, within an episode by time), N trained tokens and
