@@ -303,7 +303,7 @@ class Run:
         return {name: value - before[name] for name, value in self.spent.items()}
 
     def summary(self, module: PilotModule, before: Played, after: Played) -> dict[str, Any]:
-        """summary.json, as the README describes it."""
+        """summary.json, as docs/metrics.md describes it."""
         config = self.config
         lines = [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
         total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}

@@ -1,6 +1,6 @@
 """The records everything else is about. No torch, no behaviour.
 
-The words are the vocabulary of the README: a *call* is one generation by the language model, a *turn* is (re)plan, act,
+The words: a *call* is one generation by the language model, a *turn* is (re)plan, act,
 observe, an *episode* is all turns on one task, a *group* is the episodes played on the same task from the same state.
 """
 
