@@ -258,6 +258,12 @@ def test_a_run_of_another_panel_is_compared_with_nothing(tmp_path: Path, capsys:
     assert found == alone
     assert {row["run"] for row in rows(tmp_path / "all" / "runs.csv")} == {"0", "1", "2"}
     assert (tmp_path / "all" / "2-toy-test-24x4-learning.png").is_file()
+    assert "|\n\nPanel" in (tmp_path / "all" / "tables.md").read_text(), "a panel begins no row of the table before"
+
+
+def test_a_list_is_written_as_it_is_typed() -> None:
+    orders: list[dict[str, Any]] = [{"stage.order": ["adherence", "planning"]}, {"stage.order": ["joint"]}]
+    assert labels(orders) == ["order=[adherence,planning]", "order=[joint]"]
 
 
 def test_paradigms_are_compared_and_other_words_are_not(tmp_path: Path) -> None:

@@ -191,6 +191,9 @@ def _short(key: str, keys: Sequence[str]) -> str:
 
 
 def plain(value: Any) -> str:
+    """As it is typed."""
+    if isinstance(value, list):
+        return f"[{','.join(map(plain, value))}]"
     return value if isinstance(value, str) else json.dumps(value)
 
 
