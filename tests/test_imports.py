@@ -12,7 +12,8 @@ from pilotrl import PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "prefix", "redact", "target"),
-    ("algorithms", "attention", "batch", "config", "context", "endpoint", "envs", "folder", "prompts", "server", "traces"),
+    ("algorithms", "attention", "batch", "config", "context", "envs", "folder", "prompts", "server", "traces"),
+    ("endpoint",),
     ("command", "display", "judge", "ledger", "planset", "records", "rewards", "rules", "statistics", "tasks", "wheel"),
     ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),
     ("player",),

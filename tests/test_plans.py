@@ -38,7 +38,7 @@ FEW = ("env=toy", "train.steps=1", "train.tasks=3", "panel.tasks=2")
 
 
 def is_judge(request: Mapping[str, Any]) -> bool:
-    return "grade a plan" in request["messages"][-1]["content"]
+    return "grade a plan" in request["messages"][0]["content"]
 
 
 def grades(text: str) -> dict[str, int]:
@@ -48,7 +48,7 @@ def grades(text: str) -> dict[str, int]:
 
 
 def shown_plan(request: Mapping[str, Any]) -> str:
-    return re.findall(r"<plan>\n(.*?)\n</plan>", request["messages"][-1]["content"], re.DOTALL)[-1]
+    return re.findall(r"<plan>\n(.*?)\n</plan>", request["messages"][0]["content"], re.DOTALL)[-1]
 
 
 def office(request: dict[str, Any], number: int) -> Any:
@@ -57,7 +57,7 @@ def office(request: dict[str, Any], number: int) -> Any:
         return said("Yes.")
     if is_judge(request):
         return said(json.dumps({"reason": "so it is"} | grades(shown_plan(request))))
-    task = re.findall(r"<task>\n(.*?)\n</task>", request["messages"][-1]["content"], re.DOTALL)[-1]
+    task = re.findall(r"<task>\n(.*?)\n</task>", request["messages"][0]["content"], re.DOTALL)[-1]
     return said(f"1. way {number} of {task}\n2. push it")
 
 
@@ -206,7 +206,7 @@ def test_what_got_no_answer_is_counted_and_asked_for_the_next_time(
     out, ill = tmp_path / "set", True
 
     def is_red(request: dict[str, Any]) -> bool:
-        return bool(re.search(r"\bred\b", request["messages"][-1]["content"]))
+        return bool(re.search(r"\bred\b", request["messages"][0]["content"]))
 
     def script(request: dict[str, Any], number: int) -> Any:
         if ill and is_red(request) and "Say yes." not in str(request):

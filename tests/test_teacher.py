@@ -28,7 +28,7 @@ def teacher(url: str, **changes: Any) -> OpenAiTeacher:
 
 def asked_for(request: dict[str, Any]) -> int:
     """The number of the first step that is wanted."""
-    return int(re.findall(r"from step (\d+) on", request["messages"][-1]["content"])[0])
+    return int(re.findall(r"from step (\d+) on", request["messages"][0]["content"])[0])
 
 
 def planned(request: dict[str, Any], _: int = 0) -> Any:

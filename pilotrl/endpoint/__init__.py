@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from pilotrl import prompts
 from pilotrl.endpoint.cache import Cache
 from pilotrl.endpoint.wire import PATIENCE, Answer, Unanswered, Wire
 from pilotrl.redact import has_credentials, is_address
@@ -230,7 +231,7 @@ class Endpoint:
             self._count(unanswered=1)
             return None
         try:
-            answer = self._tries(lambda error: error.again)(self._once, question, read)
+            answer = self._tries(lambda error: error.again)(self._once, question, read, [])
         except Unanswered as error:
             self._lost(error)
             return None
@@ -254,14 +255,17 @@ class Endpoint:
         after = error.after if isinstance(error, Unanswered) else None
         return wait_random_exponential(self.address.backoff, PATIENCE)(state) if after is None else min(after, PATIENCE)
 
-    def _once(self, question: Question, read: Read[T]) -> Answer:
-        """One reply that can be read."""
-        answer = self._formatted(question)
+    def _once(self, question: Question, read: Read[T], since: list[tuple[str, str]]) -> Answer:
+        """One reply that can be read. `since`: the last that could not, and that this was said; asked the same at temperature 0
+        a model would say the same."""
+        answer = self._formatted(replace(question, messages=(*question.messages, *since)))
         self.silent = 0
         try:
             read(answer.text)
         except ValueError as error:
-            raise Unanswered(f"a reply cannot be read ({error})".splitlines()[0], again=True, unreadable=True) from None
+            why = str(error).splitlines()[0] if str(error) else "it is empty"
+            since[:] = [("assistant", answer.text), ("user", prompts.load("endpoint")["again"].format(why=why))]
+            raise Unanswered(f"a reply cannot be read ({why})", again=True, unreadable=True) from None
         return answer
 
     def _formatted(self, question: Question) -> Answer:

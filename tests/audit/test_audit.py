@@ -194,7 +194,7 @@ def said_of(action: str) -> int:
 
 def answers(request: dict[str, Any], _: int) -> Any:
     """A judge whose verdict on an action is how long it is, and who cannot judge plans."""
-    text = request["messages"][-1]["content"]
+    text = request["messages"][0]["content"]
     action = text.partition("<action>\n")[2].partition("\n</action>")[0]
     return said("Yes.") if "Say yes." in text else verdict(said_of(action)) if action else HTML
 

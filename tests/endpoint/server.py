@@ -33,7 +33,8 @@ def failure(status: int, message: str = "no", **headers: str) -> tuple[int, byte
 
 class Server(ThreadingHTTPServer):
     """`script(request, number)` gives status, body and headers of an answer; None: none ever, the connection just hangs
-    (until the server is closed). `number` counts the requests whose body is the same, from 0."""
+    (until the server is closed). `number` counts from 0 the requests that ask the same, whether
+    or not they say that a reply could not be read."""
 
     daemon_threads = True
 
@@ -65,7 +66,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server, name = self.server, json.dumps(body, sort_keys=True)
+        server, messages = self.server, body["messages"]
+        again = messages[-1]["content"].startswith("That could not be read")
+        name = json.dumps(body | {"messages": messages[:-2] if again else messages}, sort_keys=True)
         with server.lock:
             number = server.times[name]
             server.times[name] += 1

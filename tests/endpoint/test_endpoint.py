@@ -99,6 +99,16 @@ def test_what_may_pass_is_asked_again(at: Callable[..., Address], answer: Any) -
     assert (spent["requests"], spent["retries"], spent["unreadable"], spent["unanswered"]) == (3, 2, 0, 0)
 
 
+def test_who_cannot_be_read_is_told_so(at: Callable[..., Address]) -> None:
+    """A model without temperature would say the same to the same question."""
+    with serving(lambda request, count: said("7" if count == 2 else f"no. {count}")) as server:
+        assert Endpoint(at(server.url)).answers([question("?")], number) == [7]
+    asked = [[(m["role"], m["content"]) for m in request["messages"]] for request in server.seen]
+    assert [len(messages) for messages in asked] == [1, 3, 3]
+    assert asked[2][:2] == [("user", "?"), ("assistant", "no. 1")]
+    assert asked[2][2][1].startswith("That could not be read (invalid literal for int() with base 10: 'no. 1').")
+
+
 def test_a_server_that_hangs_is_asked_again(at: Callable[..., Address]) -> None:
     with serving(lambda request, number: None if number == 0 else said("7")) as server:
         assert Endpoint(at(server.url, timeout=0.3)).answers([question("?")], number) == [7]

@@ -39,7 +39,7 @@ def judge(url: str, resolve: Any = None, **changes: Any) -> OpenAiJudge:
 
 def by_action(request: dict[str, Any], _: int = 0) -> Any:
     """The verdict on an action is its length modulo 3."""
-    text = request["messages"][-1]["content"].partition("<action>\n")[2].partition("\n</action>")[0]
+    text = request["messages"][0]["content"].partition("<action>\n")[2].partition("\n</action>")[0]
     return verdict(len(text) % 3)
 
 
@@ -257,7 +257,7 @@ def test_a_run_survives_a_server_that_misbehaves_and_counts_what_it_did(play: Ca
     """Every question goes wrong once, each in one of seven ways; some go wrong for ever."""
 
     def script(request: dict[str, Any], number: int) -> Any:
-        draw = Random(json.dumps(request["messages"]))
+        draw = Random(json.dumps(request["messages"][:1]))
         bad, lasts = draw.choice(BAD), draw.random() < 0.2
         return bad if number == 0 or lasts else by_action(request)
 
