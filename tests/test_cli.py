@@ -113,7 +113,7 @@ BAD = {
     ),
     "length of no stage": (
         ("stage=progressive", "+stage.lengths.plannning=4"),
-        "stage.lengths.plannning=4: there is no such stage; the nearest is planning",
+        "stage.lengths.plannning=4.0: there is no such stage; the nearest is planning",
     ),
     "empty chain": (("stage=progressive", "stage.order=[]"), "stage.order=[]: must name at least one stage"),
     "chain in a chain": (
@@ -158,7 +158,10 @@ BAD = {
         "judge.members.openai.credential=NO_SUCH_KEY",
     ),
     "a member that is nobody": (("judge=ensemble", "judge.members.openai=null"), "judge.members.openai=None: must be a judge"),
-    "a member without a class": (("judge=ensemble", "+judge.members.x={foo: 1}"), "judge.members.x={'foo': 1}: must be a judge"),
+    "a member without a class": (
+        ("judge=ensemble", "~judge.members.openai", "+judge.members.x={foo: 1}"),
+        "judge.members.x={'foo': 1}: must be a judge",
+    ),
     "unknown key of a member": (("judge=ensemble", "judge.members.openai.modle=m"), "judge.members.openai.modle"),
     "judge that cannot be imported": (("judge._target_=pilotrl.judge.Nope",), "judge._target_=pilotrl.judge.Nope"),
     "weights of a mixture": (
