@@ -78,7 +78,7 @@ def check_weights(config: Config) -> None:
 def check_plans(config: Config) -> None:
     """Who trains or counts plans needs plans that the policy writes; in an evaluation nobody trains."""
     stage, credited = config.stage, config.algorithm.turn_credit and "plan_quality" in config.stage.terms
-    if stage.train_unselected and stage.planner == "policy" and stage.candidates > 1 and not credited:
+    if stage.train_unselected and not credited:
         why = "credits a plan that was not followed; use algorithm=grpo, algorithm.turn_credit=1 and the term plan_quality"
         raise UserError(f"stage.train_unselected=true: nothing {why}")
     if stage.plays == "expert" or (stage.planner == "policy" and config.agent.plans != "never"):

@@ -282,15 +282,6 @@ def test_a_dry_run_prints_every_stage(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_candidates_that_are_not_followed_are_trained_in_the_stage_that_has_some(
-    runs: Runs,  # noqa: F811
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main([*STUB, "stage.train_unselected=true", "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("train_unselected: true") == 3
-
-
 def start(place: Path, *words: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-m", "pilotrl", *words], cwd=place, env=environment)
