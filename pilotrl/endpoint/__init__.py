@@ -25,7 +25,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from pilotrl import prompts
 from pilotrl.endpoint.cache import Cache
-from pilotrl.endpoint.wire import PATIENCE, Answer, Unanswered, Wire
+from pilotrl.endpoint.wire import PATIENCE, Answer, Unanswered, Wire, in_one_line
 from pilotrl.redact import has_credentials, is_address
 from pilotrl.types import UserError
 
@@ -263,7 +263,7 @@ class Endpoint:
         try:
             read(answer.text)
         except ValueError as error:
-            why = str(error).splitlines()[0] if str(error) else "it is empty"
+            why = in_one_line(error) or "it is empty"
             since[:] = [("assistant", answer.text), ("user", prompts.load("endpoint")["again"].format(why=why))]
             raise Unanswered(f"a reply cannot be read ({why})", again=True, unreadable=True) from None
         return answer

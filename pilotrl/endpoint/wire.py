@@ -109,12 +109,12 @@ class Wire:
         except self.lib.APIStatusError as error:
             raise self._status(error) from None
         except self.lib.APIError as error:
-            why = "no answer in time" if isinstance(error, self.lib.APITimeoutError) else _line(error.__cause__ or error)
+            why = "no answer in time" if isinstance(error, self.lib.APITimeoutError) else in_one_line(error.__cause__ or error)
             raise Unanswered(self._clean(f"does not answer ({why})"), again=True) from None
 
     def _status(self, error: Any) -> Unanswered:
         status = int(error.status_code)
-        why = _line(error.message).removeprefix(f"Error code: {status} - ")
+        why = in_one_line(error.message).removeprefix(f"Error code: {status} - ")
         line = self._clean(f"answers with status {status} ({why})")
         return Unanswered(line, again=status in AGAIN or status >= 500, status=status, after=_after(error.response.headers))
 
@@ -159,6 +159,6 @@ def _after(headers: Any) -> float | None:
         return None
 
 
-def _line(what: object) -> str:
+def in_one_line(what: object) -> str:
     """The start of it, in one line."""
     return " ".join(str(what).split())[:200]
