@@ -225,6 +225,11 @@ def test_an_ensemble_of_an_endpoint_and_rules_tells_what_it_asks() -> None:
             Ensemble(**{"resolve": None, "vote": "mean", "members": members} | wrong)
 
 
+def test_json_without_end_cannot_be_read() -> None:
+    with pytest.raises(ValueError, match="JSON without end"):
+        read_verdict('{"adherence": ' + "[" * 100_000)
+
+
 SMALL = ("env=toy", "stage=adherence", "judge=openai", "judge.credential=null", "judge.backoff=0.01", "judge.attempts=3")
 SMALL += ("model.max_length=192", "model.max_plan_tokens=12", "model.max_action_tokens=8", "train.steps=2", "train.tasks=2")
 SMALL += ("train.group_size=2", "train.micro_tokens=512", "panel.tasks=2", "panel.samples=1", "panel.greedy=false")
