@@ -72,7 +72,7 @@ class Arena:
             graded=not teacher,
             detours=config.stage.detours,
             max_length=config.model.max_length,
-            max_tokens={"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens},
+            max_tokens=reply_tokens(config),
             adapters={role: None if config.model.roles == "shared" else role for role in get_args(Role)},
             temperature=config.train.temperature,
             top_p=1.0,
@@ -191,11 +191,15 @@ def scoring(config: Config) -> Scoring:
         terms=list(config.stage.terms),
         weights=dict(config.reward.weights),
         overlong_buffer=config.reward.overlong_buffer,
-        overlong_limit=config.reward.overlong_limit,
         overlong_penalty=config.reward.overlong_penalty,
-        trains=[role for role in get_args(Role) if role in config.stage.trains],
+        trains={role: limit for role, limit in reply_tokens(config).items() if role in config.stage.trains},
         unselected=config.stage.train_unselected,
     )
+
+
+def reply_tokens(config: Config) -> dict[Role, int]:
+    """How many tokens a reply of each role may have."""
+    return {"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens}
 
 
 def judge_of(config: Config, env: str) -> Judge:

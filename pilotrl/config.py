@@ -133,10 +133,9 @@ class Reward:
 
     weights: dict[str, float] = MISSING
     """By the name of the term; at least 0."""
-    overlong_buffer: int = MISSING
-    """Sampled tokens before the episode's limit where the linear length penalty begins; 0: off (DAPO, arXiv 2503.14476)."""
-    overlong_limit: int = MISSING
-    """Sampled tokens of trained roles an episode should not reach; there the penalty is full."""
+    overlong_buffer: float = MISSING
+    """Share of the tokens that an episode's replies may have at most over which the length penalty grows from nothing to
+    all of it; 0: off (DAPO, arXiv 2503.14476)."""
     overlong_penalty: float = MISSING
     """Largest length penalty, subtracted from the reward."""
 

@@ -39,10 +39,10 @@ class Scoring:
     """Who grades, by the name of the environment."""
     terms: Sequence[str]
     weights: Mapping[str, float]
-    overlong_buffer: int
-    overlong_limit: int
+    overlong_buffer: float
     overlong_penalty: float
-    trains: Sequence[Role]
+    trains: Mapping[Role, int]
+    """The roles that learn, and how many tokens a reply of each may have."""
     unselected: bool
     """Candidate plans that were not selected are graded, and learned from, too."""
 
@@ -51,8 +51,7 @@ class Scoring:
         for env, judge in self.judges.items():
             grade(judge, [episode for episode in episodes if episode.task.env == env], self.unselected)
         for episode in episodes:
-            lengths = self.overlong_buffer, self.overlong_limit, self.overlong_penalty
-            score(episode, self.terms, self.weights, *lengths, self.trains)
+            score(episode, self.terms, self.weights, self.overlong_buffer, self.overlong_penalty, self.trains)
 
     def begin(self, episode: Episode) -> None:
         """An episode is over, others are not: a judge that takes its time may start on it."""

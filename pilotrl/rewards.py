@@ -3,15 +3,16 @@
 The reward is the weighted mean of the stage's terms less the length penalty, so it lies in [-overlong_penalty, 1]. A term
 that does not apply (adherence without a plan) is left out of the mean. The reward is None, which leaves the episode out of
 baselines, where it is broken, or where a term is missing because the judge failed. An episode without any turn is legal:
-its context was full at once. Its length is that of the sampled tokens of trained roles; observations, plans of a teacher
-and candidates that were not selected do not count.
+its context was full at once. Its length is that of the sampled tokens of trained roles as a share of what those replies
+may have at most, whatever the number of turns; observations, plans of a teacher and candidates that were not selected do
+not count.
 
 A new term is one function in `TERMS` and one weight in `conf/reward/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pilotrl.types import Episode, Role, Turn, UserError, Written
 
@@ -55,12 +56,13 @@ def score(
     episode: Episode,
     terms: Sequence[str],
     weights: Mapping[str, float],
-    overlong_buffer: int,
-    overlong_limit: int,
+    overlong_buffer: float,
     overlong_penalty: float,
-    trains: Collection[Role],
+    trains: Mapping[Role, int],
 ) -> None:
     """Fill `episode.terms` (every term there is, to be logged), `episode.reward` (of `terms` alone) and what calls earned.
+
+    `trains` says of each role that learns how many tokens a reply of it may have.
 
     Raises UserError for a term that does not exist or has no weight.
     """
@@ -69,16 +71,21 @@ def score(
     episode.reward = _weighted_mean(episode, terms, weights)
     _earn(episode, terms)
     if episode.reward is not None:
-        sampled = sum(len(call.ids) for call in episode.calls if call.role in trains and call.selected)
-        episode.reward -= overlong_penalty * overlong(sampled, overlong_buffer, overlong_limit)
+        episode.reward -= overlong_penalty * overlong(_length(episode, trains), overlong_buffer)
 
 
-def overlong(sampled: int, buffer: int, limit: int) -> float:
+def overlong(length: float, buffer: float) -> float:
     """DAPO's soft punishment (arXiv 2503.14476, eq. 13) as a share of the penalty, 0 to 1.
 
-    0 up to `limit - buffer` sampled tokens, then linear, 1 from `limit` on. `buffer` 0 turns it off.
+    `length` is a share of the longest. 0 up to `1 - buffer`, then linear, 1 at the longest. `buffer` 0 turns it off.
     """
-    return min(1.0, max(0.0, (sampled - (limit - buffer)) / buffer)) if buffer else 0.0
+    return min(1.0, max(0.0, 1 - (1 - length) / buffer)) if buffer else 0.0
+
+
+def _length(episode: Episode, limits: Mapping[Role, int]) -> float:
+    """Tokens of the replies of these roles, of 1 for replies that all end at their limit."""
+    calls = [call for call in episode.calls if call.role in limits and call.selected]
+    return sum(len(call.ids) for call in calls) / sum(limits[call.role] for call in calls) if calls else 0.0
 
 
 def unscored_verdicts(episode: Episode) -> int:

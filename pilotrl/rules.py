@@ -90,8 +90,7 @@ def _acting(config: Config) -> dict[str, Rule]:
         "stage.detours": within(0, 1),
         "stage.world": within(0, 1 if config.stage.plays == "expert" else 0),
         "stage.agents": any_of(stems(CONF / "agent", ".yaml")),
-        "reward.overlong_limit": at_least(1),
-        "reward.overlong_buffer": within(0, config.reward.overlong_limit),
+        "reward.overlong_buffer": within(0, 1),
         "reward.overlong_penalty": at_least(0),
     }
 

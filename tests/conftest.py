@@ -152,10 +152,9 @@ def scoring(**changes: Any) -> Scoring:
         "judges": {"toy": RuleJudge(resolve=None)},
         "terms": ["format", "adherence", "outcome"],
         "weights": {"format": 1.0, "adherence": 1.0, "outcome": 1.0, "plan_quality": 1.0},
-        "overlong_buffer": 40,
-        "overlong_limit": 120,
+        "overlong_buffer": 1.0,
         "overlong_penalty": 0.5,
-        "trains": ["executor"],
+        "trains": {"executor": 24},
         "unselected": False,
     }
     return Scoring(**values | changes)
@@ -215,7 +214,7 @@ class Training:
             make_env=lambda: load("toy", split="train"),
             engine=engine_of(self.policy, chat.end, 16, roles),
             players=[replace(adaplan(chat), **given | (player or {}))],
-            scoring=scoring(trains=trains),
+            scoring=scoring(trains=dict.fromkeys(trains, 24)),
             trains=trains,
             steps=settings["steps"],  # type: ignore[arg-type]
             seed=settings["seed"],  # type: ignore[arg-type]

@@ -62,7 +62,7 @@ def test_what_a_run_does_not_have_is_not_shown(tiny: Path, tmp_path: Path, capsy
     chosen = ["env=toy", *SIZES, "tracking.uri=off", f"model.path={tiny}", "stage=coordination", "agent=naive"]
     running.run(composed_job(parse([]), chosen).config, tmp_path)
     (step,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    assert re.sub(r"\d\.\d\d", "N", step) == "step 1/1  reward N  success N"
+    assert re.sub(r"-?\d\.\d\d", "N", step) == "step 1/1  reward N  success N"
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["reward/adherence"] is None
 
 

@@ -33,7 +33,7 @@ def episode(
 
 
 def scored(played: Episode, *terms: str, weights: dict[str, float] = WEIGHTS) -> Episode:
-    score(played, terms or tuple(WEIGHTS), weights, 0, 0, 1.0, ["executor"])
+    score(played, terms or tuple(WEIGHTS), weights, 0.0, 1.0, {"executor": 100})
     return played
 
 
@@ -132,23 +132,33 @@ def test_unknown_terms_and_weights_are_told_in_one_line() -> None:
         scored(episode([turn(2)]), "outcome", weights={"format": 1.0})
 
 
-@pytest.mark.parametrize(("sampled", "share"), [(0, 0), (60, 0), (80, 0.5), (100, 1), (500, 1)])
-def test_overlong_punishment_is_linear_in_the_buffer(sampled: int, share: float) -> None:
-    assert overlong(sampled, buffer=40, limit=100) == pytest.approx(share)
-    assert overlong(sampled, buffer=0, limit=100) == 0
+@pytest.mark.parametrize(("length", "share"), [(0, 0), (0.6, 0), (0.8, 0.5), (1, 1), (5, 1)])
+def test_overlong_punishment_is_linear_in_the_buffer(length: float, share: float) -> None:
+    assert overlong(length, buffer=0.4) == pytest.approx(share)
+    assert overlong(length, buffer=0) == 0
 
 
-def test_length_counts_sampled_tokens_of_trained_roles_alone() -> None:
-    calls = [call("executor", 50), call("planner", 1000), call("executor", 30)]
-    for trains, reward in ((("executor",), 1 - 0.5 * 0.6), (("executor", "planner"), 1 - 0.6), ((), 1.0)):
-        played = episode([turn(2)], calls=calls)
-        score(played, ("outcome",), WEIGHTS, 40, 100, 0.6, trains)  # type: ignore[arg-type]
-        assert played.reward == pytest.approx(reward)
+LONG = {"executor": 50, "planner": 1000}
+
+
+@pytest.mark.parametrize(("trains", "length"), [(["executor"], 0.8), (["executor", "planner"], 1080 / 1100), ([], 0)])
+def test_length_counts_sampled_tokens_of_trained_roles_alone(trains: list[Role], length: float) -> None:
+    played = episode([turn(2)], calls=[call("executor", 50), call("planner", 1000), call("executor", 30)])
+    score(played, ("outcome",), WEIGHTS, 0.4, 0.6, {role: LONG[role] for role in trains})
+    assert played.reward == pytest.approx(1 - 0.6 * max(0, (length - 0.6) / 0.4))
+
+
+@pytest.mark.parametrize("turns", [1, 6, 20])
+def test_an_episode_is_not_too_long_for_its_turns(turns: int) -> None:
+    """A world that takes twenty turns has three times the words of one that takes six: its answers are no longer for that."""
+    played = episode([turn(2)] * turns, calls=[call("executor", 40) for _ in range(turns)])
+    score(played, ("outcome",), WEIGHTS, 0.4, 1.0, {"executor": 50})
+    assert played.reward == pytest.approx(1 - 0.5)
 
 
 def test_an_unscored_episode_gets_no_penalty_in_place_of_a_reward() -> None:
     played = episode([turn(None)], calls=[call("executor", 1000)])
-    score(played, tuple(WEIGHTS), WEIGHTS, 40, 100, 1.0, ["executor"])
+    score(played, tuple(WEIGHTS), WEIGHTS, 0.4, 1.0, {"executor": 100})
     assert played.reward is None
 
 
@@ -184,5 +194,5 @@ def test_the_length_of_an_episode_is_that_of_what_entered_it() -> None:
     long = [planned(1, PlanScores(5, 5, 5)), planned(1, PlanScores(5, 5, 5), selected=False)]
     for calls, penalty in ((long[:1], 0.5), (long, 0.5)):
         played = episode([turn(2)], calls=calls)
-        score(played, ["outcome"], EVEN, 10, 10, 1.0, ["planner"])
+        score(played, ["outcome"], EVEN, 1.0, 1.0, {"planner": 10})
         assert played.reward == 1.0 - penalty
