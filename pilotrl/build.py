@@ -32,13 +32,13 @@ from pilotrl.engine.lanes import Lanes
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import MIXTURE, Env, mixture
 from pilotrl.judge import Judge
-from pilotrl.player import Player, Playing
+from pilotrl.player import Player
 from pilotrl.policy import Policy, Voice
 from pilotrl.rehearsal import Memory
 from pilotrl.rollout import play
 from pilotrl.target import make
 from pilotrl.teacher import ExpertTeacher, Teacher
-from pilotrl.types import Role
+from pilotrl.types import Episode, Role
 from pilotrl.workers import play_apart
 
 
@@ -80,10 +80,9 @@ class Arena:
             tutor=ExpertTeacher() if expert else self.tutor,
         )
 
-    @property
-    def play(self) -> Playing:
-        """How episodes are played: here."""
-        return play
+    def play(self, *given: Any) -> list[Episode]:
+        """How episodes are played (`rollout.play`): here."""
+        return play(*given)
 
     def spent(self) -> dict[str, float]:
         """What was asked of endpoints so far, by names such as `judge/requests`; nothing where there are none."""
@@ -127,11 +126,14 @@ class Bench(Arena):
         tutor = teacher.build(plain(config.teacher))
         return cls(config, chat, engine, scoring(config), tutor, tokenizer, actor, algorithm)
 
-    @property
-    def play(self) -> Playing:
-        """By as many processes as torch has threads, where the policy plays on CPU and nobody's connections would be forked."""
+    def play(self, *given: Any) -> list[Episode]:
+        """By as many processes as torch has threads, where the policy plays on CPU and nobody's connections would be forked.
+
+        Where it plays is looked up each time: the trainer takes it to the accelerator.
+        """
         here = next(self.policy.parameters()).device.type == "cpu" and not isinstance(self.tutor, teacher.Remote)
-        return partial(play_apart, workers=torch.get_num_threads()) if here and sys.platform == "linux" else play
+        apart = partial(play_apart, workers=torch.get_num_threads())
+        return apart(*given) if here and sys.platform == "linux" else play(*given)
 
 
 def remote(config: Config) -> Arena:

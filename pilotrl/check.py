@@ -45,6 +45,7 @@ def check(config: Config) -> None:
             raise UserError(f"{key}={show(value)}: must be {allowed}")
     check_weights(config)
     check_algorithm(config.algorithm)
+    check_stage(config)
     check_plans(config)
     check_lora(config)
     check_roles(config)
@@ -77,7 +78,8 @@ def check_weights(config: Config) -> None:
 
 def check_plans(config: Config) -> None:
     """Who trains or counts plans needs plans that the policy writes; in an evaluation nobody trains."""
-    stage, credited = config.stage, config.algorithm.turn_credit and "plan_quality" in config.stage.terms
+    stage = config.stage
+    credited = config.algorithm.turn_credit and "plan_quality" in stage.terms and config.reward.weights["plan_quality"]
     if stage.train_unselected and not credited:
         why = "credits a plan that was not followed; use algorithm=grpo, algorithm.turn_credit=1 and the term plan_quality"
         raise UserError(f"stage.train_unselected=true: nothing {why}")
@@ -88,6 +90,17 @@ def check_plans(config: Config) -> None:
         raise UserError(f"stage.terms={show(stage.terms)}: with {no_plans} the policy writes no plan that could be graded")
     if "executor" not in stage.trains:
         raise UserError(f"stage.trains={show(stage.trains)}: with {no_plans} the policy writes no plan to learn from")
+
+
+def check_stage(config: Config) -> None:
+    """Demonstrations are for sft, and sft for demonstrations: those have no rewards, and a policy's samples are no examples."""
+    plays, name = config.stage.plays, config.algorithm.name
+    if (plays == "expert") != (name == "sft"):
+        who, use = ("the expert", "algorithm=sft") if plays == "expert" else ("the policy", "algorithm=grpo or ppo")
+        raise UserError(f"algorithm.name={name}: does not learn from what {who} plays (stage.plays={plays}); use {use}")
+    if plays == "policy" and config.train.validate_every:
+        often = config.train.validate_every
+        raise UserError(f"train.validate_every={often}: is for demonstrations (stage.plays=expert); set it to 0, panels measure")
 
 
 def check_algorithm(algorithm: Algorithm) -> None:

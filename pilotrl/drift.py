@@ -20,6 +20,9 @@ from pilotrl.batch import Batch, collate
 from pilotrl.policy import Policy
 from pilotrl.types import Episode, Role
 
+NOTHING = torch.empty(0)
+"""Of episodes in which nobody said anything: all broken, or full from the start."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -51,7 +54,7 @@ class Probe:
         k3 = moved.expm1() - moved
         speakers = [call.role if call else None for call in self.batch.trained]
         every = range(len(self.batch.episodes))
-        calls = torch.cat([micro.token_call for micro in self.batch.micros(every, self.micro_tokens)])
+        calls = torch.cat([NOTHING.long(), *(micro.token_call for micro in self.batch.micros(every, self.micro_tokens))])
         said = {role: torch.tensor([speaker == role for speaker in speakers])[calls] for role in get_args(Role)}
         return {role: float(k3[mine].mean()) for role, mine in said.items() if mine.any()}
 
@@ -61,4 +64,4 @@ def logprobs(policy: Policy, batch: Batch, temperature: float, micro_tokens: int
     """[N] of a batch's trained tokens under the weights of now, micro-batch by micro-batch."""
     device = next(policy.parameters()).device
     micros = batch.micros(range(len(batch.episodes)), micro_tokens)
-    return torch.cat([policy(micro.to(device), temperature).logprobs.cpu() for micro in micros])
+    return torch.cat([NOTHING, *(policy(micro.to(device), temperature).logprobs.cpu() for micro in micros)])

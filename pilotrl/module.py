@@ -177,9 +177,12 @@ class PilotModule(LightningModule):
         if self.trainer.world_size > 1:
             learned = [p for p in self.parameters() if p.requires_grad]
             flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learned])
+            held = flat.new_tensor([p.grad is not None for p in learned])
             torch.distributed.all_reduce(flat)
-            for p, grad in zip(learned, torch.split(flat, [p.numel() for p in learned]), strict=True):
-                p.grad = grad.view_as(p)
+            torch.distributed.all_reduce(held)
+            sizes = [p.numel() for p in learned]
+            for p, grad, ranks in zip(learned, torch.split(flat, sizes), held.tolist(), strict=True):
+                p.grad = grad.view_as(p) if ranks else None  # without, the optimizer leaves it alone, as on one rank
 
     def unsynced(self) -> Any:
         """Keep the strategy from averaging gradients by itself: a rank may have fewer micro-batches than another."""
@@ -188,12 +191,12 @@ class PilotModule(LightningModule):
 
     @torch.no_grad()
     def held_out_loss(self, batch: Batch) -> float:
-        """Cross entropy in nats a token on demonstrations of tasks that are never trained on."""
+        """Cross entropy in nats a token on demonstrations of tasks that are never trained on; nan: all of them were broken."""
         everything = range(len(batch.episodes))
         micros = batch.micros(everything, self.micro_tokens)
         loss = sum(float(-self.policy(micro.to(self.device), self.temperature).logprobs.sum()) for micro in micros)
         total = self.summed({"loss": loss, "tokens": batch.tokens(everything)})
-        return total["loss"] / total["tokens"]
+        return total["loss"] / total["tokens"] if total["tokens"] else math.nan
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = learned(self)

@@ -14,6 +14,9 @@ from pilotrl import policy
 from pilotrl.context import Chat
 from pilotrl.types import UserError
 
+SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping")
+"""What some models do to logits after their head, and our scoring does not."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -39,8 +42,13 @@ def config_of(path: str) -> Any:
         config = AutoConfig.from_pretrained(policy.base_of(path))
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model.path={path}: cannot be loaded ({str(error).splitlines()[0]}); give another") from error
-    if others := sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"}):
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        kinds = {"sliding_attention"}
+    if others := sorted(kinds - {"full_attention"}):
         raise UserError(f"model.path={path}: has layers of {others[0]}, which are not supported; choose another model")
+    if scaled := next((key for key in SCALES if getattr(config, key, None) not in (None, 1)), None):
+        raise UserError(f"model.path={path}: has {scaled}, which is not supported; choose another model")
     return config
 
 

@@ -69,7 +69,7 @@ def score(
     _check(terms, weights)
     episode.terms = {name: term(episode) for name, term in TERMS.items()}
     episode.reward = _weighted_mean(episode, terms, weights)
-    _earn(episode, terms)
+    _earn(episode, [name for name in terms if weights[name] > 0])
     if episode.reward is not None:
         episode.reward -= overlong_penalty * overlong(_length(episode, trains), overlong_buffer)
 

@@ -265,8 +265,8 @@ class _Seat:
         prompt, ids = self.context.prompt(ask, self.steps), self.player.chat.reply(text)
         if len(prompt) + len(ids) > self.player.max_length:
             return False
-        version, turn = self.player.version, self.turn
-        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, version, turn=turn))
+        version, adapter = self.player.version, self.player.adapters[role]
+        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, version, adapter, self.turn))
         return True
 
     def _demonstrate(self, ask: str) -> str | None:

@@ -261,7 +261,7 @@ class Run:
         if not (patience := self.config.train.patience):
             return False
         lines = map(json.loads, self.folder.metrics.read_text(encoding="utf-8").splitlines())
-        losses = [line["valid/loss"] for line in lines if "valid/loss" in line]
+        losses = [line["valid/loss"] for line in lines if line.get("valid/loss") is not None]
         return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
 
     def keeps(self, batch: Batch) -> bool:

@@ -94,6 +94,19 @@ BAD = {
     "role": (("stage.trains=[critic]",), "stage.trains=[critic]: must be one or more of executor, planner"),
     "when plans are written": (("agent.plans=every 0",), "agent.plans=every 0: must be always, once, never, asked, or every K"),
     "plans, misspelt": (("agent.plans=sometimes",), "agent.plans=sometimes: must be always"),
+    "demonstrations without sft": (
+        ("stage=warmstart", "algorithm=grpo", "train.group_size=2"),
+        "algorithm.name=grpo: does not learn from what the expert plays (stage.plays=expert); use algorithm=sft",
+    ),
+    "sft without demonstrations": (("algorithm=sft",), "algorithm.name=sft: does not learn from what the policy plays"),
+    "validation without demonstrations": (
+        ("train.validate_every=5", "train.validate_tasks=4"),
+        "train.validate_every=5: is for demonstrations (stage.plays=expert); set it to 0",
+    ),
+    "unselected without weight": (
+        ("stage=planning", "stage.train_unselected=true", "reward.weights.plan_quality=0"),
+        "stage.train_unselected=true: nothing credits a plan",
+    ),
     "no candidates": (("stage=planning", "stage.candidates=0"), "stage.candidates=0: must be at least 1"),
     "plans without a planner": (("stage=planning", "agent=react"), "with agent.plans=never the policy writes no plan"),
     "plans of a teacher": (("stage=planning", "stage.planner=teacher"), "with stage.planner=teacher the policy writes no plan"),

@@ -93,6 +93,12 @@ def test_without_plans_only_the_executor_drifts(tiny: Path, player: Player) -> N
     assert list(probe.drift(moved(tiny, 0.1))) == ["executor"]
 
 
+def test_where_nobody_said_anything_nothing_drifts(tiny: Path) -> None:
+    """Every world was out of order, say."""
+    broken = [Episode(Task("toy", "toy-train-0", "train", 0), i, 0, "", outcome="broken") for i in range(3)]
+    assert Probe.of(broken, fresh(tiny), HEAT, 512).drift(moved(tiny, 0.1)) == {}
+
+
 def test_training_the_executor_moves_the_planner_too(training: Callable[..., Any], player: Player) -> None:
     """Masking its tokens does not freeze what shares its weights."""
     run = training(steps=2)

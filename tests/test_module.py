@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,6 +185,19 @@ def test_later_minibatches_are_off_policy_and_counted(training: Make) -> None:
     metrics = training(steps=1, minibatches=4, lr=5e-2).fit().module.metrics
     assert metrics["train/kl"] > 1e-4
     assert metrics["train/clip_share"] > 0.0
+
+
+def test_what_no_rank_learns_about_the_optimizer_leaves_alone(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros in place of no gradient would move it, by momentum and weight decay, as one rank does not."""
+    module = training().module
+    monkeypatch.setattr(module, "_trainer", SimpleNamespace(world_size=2))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    first, *others = [p for p in module.parameters() if p.requires_grad]
+    first.grad = torch.ones_like(first)
+    module.sum_gradients()
+    assert first.grad is not None
+    assert torch.equal(first.grad, torch.ones_like(first))
+    assert [p.grad for p in others] == [None] * len(others)
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo", "sft"])

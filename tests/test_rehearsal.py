@@ -131,6 +131,12 @@ def sliding(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def other(folder: Path, kind: str, **more: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": kind, "architectures": [f"{kind.title()}ForCausalLM"]} | more
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def no_system(folder: Path) -> None:
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     template = folder / "chat_template.jinja"
@@ -142,6 +148,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no chat template": (without("chat_template.jinja"), "has no chat template"),
     "a config that is none": (lambda folder: (folder / "config.json").write_text("{}"), "cannot be loaded"),
     "sliding windows": (sliding, "has layers of sliding_attention, which are not supported"),
+    "sliding windows of old": (lambda folder: other(folder, "mistral", sliding_window=8), "layers of sliding_attention"),
+    "logits that are scaled": (lambda folder: other(folder, "granite", logits_scaling=8.0), "has logits_scaling, which is not"),
     "no system message": (no_system, "its chat template fails (no system)"),
 }
 

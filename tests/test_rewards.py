@@ -190,6 +190,14 @@ def test_a_call_earns_what_the_terms_of_the_stage_say(terms: list[str], earned: 
     assert [one.earned for one in played.calls] == earned
 
 
+def test_a_call_earns_nothing_by_a_term_without_weight() -> None:
+    acted = call("executor", 3)
+    acted.turn = 1
+    calls = [planned(1, PlanScores(3, 3, 3)), acted]
+    played = scored(episode([turn(2)], calls=calls), *PLANS, weights=EVEN | {"adherence": 0.0})
+    assert [one.earned for one in played.calls] == [0.5, None]
+
+
 def test_the_length_of_an_episode_is_that_of_what_entered_it() -> None:
     long = [planned(1, PlanScores(5, 5, 5)), planned(1, PlanScores(5, 5, 5), selected=False)]
     for calls, penalty in ((long[:1], 0.5), (long, 0.5)):

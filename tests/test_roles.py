@@ -98,6 +98,17 @@ def test_the_other_role_does_not_move_at_all(training: Make, roles: str, trained
     assert not equal(mine(run.policy, trained), changed)
 
 
+@pytest.mark.parametrize("roles", ["separate", "isolated"])
+def test_each_role_learns_from_its_own_demonstrations(training: Make, roles: str) -> None:
+    """Whichever of them spoke last before."""
+    for last in ROLES:
+        run = training("sft", steps=1, roles=roles, trains=ROLES, player={"teacher": True, "expert": True}, group_size=1)
+        before = [mine(run.policy, role) for role in ROLES]
+        run.policy.speaker(last)
+        run.fit()
+        assert not any(equal(mine(run.policy, role), old) for role, old in zip(ROLES, before, strict=True))
+
+
 def test_what_is_frozen_for_both_stays(training: Make) -> None:
     run = rewarded(training(steps=2, roles="separate", trains=ROLES, player=OWN))
     base = {name: p.clone() for name, p in run.policy.named_parameters() if "lora_" not in name}

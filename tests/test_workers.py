@@ -15,7 +15,8 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from pilotrl import policy, workers
+from pilotrl import build, policy, workers
+from pilotrl.compose import composed_job, parse
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
@@ -48,6 +49,17 @@ def test_what_is_played_does_not_depend_on_how_many_play(player: Player, model: 
     shared = play_apart(tickets(player), make_env, engine, KEY, over.append, workers=2)
     assert said(shared) == said(alone)
     assert Counter(map(id, over)) == Counter(map(id, shared)), "every episode is reported once, as it is returned"
+
+
+def test_who_plays_is_decided_when_it_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer takes the policy to an accelerator after the data source was told how to play; nothing may fork then."""
+    bench = build.Bench.of(composed_job(parse([]), ["env=toy"]).config, tmp_path)
+    monkeypatch.setattr(build, "play_apart", lambda *given, workers: "apart")
+    monkeypatch.setattr(build, "play", lambda *given: "here")
+    told = bench.play
+    assert told() == "apart"
+    bench.policy.to("meta")
+    assert told() == "here"
 
 
 def test_a_few_tickets_are_not_worth_a_process(player: Player, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
