@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import CONF, chain
+from pilotrl.command import refusal
 from pilotrl.compose import DRY, composed_jobs, parse, stored, typed
 from pilotrl.config import Config
 from pilotrl.folder import RUN, RunFolder
@@ -37,12 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             rehearse([word for word in words if word != DRY])
             return 0
         return obey(Order([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
-    except UserError as error:
-        print(f"pilotrl: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("pilotrl: interrupted; resume=RUN_FOLDER goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (why := refusal(error)) is None:
+            raise
+        print(f"pilotrl: {why}", file=sys.stderr)
+        return 2
 
 
 def obey(order: Order) -> int:

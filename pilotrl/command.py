@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
-from pilotrl.types import UserError
+from pilotrl.types import UserError, WorldError
+
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What the system says of a path that cannot be used as it is."""
+
+
+def refusal(error: Exception) -> str | None:
+    """The line about what a user can mend: an input, a world that does not answer, a path. None: the mistake is ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, WorldError):
+        return str(error).partition("\n")[0]
+    if isinstance(error, OSError) and error.errno in FORBIDDEN and error.filename:
+        return f"{error.filename}: {error.strerror}; choose another path, or get access to this one"
+    return None
 
 
 def ended(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None, about: str | None) -> int:
     """Runs it on the words given, or on those of the command line; `--help` prints what it is about instead.
 
-    Exit code: 0, or 2 after one line about what the user got wrong.
+    Exit code: 0, 2 after one line about what the user got wrong, or 130 where somebody interrupted it.
     """
     words = sys.argv[1:] if argv is None else argv
     if {"--help", "-h"} & {*words}:
@@ -19,7 +34,12 @@ def ended(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None
         return 0
     try:
         command(words)
-    except UserError as error:
-        print(f"pilotrl: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("pilotrl: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if (why := refusal(error)) is None:
+            raise
+        print(f"pilotrl: {why}", file=sys.stderr)
         return 2
     return 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pilotrl import lineage, server
 from pilotrl.ledger import EPISODES, METRICS, Ledger, Sent, Status, sent_nothing
+from pilotrl.redact import hide_credentials
 from pilotrl.story import description, panel_points
 from pilotrl.traces import Traces, is_shown
 
@@ -72,7 +73,7 @@ class Feed:
         self._experiment = server.experiment(client, sent["experiment"], self._uri)
         run = server.find_run(client, self._experiment, sent["run_id"], sent["id"]) or self._create(client, sent)
         if run.info.run_id != sent["run_id"]:
-            self._ledger.update(run_id=run.info.run_id, **sent_nothing())
+            self._ledger.update(uri=hide_credentials(self._uri), run_id=run.info.run_id, **sent_nothing())
         server.send_params(client, run, sent["params"])
         if (parent := lineage.parent_in(self._uri, sent["parent"])) is not None:
             lineage.link_parent(client, run, parent)

@@ -56,18 +56,18 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """It holds the configuration of a run."""
-        return self.config.is_file()
+        return os.path.isfile(self.config)
 
     @property
     def finished(self) -> bool:
-        return self.summary.is_file()
+        return os.path.isfile(self.summary)
 
     def check_writable(self) -> None:
         """Raises UserError where the folder cannot be written, or is yet to be made and cannot be. Leaves nothing.
 
         A file is really made: permission bits say nothing to root, nor on network file systems, nor of a full disk.
         """
-        place = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        place = next(p for p in (self.path, *self.path.absolute().parents) if os.path.exists(p))
         try:
             with tempfile.TemporaryFile(dir=place) as file:
                 file.write(bytes(ROOM))

@@ -11,6 +11,7 @@ from pilotrl.config import Config
 from pilotrl.evaluate import TEACHER, Played
 from pilotrl.folder import RunFolder
 from pilotrl.records import from_record
+from pilotrl.types import UserError
 
 PLAYERS = ("env", "agent", "model", "engine", "panel", "trainer")
 """Nodes of a configuration that, beside weights and code, decide every token of a panel."""
@@ -35,7 +36,11 @@ def handed_over(config: Config, panel: str, weights: str) -> Played:
     parent = RunFolder(Path(config.parent or "/dev/null"))
     if not (parent.begun and parent.finished):
         return {}
-    theirs, summary = stored(parent), json.loads(parent.summary.read_text(encoding="utf-8"))
+    summary = json.loads(parent.summary.read_text(encoding="utf-8"))
+    try:
+        theirs = stored(parent)
+    except UserError:  # of a revision that had other keys
+        return {}
     same = (summary["panel"]["sha256"], summary["weights_sha256"], summary["git_revision"]) == (panel, weights, git_revision())
     alike = all(plain(getattr(theirs, node)) == plain(getattr(config, node)) for node in PLAYERS)
     played = recalled(parent, "after") if same and alike else {}

@@ -224,6 +224,8 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
         if path.is_dir() and any(child.name != ".lock" for child in path.iterdir()):
             raise UserError(f"out={path}: holds something else; name a new folder") from None
         return
+    except ValueError as error:
+        raise UserError(f"out={path}: its settings.json cannot be read; name a new folder") from error
     there, here = dict(_deciding(held)), dict(_deciding(settings))
     for key in dict.fromkeys([*there, *here]):
         if there.get(key) != here.get(key):

@@ -308,7 +308,7 @@ def check_alike(one: Side, other: Side) -> None:
 def change(config: Config, line: str, value: Any) -> None:
     """Apply one override to a configuration that is composed already: a group's option, or a key's value."""
     key, held = key_of(line), cast(DictConfig, config)
-    if (CONF / key).is_dir() and key != "stage":
+    if key in held and (CONF / key).is_dir() and key != "stage":
         OmegaConf.update(held, key, composed_job(parse([]), [line]).config[key], merge=False)  # type: ignore[index]
     elif key in flat(config) and not key.startswith("stage."):
         try:
@@ -316,5 +316,5 @@ def change(config: Config, line: str, value: Any) -> None:
         except OmegaConfBaseException as error:
             raise UserError(f"{line}: {str(error).splitlines()[0]}") from error
     else:
-        known = [*flat(config), *(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "stage")]
+        known = [*flat(config), *(path.name for path in CONF.iterdir() if path.name in held and path.name != "stage")]
         raise UserError(f"{line}: is no key of an evaluation; the nearest is {nearest(key, known)}")

@@ -6,7 +6,7 @@ import fcntl
 import getpass
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,12 +134,14 @@ def send_params(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> No
         client.log_batch(run.info.run_id, params=new[start : start + PARAMS])
 
 
-def send_folder(uri: str, run_id: str, folder: Path) -> None:
-    """Gives a run of MLflow the files of a folder, under the folder's name. Raises whatever MLflow raises."""
+def send_files(uri: str, run_id: str, files: Sequence[Path]) -> None:
+    """Gives a run of MLflow some files, each under the name of its folder. Raises whatever MLflow raises."""
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         raise FileNotFoundError("the database is gone")  # which MLflow would make anew, and empty
     load()
-    connect(uri).log_artifacts(run_id, str(folder), folder.resolve().name)
+    client = connect(uri)
+    for path in files:
+        client.log_artifact(run_id, str(path), path.resolve().parent.name)
 
 
 PARAMS = 100

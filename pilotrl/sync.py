@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pilotrl.command import refusal
 from pilotrl.feed import Feed
 from pilotrl.folder import RunFolder
 from pilotrl.ledger import LEDGER, METRICS, Ledger
@@ -41,12 +42,16 @@ def sync(folder: Path, uri: str | None = None) -> int:
             raise UserError(
                 f"{feed.complaint(error)}; run this again once it works, or name another with --uri"
             ) from error
-    return int(ledger.read()[METRICS]["bytes"] - known[METRICS]["bytes"])
+    there = ledger.read()
+    return int(there[METRICS]["bytes"] - (known[METRICS]["bytes"] if there["run_id"] == known["run_id"] else 0))
 
 
 def jobs(sweep: Path) -> list[Path]:
-    """Folders of a sweep's jobs; of a run's folder none."""
-    return sorted(path.parent for path in sweep.glob(f"*/**/{LEDGER}"))
+    """Folders of a sweep's jobs; of a run's folder none, nor of one that cannot be entered, as `sync` says."""
+    try:
+        return sorted(path.parent for path in sweep.glob(f"*/**/{LEDGER}"))
+    except OSError:
+        return []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for folder in (each for place in given.folders for each in (place, *jobs(place))):
         try:
             print(f"{folder}: {sync(folder, given.uri)} bytes of metrics were new to MLflow")
-        except UserError as error:
-            print(f"pilotrl: {error}", file=sys.stderr)
+        except Exception as error:
+            if (why := refusal(error)) is None:
+                raise
+            print(f"pilotrl: {why}", file=sys.stderr)
             code = 2
     return code
 

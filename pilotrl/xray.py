@@ -7,6 +7,7 @@ the trainer computed from the same weights before it learned. Of the steps that 
 from __future__ import annotations
 
 import argparse
+import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,8 +125,21 @@ def kept(folder: RunFolder, step: int | None) -> Batch:
         raise UserError(f"{folder}: holds no calls/ of a step; {remedy}")
     if step is not None and step not in known:
         raise UserError(f"--step {step}: was not kept; there are {', '.join(map(str, known))}")
-    batch: Batch = torch.load(known[max(known) if step is None else step], map_location="cpu", weights_only=False)
+    path = known[max(known) if step is None else step]
+    try:
+        batch: Batch = torch.load(path, map_location="cpu", weights_only=False)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: cannot be read, it was not written to its end; name another with --step") from error
     return batch
+
+
+def tokenizer_of(folder: RunFolder) -> Any:
+    """The run's own where it has left a policy, else that of what it started from. Raises UserError where both are gone."""
+    path = str(folder.policy) if folder.policy.is_dir() else model_path(read_elsewhere(folder), folder.path)
+    try:
+        return load_tokenizer(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: started from {path}, which has no tokenizer any more; put it back") from error
 
 
 def show(folder: RunFolder, episode: int, step: int | None, each: bool, console: Console) -> None:
@@ -135,7 +149,7 @@ def show(folder: RunFolder, episode: int, step: int | None, each: bool, console:
     batch = kept(folder, step)
     if not 0 <= episode < len(batch.episodes):
         raise UserError(f"--episode {episode}: step {batch.step + 1} has episodes 0 to {len(batch.episodes) - 1}")
-    tokenizer, one = load_tokenizer(model_path(read_elsewhere(folder), folder.path)), batch.episodes[episode]
+    tokenizer, one = tokenizer_of(folder), batch.episodes[episode]
     reward = "none" if one.reward is None else f"{one.reward:.3f}"
     head = f"step {batch.step + 1}, episode {episode}: {one.task.env} {one.task.id}, {one.outcome}, reward {reward}"
     console.print(head, style="bold", markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from omegaconf import OmegaConf
 
 from pilotrl import PACKAGE, chain, progressive
 from pilotrl import run as running
@@ -138,6 +140,18 @@ def test_another_teachers_plans_are_played_anew(
     config.teacher["_target_"] = "pilotrl.teacher.file.FileTeacher"
     assert [*arms] == ["own plans, sampled", "teacher's plans, sampled"]
     assert [*handed_over(config, end["panel"]["sha256"], end["weights_sha256"])] == ["own plans, sampled"]
+
+
+def test_a_parent_of_another_revision_hands_over_nothing(whole: Path, warm: Path, tmp_path: Path) -> None:
+    """Whose configuration has a key that there is no more: it is played anew, and the run goes on."""
+    shutil.copytree(whole / ORDER[0], tmp_path / "old")
+    end = json.loads((tmp_path / "old" / "summary.json").read_text())
+    config = composed_job(parse([]), [*TINY, f"parent={tmp_path}/old", f"model.path={warm}"]).config
+    assert handed_over(config, end["panel"]["sha256"], end["weights_sha256"])
+    theirs = OmegaConf.load(tmp_path / "old" / ".hydra" / "config.yaml")
+    theirs.reward.overlong_limit = 384
+    OmegaConf.save(theirs, tmp_path / "old" / ".hydra" / "config.yaml")
+    assert handed_over(config, end["panel"]["sha256"], end["weights_sha256"]) == {}
 
 
 def test_a_chain_from_nothing_keeps_the_model_that_it_began_with(play: Play, tmp_path: Path) -> None:

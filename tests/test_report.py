@@ -383,6 +383,38 @@ def test_a_parent_counts_by_its_configuration(tmp_path: Path) -> None:
     assert panels[0].differing()["parent.stage.name"] == ["warmstart", "absent"]
 
 
+def test_runs_whose_parents_differ_in_seed_all_count(tmp_path: Path) -> None:
+    """A sweep over the last one's runs keeps the seed of its own."""
+    for seed in (0, 1, 2):
+        make(tmp_path / f"first-{seed}", f"seed={seed}", "stage=warmstart")
+        make(tmp_path / f"second-{seed}", f"parent={tmp_path}/first-{seed}")
+    folders = [tmp_path / f"second-{seed}" for seed in (0, 1, 2)]
+    panels, notes = sorted_out([read(name, folder) for name, folder in find(folders).items()])
+    assert [arm.seeds for arm in panels[0].arms] == ["0→0, 1→0, 2→0"]
+    assert notes == []
+
+
+def test_what_two_judges_said_is_not_compared(tmp_path: Path) -> None:
+    make(tmp_path / "rule")
+    make(tmp_path / "model", "judge=openai", skill=0.3)
+    make(tmp_path / "same", "judge=openai", "judge.timeout=7", "train.lr=1", skill=0.3)
+    runs = [read(name, folder) for name, folder in find([tmp_path]).items()]
+    (panel,), notes = sorted_out(runs)
+    assert len(panel.arms) == 3
+    assert sum("not all arms have the same judge" in note for note in notes) == 1
+    found = {(c.first.runs[0].name, c.second.runs[0].name): set() for c in panel.compared()}
+    for comparison in panel.compared():
+        found[comparison.first.runs[0].name, comparison.second.runs[0].name].add(comparison.cell.measure)
+    assert found["model", "same"] - found["model", "rule"] == {"adherence"}
+    assert "success" in found["model", "rule"]
+
+
+def test_a_run_and_one_inside_it_have_names(tmp_path: Path) -> None:
+    make(tmp_path / "chain")
+    make(tmp_path / "chain" / "1-adherence")
+    assert [*find([tmp_path / "chain", tmp_path / "chain" / "1-adherence"])] == ["chain", "chain/1-adherence"]
+
+
 def test_what_an_arm_gained_is_what_its_run_says(sweep: Path) -> None:
     run = next(read(name, folder) for name, folder in find([sweep / "4"]).items())
     (panel,), _ = sorted_out([run])
@@ -487,6 +519,10 @@ def test_the_report_is_an_artifact_of_the_sweep(
     assert main([str(place)]) == 0
     assert capsys.readouterr().out == f"{place / 'report' / 'report.html'}\n"
     assert {file.path for file in client.list_artifacts(run_id, "report")} >= {"report/report.html", "report/runs.csv"}
+    assert main([str(place), f"out={place}"]) == 0  # beside the runs, of which nothing goes along
+    sent = {file.path for file in client.list_artifacts(run_id, "sweep")}
+    assert sent >= {"sweep/report.html", "sweep/runs.csv"}
+    assert not sent & {"sweep/0", "sweep/mlflow.json", "sweep/report"}
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{place}/gone.db", "http://127.0.0.1:9"])

@@ -119,6 +119,8 @@ def test_the_table_shows_every_side(found: Path, capsys: pytest.CaptureFixture[s
         (["checkpoint=A", "agents=[adaplan,reakt]"], "agent=reakt: there is no such option; the nearest is react"),
         (["checkpoint=A", "agents=[adaplan,react]", "agent=naive"], "agent=naive: agents= names all paradigms"),
         (["checkpoint=[A,B", "agents=react"], "cannot be read"),
+        (["checkpoint=A", "root=A/.hydra/config.yaml/x"], "A/.hydra/config.yaml cannot be written"),
+        (["checkpoint=A", "hydra/launcher=local"], "hydra/launcher=local: is no key of an evaluation"),
     ],
 )
 def test_sides_that_cannot_be_compared_are_refused(

@@ -326,6 +326,25 @@ def test_one_folder_that_cannot_be_sent_does_not_keep_the_others(
     assert _sent(folder, uri) == _written(folder)
 
 
+def test_another_server_gets_all_of_it_and_is_the_folders_from_then_on(
+    folder: Path, uri: str, tracker: Callable[..., Tracker], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run and one inside it, as a sweep and its job are."""
+    (folder / "0").mkdir()
+    for place in (folder, folder / "0"):
+        _write(place, _lines(1, 3))
+    tracker().finish("FINISHED")
+    Tracker(folder / "0", uri, _card("job")).finish("FINISHED")
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert command.main([str(folder), "--uri", other]) == 0
+    size = (folder / "metrics.jsonl").stat().st_size
+    assert capsys.readouterr().out.count(f"{size} bytes of metrics were new") == 2
+    job = _client(other).get_run(_run_id(folder / "0"))
+    assert job.data.tags["mlflow.parentRunId"] == _run_id(folder)
+    assert command.main([str(folder)]) == 0
+    assert capsys.readouterr().out.count(": 0 bytes of metrics were new") == 2
+
+
 @pytest.mark.parametrize("nothing", [None, "off"])
 def test_off_is_off(nothing: str | None, tmp_path: Path) -> None:
     with Tracker(tmp_path, nothing, _card("name")) as tracker:

@@ -101,6 +101,9 @@ def test_a_step_without_recomputed_ones_says_so(folder: RunFolder) -> None:
     assert "only the sampled ones are known" in shown(folder)
 
 
+GONE = {"model": {"path": "gone", "scratch": None}, "parent": None}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -109,6 +112,8 @@ def test_a_step_without_recomputed_ones_says_so(folder: RunFolder) -> None:
         (lambda run: (run.calls / "step-000001.pt").unlink() or {}, "holds no calls/ of a step; start a run with"),
         (lambda run: (run / "1-a").mkdir() or (run.calls.rename(run / "1-a" / "calls") and {}), "of its stages .*run/1-a do"),
         (lambda run: run.config.unlink() or {}, "is not a run folder"),
+        (lambda run: (run.calls / "step-000001.pt").write_bytes(b"PK") and {}, "step-000001.pt: cannot be read"),
+        (lambda run: OmegaConf.save(GONE, run.config) or {}, "started from gone, which has no tokenizer"),
     ],
 )
 def test_what_is_not_there(change: Callable[[RunFolder], dict[str, Any]], says: str, folder: RunFolder) -> None:
@@ -125,6 +130,12 @@ def test_a_parent_is_where_it_was_when_the_run_began(
     OmegaConf.save({"model": {"path": "pilotrl:nano", "scratch": None}, "parent": "before"}, folder.config)
     OmegaConf.save({"hydra": {"runtime": {"cwd": str(tmp_path / "there")}}}, folder.hydra)
     monkeypatch.chdir(tmp_path)
+    assert "step 1, episode 0" in shown(folder)
+
+
+def test_a_run_that_is_over_needs_no_parent(folder: RunFolder, warm: Path) -> None:
+    OmegaConf.save({"model": {"path": str(warm), "scratch": None}, "parent": "deleted"}, folder.config)
+    folder.policy.symlink_to(warm)
     assert "step 1, episode 0" in shown(folder)
 
 

@@ -119,9 +119,8 @@ def resolver(config: Config, env: str) -> Resolve | None:
     return getattr(import_module(target.rpartition(".")[0]), "resolve", None)
 
 
-def audited(folder: RunFolder, name: str, settings: Settings, tasks: int | None) -> dict[str, Any]:
+def audited(folder: RunFolder, name: str, config: Config, settings: Settings, tasks: int | None) -> dict[str, Any]:
     """The findings on a run, as audit.json has them."""
-    config = stored(folder)
     played = read(folder, config.stage.plays == "policy")
     resolves = {env: resolver(config, env) for env in played.envs}
     graders: dict[str, Judges] = {
@@ -136,9 +135,10 @@ def audited(folder: RunFolder, name: str, settings: Settings, tasks: int | None)
 def command(argv: Sequence[str]) -> list[str]:
     """Audit every run; returns the alarms."""
     order, console, alarms = asked(argv), Console(highlight=False), list[str]()
+    configs = {name: stored(folder) for name, folder in order.runs.items()}  # all of them, before the first is written
     for name, folder in order.runs.items():
         with console.status(f"{name}: {', '.join(order.judges)}"):
-            found = audited(folder, name, order.judges, order.tasks)
+            found = audited(folder, name, configs[name], order.judges, order.tasks)
         write_whole(folder / "audit.json", json.dumps(found, indent=2) + "\n")
         console.rule(f"{name}: {found['stage']}", align="left")
         show(found, console)

@@ -13,7 +13,7 @@ from pilotrl.ledger import LEDGER
 from pilotrl.report.arms import sorted_out
 from pilotrl.report.page import PAGE, files
 from pilotrl.report.runs import Refused, Run, find, read
-from pilotrl.server import absolute, complaint, send_folder
+from pilotrl.server import absolute, complaint, send_files
 from pilotrl.types import UserError
 
 
@@ -30,9 +30,10 @@ def command(words: Sequence[str]) -> None:
             notes.append(f"{name} is left out: it {why}")
     panels, more = sorted_out(runs)
     notes += more
-    for name, content in files(places[0].resolve().name, [str(place) for place in places], panels, notes).items():
+    written = files(places[0].resolve().name, [str(place) for place in places], panels, notes)
+    for name, content in written.items():
         write_whole(out / name, content)
-    notes += [line for place in places for line in tracked(place, out)]
+    notes += [line for place in places for line in tracked(place, [out / name for name in written])]
     print(*notes, out / PAGE, sep="\n")
 
 
@@ -53,7 +54,7 @@ def arguments(words: Sequence[str]) -> tuple[list[Path], Path]:
     return places, out
 
 
-def tracked(place: Path, out: Path) -> list[str]:
+def tracked(place: Path, report: Sequence[Path]) -> list[str]:
     """Give the report to the run in MLflow of a folder, a sweep's or a chain's too. Returns a line where that failed."""
     path = place / LEDGER
     if not path.is_file():
@@ -62,7 +63,7 @@ def tracked(place: Path, out: Path) -> list[str]:
     try:
         parent = json.loads(path.read_text(encoding="utf-8"))
         uri = absolute(parent["uri"])
-        send_folder(uri, parent["run_id"], out)
+        send_files(uri, parent["run_id"], report)
     except Exception as error:  # of any kind: the report is written, whatever happens in MLflow
         return [f"{complaint(uri, error)}; the report is not in MLflow"]
     return []

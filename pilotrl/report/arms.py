@@ -11,6 +11,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from pilotrl.display import BLOCKS
+from pilotrl.planset import REACHING
 from pilotrl.report.runs import DECODINGS, Cell, Run
 from pilotrl.statistics import MEASURES, Contrast, Interval, difference, gain
 
@@ -18,6 +19,8 @@ PLAYER = ("agent", "tokens")
 """What of a panel's protocol is said by the configuration alone, and may be the very thing that arms differ in."""
 HEADLINES = ("success", "adherence", "plan_quality")
 """Measures on the page; the others are in the tables beside it."""
+GRADED = ("adherence", "plan_quality")
+"""Measures that are a judge's."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,16 @@ class Arm:
     runs: list[Run]
 
     @property
+    def judge(self) -> dict[str, Any]:
+        """Who graded, but for how a model behind an address is reached."""
+        keys = self.runs[0].keys
+        return {key: keys[key] for key in keys if key.startswith("judge.") and key.rpartition(".")[2] not in REACHING}
+
+    @property
     def seeds(self) -> str:
-        return ", ".join(str(run.seed) for run in self.runs)
+        """Those of the runs; after an arrow from those of the runs they started from, where it is these that tell them apart."""
+        alone = len({run.seed for run in self.runs}) == len(self.runs)
+        return ", ".join(str(run.seed) if alone else "→".join(map(str, reversed(run.seeds))) for run in self.runs)
 
     @property
     def name(self) -> str:
@@ -110,6 +121,8 @@ class Panel:
         """Every two arms, on everything that all of their runs measured."""
         for cell in self.cells:
             for first, second in combinations(self.arms, 2):
+                if cell.measure in GRADED and first.judge != second.judge:
+                    continue  # two yardsticks
                 if all(run.after.get(cell) for run in (*first.runs, *second.runs)):
                     values = [[run.after[cell] for run in arm.runs] for arm in (first, second)]
                     yield Comparison(cell, first, second, difference(*values))
@@ -142,7 +155,7 @@ def sorted_out(runs: Sequence[Run]) -> tuple[list[Panel], list[str]]:
         notes.append(
             f"panel {panel.name} ({names}) is another panel ({why}) than that of the first run: it stands by itself"
         )
-    notes += [note for panel in panels for note in _revisions(panel)]
+    notes += [note for panel in panels for note in (*_revisions(panel), *_judges(panel))]
     return panels, notes
 
 
@@ -213,7 +226,7 @@ def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     seen: dict[str, Run] = {}
     notes = []
     for run in runs:
-        first = seen.setdefault(json.dumps([run.keys, run.seed, run.panel["sha256"]], sort_keys=True), run)
+        first = seen.setdefault(json.dumps([run.keys, run.seeds, run.panel["sha256"]], sort_keys=True), run)
         if first is not run:
             notes.append(f"{run.name} is left out: it has the configuration and the seed of {first.name}")
     return list(seen.values()), notes
@@ -223,6 +236,11 @@ def _revisions(panel: Panel) -> Iterator[str]:
     revisions = dict.fromkeys((run.summary["git_revision"] or "unknown")[:8] for run in panel.runs)
     if len(revisions) > 1:
         yield f"panel {panel.name}: its runs are of several revisions of the code ({', '.join(revisions)})"
+
+
+def _judges(panel: Panel) -> Iterator[str]:
+    if any(arm.judge != panel.arms[0].judge for arm in panel.arms):
+        yield f"panel {panel.name}: not all arms have the same judge; what two judges said is not compared"
 
 
 def _grouped(runs: Sequence[Run], key: Any) -> dict[str, list[Run]]:

@@ -53,6 +53,8 @@ class Run:
     """Its folder, as short as the folders of a report allow."""
     keys: dict[str, Any]
     """Its configuration and, under `parent.`, that of the run it started from: dotted keys, less those of `ASIDE`."""
+    seeds: list[int]
+    """Its own, that of the run it started from, and so on."""
     summary: dict[str, Any]
     metrics: list[dict[str, Any]]
     panel: dict[str, Any]
@@ -62,7 +64,8 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.summary["seed"])
+        """Its own, which may differ from those of its arm only by that of a run it started from."""
+        return self.seeds[0]
 
     @property
     def stages(self) -> list[tuple[str, int]]:
@@ -96,7 +99,7 @@ def find(places: Sequence[Path]) -> dict[str, RunFolder]:
         found |= {folder.resolve(): RunFolder(folder) for folder in sorted(folders, key=natural)}
     parts = [path.parts for path in found]
     shared = 0
-    while len(found) > 1 and len({part[: shared + 1] for part in parts}) == 1:
+    while len(found) > 1 and len({part[: shared + 1] for part in parts}) == 1 and shared + 1 < min(map(len, parts)):
         shared += 1
     kept = [part[shared:] if len(found) > 1 else part[-1:] for part in parts]
     return {"/".join(part): folder for part, folder in zip(kept, found.values(), strict=True)}
@@ -124,7 +127,13 @@ def read(name: str, folder: RunFolder) -> Run:
         values = _values(folder.episodes, summary)
         lines = folder.metrics.read_text(encoding="utf-8").splitlines()
         return Run(
-            name, configuration(folder), summary, [json.loads(line) for line in lines], _panel(folder, summary), *values
+            name,
+            configuration(folder),
+            seeds(folder),
+            summary,
+            [json.loads(line) for line in lines],
+            _panel(folder, summary),
+            *values,
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]
@@ -146,6 +155,13 @@ def configuration(folder: RunFolder) -> dict[str, Any]:
         del kept["parent"]
         kept |= {f"parent.{key}": value for key, value in configuration(theirs).items()}
     return kept
+
+
+def seeds(folder: RunFolder) -> list[int]:
+    """Of a run, and of those that its weights come from: two runs that share them all are the same run."""
+    config = OmegaConf.load(folder.config)
+    parent = RunFolder(began_in(folder) / config.parent) if config.parent is not None else None
+    return [int(config.seed), *(seeds(parent) if parent and parent.begun else [])]
 
 
 def _progress(folder: RunFolder) -> str:

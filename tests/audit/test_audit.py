@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -311,6 +312,18 @@ def test_a_chain_is_its_stages(run: Any) -> None:
     assert main([str(folder)]) == 0
     assert (stage / "audit.json").is_file()
     assert not (folder / "audit.json").exists()
+
+
+def test_a_run_that_cannot_be_read_ends_the_audit_before_any_is_written(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run()
+    shutil.copytree(first.path, tmp_path / "second")
+    config = OmegaConf.load(tmp_path / "second" / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.merge(config, {"reward": {"gone": 1}}), tmp_path / "second" / ".hydra" / "config.yaml")
+    assert main([str(first), str(tmp_path / "second")]) == 2
+    assert "second: its configuration cannot be read" in capsys.readouterr().err
+    assert not (first / "audit.json").exists()
 
 
 BAD = {
