@@ -200,7 +200,7 @@ def command(argv: Sequence[str]) -> None:
     now = datetime.now()
     out = RunFolder(Path(config.root) / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}-evaluate-{env_name(config)}")
     out.check_writable()
-    with out.complains(), out.lock(), Display() as display:
+    with out.complains("evaluate again"), out.lock(), Display() as display:
         found = evaluate(config, run, out, display) if run and len(sides) == 1 else side_by_side(sides, out, display)
         display.finish(found, out.path, None)
 

@@ -83,14 +83,14 @@ class RunFolder:
                 pass
 
     @contextlib.contextmanager
-    def complains(self) -> Iterator[None]:
-        """Raises UserError in place of whatever fails inside because the disk is full."""
+    def complains(self, then: str = "go on with resume={}") -> Iterator[None]:
+        """Raises UserError in place of whatever fails inside because the disk is full; `then` says what to do about it."""
         try:
             yield
         except Exception as error:
             if not _is_full(error, self.path):
                 raise
-            raise UserError(f"{self}: no space is left on its disk; free some, then go on with resume={self}") from error
+            raise UserError(f"{self}: no space is left on its disk; free some, then {then.format(self)}") from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -41,7 +41,7 @@ class Arm:
 
     @property
     def seeds(self) -> str:
-        """Those of the runs; after an arrow from those of the runs they started from, where it is these that tell them apart."""
+        """Of the runs; where their own are alike, as 2→0: that of the run it started from, and its own."""
         alone = len({run.seed for run in self.runs}) == len(self.runs)
         return ", ".join(str(run.seed) if alone else "→".join(map(str, reversed(run.seeds))) for run in self.runs)
 
