@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import CONF, chain
-from pilotrl.command import refusal
+from pilotrl.command import refused
 from pilotrl.compose import DRY, composed_jobs, parse, stored, typed
 from pilotrl.config import Config
 from pilotrl.folder import RUN, RunFolder
@@ -42,10 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("pilotrl: interrupted; resume=RUN_FOLDER goes on from the last checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
-        if (why := refusal(error)) is None:
-            raise
-        print(f"pilotrl: {why}", file=sys.stderr)
-        return 2
+        return refused(error)
 
 
 def obey(order: Order) -> int:

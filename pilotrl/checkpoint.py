@@ -16,6 +16,13 @@ from lightning import Callback, LightningModule, Trainer
 from pilotrl.folder import RunFolder
 
 
+def save_whole(thing: Any, path: Path) -> None:
+    """`torch.save`, after which the file is there as a whole: a run killed meanwhile leaves none, or the old one."""
+    draft = path.with_suffix(".draft")
+    torch.save(thing, draft)
+    os.replace(draft, path)
+
+
 class Checkpoints(Callback):
     """Saves every `every` steps and at the last, after `record`, which all ranks call, has written the step's lines; keeps the
     newest file. Before a step is learned from, the first rank's `look` sees it.

@@ -23,6 +23,14 @@ def refusal(error: Exception) -> str | None:
     return None
 
 
+def refused(error: Exception) -> int:
+    """Says the line about what a user can mend, and returns the exit code 2. Raises every other error again."""
+    if (why := refusal(error)) is None:
+        raise error
+    print(f"pilotrl: {why}", file=sys.stderr)
+    return 2
+
+
 def ended(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None, about: str | None) -> int:
     """Runs it on the words given, or on those of the command line; `--help` prints what it is about instead.
 
@@ -38,8 +46,5 @@ def ended(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None
         print("pilotrl: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if (why := refusal(error)) is None:
-            raise
-        print(f"pilotrl: {why}", file=sys.stderr)
-        return 2
+        return refused(error)
     return 0

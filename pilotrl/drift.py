@@ -7,7 +7,6 @@ where nothing has moved, since both sides come from the same forward passes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pilotrl.batch import Batch, collate
+from pilotrl.checkpoint import save_whole
 from pilotrl.policy import Policy
 from pilotrl.types import Episode, Role
 
@@ -44,9 +44,7 @@ class Probe:
 
     def save(self, path: Path) -> None:
         """A run that goes on later no longer has the initial weights."""
-        draft = path.with_suffix(".draft")
-        torch.save(self, draft)
-        os.replace(draft, path)
+        save_whole(self, path)
 
     def drift(self, policy: Policy) -> dict[str, float]:
         """Nats a token, by role; without a role that said nothing."""

@@ -56,11 +56,11 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """It holds the configuration of a run."""
-        return os.path.isfile(self.config)
+        return self.config.is_file()
 
     @property
     def finished(self) -> bool:
-        return os.path.isfile(self.summary)
+        return self.summary.is_file()
 
     def check_writable(self) -> None:
         """Raises UserError where the folder cannot be written, or is yet to be made and cannot be. Leaves nothing.

@@ -176,12 +176,11 @@ class PilotModule(LightningModule):
         """Add up the ranks' gradients, in one piece: their losses are parts of one mean already."""
         if self.trainer.world_size > 1:
             learned = [p for p in self.parameters() if p.requires_grad]
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learned])
-            held = flat.new_tensor([p.grad is not None for p in learned])
+            held = torch.tensor([p.grad is not None for p in learned], device=self.device)
+            flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learned), held])
             torch.distributed.all_reduce(flat)
-            torch.distributed.all_reduce(held)
-            sizes = [p.numel() for p in learned]
-            for p, grad, ranks in zip(learned, torch.split(flat, sizes), held.tolist(), strict=True):
+            *grads, held = torch.split(flat, [*(p.numel() for p in learned), len(learned)])
+            for p, grad, ranks in zip(learned, grads, held.tolist(), strict=True):
                 p.grad = grad.view_as(p) if ranks else None  # without, the optimizer leaves it alone, as on one rank
 
     def unsynced(self) -> Any:

@@ -68,8 +68,9 @@ def score(
     """
     _check(terms, weights)
     episode.terms = {name: term(episode) for name, term in TERMS.items()}
-    episode.reward = _weighted_mean(episode, terms, weights)
-    _earn(episode, [name for name in terms if weights[name] > 0])
+    counted = [name for name in terms if weights[name] > 0]
+    episode.reward = _weighted_mean(episode, counted, weights)
+    _earn(episode, counted)
     if episode.reward is not None:
         episode.reward -= overlong_penalty * overlong(_length(episode, trains), overlong_buffer)
 
@@ -112,9 +113,8 @@ def _earn(episode: Episode, terms: Sequence[str]) -> None:
 
 
 def _weighted_mean(episode: Episode, terms: Sequence[str], weights: Mapping[str, float]) -> float | None:
-    counted = [name for name in terms if weights[name] > 0]
-    known = [(weights[name], value) for name in counted if (value := episode.terms[name]) is not None]
-    missing = any(episode.terms[name] is None and _asked(episode, name) for name in counted)
+    known = [(weights[name], value) for name in terms if (value := episode.terms[name]) is not None]
+    missing = any(episode.terms[name] is None and _asked(episode, name) for name in terms)
     if episode.outcome == "broken" or missing or not known:
         return None
     return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)

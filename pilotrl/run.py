@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -294,9 +293,7 @@ class Run:
         self.metrics.write(line)
         if self.keeps(batch):
             self.folder.calls.mkdir(exist_ok=True)
-            path = self.folder.calls / f"step-{batch.step + 1:06d}.pt"
-            torch.save(batch, path.with_suffix(".draft"))
-            os.replace(path.with_suffix(".draft"), path)
+            checkpoint.save_whole(batch, self.folder.calls / f"step-{batch.step + 1:06d}.pt")
         if self.display:
             self.display.update(batch.step + 1, self.config.train.steps, line)
 

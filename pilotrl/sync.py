@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pilotrl.command import refusal
+from pilotrl.command import refused
 from pilotrl.feed import Feed
 from pilotrl.folder import RunFolder
 from pilotrl.ledger import LEDGER, METRICS, Ledger
@@ -64,10 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             print(f"{folder}: {sync(folder, given.uri)} bytes of metrics were new to MLflow")
         except Exception as error:
-            if (why := refusal(error)) is None:
-                raise
-            print(f"pilotrl: {why}", file=sys.stderr)
-            code = 2
+            code = refused(error)
     return code
 
 

@@ -39,9 +39,11 @@ from pilotrl.policy import Policy
 from pilotrl.records import to_record
 from pilotrl.rollout import play
 from pilotrl.statistics import panel_block
-from pilotrl.types import Call, Episode, Task, Turn
+from pilotrl.types import Call, Episode, Role, Task, Turn
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
+LIMITS: dict[Role, int] = {"planner": 48, "executor": 24}
+"""Tokens of a reply."""
 """Layers that get adapters."""
 
 
@@ -127,7 +129,7 @@ def adaplan(chat: Chat) -> Player:
         graded=False,
         detours=0.0,
         max_length=512,
-        max_tokens={"planner": 48, "executor": 24},
+        max_tokens=LIMITS,
         adapters={"planner": None, "executor": None},
         temperature=1.0,
         top_p=1.0,
@@ -154,7 +156,7 @@ def scoring(**changes: Any) -> Scoring:
         "weights": {"format": 1.0, "adherence": 1.0, "outcome": 1.0, "plan_quality": 1.0},
         "overlong_buffer": 1.0,
         "overlong_penalty": 0.5,
-        "trains": {"executor": 24},
+        "trains": {"executor": LIMITS["executor"]},
         "unselected": False,
     }
     return Scoring(**values | changes)
@@ -214,7 +216,7 @@ class Training:
             make_env=lambda: load("toy", split="train"),
             engine=engine_of(self.policy, chat.end, 16, roles),
             players=[replace(adaplan(chat), **given | (player or {}))],
-            scoring=scoring(trains=dict.fromkeys(trains, 24)),
+            scoring=scoring(trains={role: LIMITS[role] for role in trains}),
             trains=trains,
             steps=settings["steps"],  # type: ignore[arg-type]
             seed=settings["seed"],  # type: ignore[arg-type]

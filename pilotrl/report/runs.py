@@ -127,13 +127,7 @@ def read(name: str, folder: RunFolder) -> Run:
         values = _values(folder.episodes, summary)
         lines = folder.metrics.read_text(encoding="utf-8").splitlines()
         return Run(
-            name,
-            configuration(folder),
-            seeds(folder),
-            summary,
-            [json.loads(line) for line in lines],
-            _panel(folder, summary),
-            *values,
+            name, *configuration(folder), summary, [json.loads(line) for line in lines], _panel(folder, summary), *values
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]
@@ -146,22 +140,17 @@ def block(summary: Mapping[str, Any], of: str, decoding: str) -> Mapping[str, An
     return found.get("greedy") if found and decoding == "greedy" else found
 
 
-def configuration(folder: RunFolder) -> dict[str, Any]:
-    """What decides what a run learns, under dotted keys; a parent stands for its configuration, not for its folder."""
+def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
+    """What decides what a run learns, under dotted keys; a parent stands for its configuration, not for its folder. And the
+    seeds, of the run and of those that its weights come from: two runs that share both are the same run."""
     keys = flat(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(folder.config)))))
-    parent = keys.get("parent")
+    parent, seeds = keys.get("parent"), [int(keys["seed"])]
     kept = {key: value for key, value in keys.items() if key.split(".")[0] not in ASIDE}
-    if parent is not None and (theirs := RunFolder(began_in(folder) / parent)).begun:
+    if parent is not None and (before := RunFolder(began_in(folder) / parent)).begun:
         del kept["parent"]
-        kept |= {f"parent.{key}": value for key, value in configuration(theirs).items()}
-    return kept
-
-
-def seeds(folder: RunFolder) -> list[int]:
-    """Of a run, and of those that its weights come from: two runs that share them all are the same run."""
-    config = OmegaConf.load(folder.config)
-    parent = RunFolder(began_in(folder) / config.parent) if config.parent is not None else None
-    return [int(config.seed), *(seeds(parent) if parent and parent.begun else [])]
+        theirs, more = configuration(before)
+        kept, seeds = kept | {f"parent.{key}": value for key, value in theirs.items()}, seeds + more
+    return kept, seeds
 
 
 def _progress(folder: RunFolder) -> str:
