@@ -101,7 +101,7 @@ def test_a_step_without_recomputed_ones_says_so(folder: RunFolder) -> None:
     assert "only the sampled ones are known" in shown(folder)
 
 
-GONE = {"model": {"path": "gone", "scratch": None}, "parent": None}
+GONE = {"model": {"path": "/gone/policy", "scratch": None}, "parent": None}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ GONE = {"model": {"path": "gone", "scratch": None}, "parent": None}
         (lambda run: (run / "1-a").mkdir() or (run.calls.rename(run / "1-a" / "calls") and {}), "of its stages .*run/1-a do"),
         (lambda run: run.config.unlink() or {}, "is not a run folder"),
         (lambda run: (run.calls / "step-000001.pt").write_bytes(b"PK") and {}, "step-000001.pt: cannot be read"),
-        (lambda run: OmegaConf.save(GONE, run.config) or {}, "started from gone, which has no tokenizer"),
+        (lambda run: OmegaConf.save(GONE, run.config) or {}, "started from /gone/policy, which has no tokenizer"),
     ],
 )
 def test_what_is_not_there(change: Callable[[RunFolder], dict[str, Any]], says: str, folder: RunFolder) -> None:
