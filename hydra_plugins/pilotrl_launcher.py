@@ -1,5 +1,5 @@
 """Where Hydra looks for launchers: those of submitit, but they wait for all jobs whatever becomes of one, and a job that
-reaches its time limit goes on from its checkpoint. What they do is in `pilotrl/launch.py`."""
+reaches its time limit goes on from its checkpoint. What they do is in `pilotrl/cli/slurm.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher as theirs
 
-from pilotrl import launch
+from pilotrl.cli import slurm
 
 
 class Patient:
@@ -23,16 +23,16 @@ class Patient:
     config: Any
     params: dict[str, Any]
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+    def slurm(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Returns what the unfinished jobs returned; of one that left no result `launch.reasons` has what is known."""
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = {number: list(words) for number, words in enumerate(job_overrides, initial_job_idx)}
-        todo, same = [number for number in jobs if number not in launch.finished], Singleton.get_state()
+        todo, same = [number for number in jobs if number not in slurm.finished], Singleton.get_state()
         if not todo:
             return []
         each = [(jobs[number], "hydra.sweep.dir", number, "", same) for number in todo]
-        started = launch.executor(self._EXECUTOR, self.params).map_array(self, *zip(*each, strict=True))
-        return [launch.outcome(number, job) for number, job in zip(todo, started, strict=True)]
+        started = slurm.executor(self._EXECUTOR, self.params).map_array(self, *zip(*each, strict=True))
+        return [slurm.outcome(number, job) for number, job in zip(todo, started, strict=True)]
 
 
 class LocalLauncher(Patient, theirs.LocalLauncher):  # type: ignore[misc]
@@ -45,11 +45,11 @@ class SlurmLauncher(Patient, theirs.SlurmLauncher):  # type: ignore[misc]
 
     def __call__(self, *given: Any) -> JobReturn:
         self.began = time.time()
-        signal.signal(signal.SIGTERM, launch.stop)
+        signal.signal(signal.SIGTERM, slurm.stop)
         done: JobReturn = super().__call__(*given)
         return done
 
     def checkpoint(self, *given: Any, **named: Any) -> Any:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is near anyway, and what follows has to be whole
-        launch.refuse_to_repeat(self.params, self.began)
+        slurm.refuse_to_repeat(self.params, self.began)
         return super().checkpoint(*given, **named)

@@ -14,15 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pilotrl import CONF, chain
-from pilotrl.command import refused
-from pilotrl.compose import DRY, composed_jobs, parse, stored, typed
-from pilotrl.config import Config
-from pilotrl.folder import RUN, RunFolder
-from pilotrl.launch import Stopped, reasons
-from pilotrl.preflight import Order, as_it_was, prepare
-from pilotrl.redact import without_secrets
-from pilotrl.sweep import conduct
+from pilotrl import CONF
+from pilotrl.cli import stage_chain
+from pilotrl.cli.compose import DRY, composed_jobs, parse, stored, typed
+from pilotrl.cli.exit_codes import refused
+from pilotrl.cli.preflight import Order, as_it_was, prepare
+from pilotrl.cli.slurm import Stopped, reasons
+from pilotrl.cli.sweep import conduct
+from pilotrl.config.schema import Config
+from pilotrl.store.redact import without_secrets
+from pilotrl.store.run_folder import RUN, RunFolder
 from pilotrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -67,11 +68,11 @@ def rehearse(argv: Sequence[str]) -> None:
     """Check a command line, and print what each of its runs would be and what memory it needs. Writes no run folder."""
     order = prepare(argv)
     if order.folder:
-        configs = [link.config for link in chain.of(order.folder)] or [stored(order.folder)]
+        configs = [link.config for link in stage_chain.of(order.folder)] or [stored(order.folder)]
     else:
         jobs = composed_jobs(parse(argv))[0]
-        configs = [part.config for job in jobs for part in chain.links(job.config, job.hydra) or [job]]
-    from pilotrl.build import memory
+        configs = [part.config for job in jobs for part in stage_chain.links(job.config, job.hydra) or [job]]
+    from pilotrl.runs.setup import memory
 
     for config in configs:
         print(OmegaConf.to_yaml(without_secrets(OmegaConf.to_container(cast(DictConfig, config), resolve=True))))
@@ -104,10 +105,10 @@ def play(config: Config, path: Path) -> None:
     if RunFolder(path).finished:
         print(f"{path}: this run is finished, nothing was changed; its result is in summary.json")
         return
-    from pilotrl.run import run  # here and not above: whoever asks for help does not wait for torch
+    from pilotrl.runs.run import run  # here and not above: whoever asks for help does not wait for torch
 
     if config.stage.order:
-        from pilotrl.progressive import run
+        from pilotrl.runs.progressive import run
     os.environ[RUN] = str(path)
     try:
         run(config, path)

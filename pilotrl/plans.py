@@ -21,19 +21,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 
-from pilotrl import CONF, chain, envs, judge, planset, teacher
-from pilotrl.check import check, nearest
-from pilotrl.command import ended
-from pilotrl.compose import Job, composed_job, key_of, parse
-from pilotrl.config import Config, Plans
+from pilotrl import CONF, envs, teacher
+from pilotrl.cli import stage_chain
+from pilotrl.cli.compose import Job, composed_job, key_of, parse
+from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.preflight import check_endpoints
+from pilotrl.cli.task_lists import taught, world
+from pilotrl.cli.validate import check, nearest
+from pilotrl.config.schema import Config, Plans
 from pilotrl.envs import Env, home
-from pilotrl.folder import RunFolder
-from pilotrl.judge import Judge, PlanItem
-from pilotrl.planset import Bar, Candidate, Key, PlanSet, called, distinct, sift
-from pilotrl.preflight import check_endpoints
-from pilotrl.redact import without_secrets
-from pilotrl.tasks import taught, world
-from pilotrl.teacher import Teacher
+from pilotrl.rewards import judge
+from pilotrl.rewards.judge import Judge, PlanItem
+from pilotrl.store.redact import without_secrets
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.teacher import Teacher, plan_dataset
+from pilotrl.teacher.plan_dataset import Bar, Candidate, Key, PlanSet, called, distinct, sift
 from pilotrl.types import Episode, Plan, Task, UserError, WorldError
 
 if TYPE_CHECKING:
@@ -149,7 +151,7 @@ def command(argv: Sequence[str]) -> None:
     tutor, grader = teacher.build(settings["teacher"]), judge.build(settings["judge"], None)
     out, told = Path(str(asked.out)).expanduser(), without_secrets(settings)
     del told["env"]["split"]
-    planset.check(out, told)
+    plan_dataset.check(out, told)
     _check_writable(out)
     bar = Bar(asked.mean, asked.correctness, asked.others)
     sizes = (asked.candidates, asked.rounds) if isinstance(tutor, teacher.Remote) else (1, 1)
@@ -169,7 +171,7 @@ def ordered(argv: Sequence[str]) -> tuple[list[Job], Plans]:
     arguments = parse(argv)
     own = [line for line in arguments.overrides if _is_own(key_of(line))]
     job = composed_job(arguments, [line for line in arguments.overrides if line not in own])
-    jobs = [link for link in chain.links(job.config, job.hydra) if link.config.stage.planner == "teacher"] or [job]
+    jobs = [link for link in stage_chain.links(job.config, job.hydra) if link.config.stage.planner == "teacher"] or [job]
     asked = own_keys(own)
     for one in jobs:
         check(one.config)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from pilotrl import envs
-from pilotrl.check import check
-from pilotrl.command import ended
-from pilotrl.compose import composed_job, key_of, parse
+from pilotrl.cli.compose import composed_job, key_of, parse
+from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.validate import check
 from pilotrl.envs import Env, Info
 from pilotrl.types import UserError
 

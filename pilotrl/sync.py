@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pilotrl.command import refused
-from pilotrl.feed import Feed
-from pilotrl.folder import RunFolder
-from pilotrl.ledger import LEDGER, METRICS, Ledger
-from pilotrl.redact import has_credentials
-from pilotrl.server import absolute
+from pilotrl.cli.exit_codes import refused
+from pilotrl.store.redact import has_credentials
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.tracking.mlflow_client import absolute
+from pilotrl.tracking.mlflow_sync import Feed
+from pilotrl.tracking.sync_state import LEDGER, METRICS, Ledger
 from pilotrl.types import UserError
 
 

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pilotrl.batch import Batch, rows_of
-from pilotrl.build import model_path
-from pilotrl.command import ended
-from pilotrl.compose import read_elsewhere
-from pilotrl.folder import RunFolder
-from pilotrl.policy import load_tokenizer
+from pilotrl.cli.compose import read_elsewhere
+from pilotrl.cli.exit_codes import ended
+from pilotrl.models.policy import load_tokenizer
+from pilotrl.runs.setup import model_path
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.training.batch import Batch, rows_of
 from pilotrl.types import Call, UserError
 
 INK = {"planner": "cyan", "executor": "green", "world": "bright_black"}

@@ -24,21 +24,23 @@ from lightning import Trainer
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from pilotrl import CONF, algorithms, policy, prompts, scratch
-from pilotrl.build import engine_of
-from pilotrl.context import Chat
-from pilotrl.data import Rollouts, Scoring
+from pilotrl import CONF, prompts
+from pilotrl.analysis.statistics import panel_block
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.folder import RunFolder
-from pilotrl.judge.rule import RuleJudge
-from pilotrl.ledger import Ledger
-from pilotrl.module import PilotModule
-from pilotrl.player import Player, Ticket
-from pilotrl.policy import Policy
-from pilotrl.records import to_record
-from pilotrl.rollout import play
-from pilotrl.statistics import panel_block
+from pilotrl.models import from_scratch, policy
+from pilotrl.models.policy import Policy
+from pilotrl.prompts.context import Chat
+from pilotrl.rewards.judge.rule import RuleJudge
+from pilotrl.rollout.agent import Player, Ticket
+from pilotrl.rollout.scheduler import play
+from pilotrl.runs.setup import engine_of
+from pilotrl.store.records import to_record
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.tracking.sync_state import Ledger
+from pilotrl.training import algorithms
+from pilotrl.training.data import Rollouts, Scoring
+from pilotrl.training.module import PilotModule
 from pilotrl.types import Call, Episode, Role, Task, Turn
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
@@ -74,9 +76,9 @@ def _one_thread() -> None:
 def build(folder: Path, width: int) -> Path:
     """A random Llama of two layers and a tokenizer learned from ToyEnv."""
     words = [text.format(next=i, plan="", step="") for text in prompts.load("short").values() for i in range(1, 5)]
-    corpus = [*scratch.texts(load("toy", split="train"), 60), *words]
+    corpus = [*from_scratch.texts(load("toy", split="train"), 60), *words]
     sizes = {"vocabulary": 360, "width": width, "inner": 2 * width, "layers": 2, "heads": 4, "kv_heads": 2}
-    scratch.build(folder, corpus, **sizes, positions=512, seed=0)
+    from_scratch.build(folder, corpus, **sizes, positions=512, seed=0)
     return folder
 
 

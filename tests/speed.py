@@ -12,11 +12,12 @@ from time import perf_counter
 
 import torch
 
-from pilotrl.batch import Batch, Micro
-from pilotrl.build import load_model, model_path
-from pilotrl.compose import stored
-from pilotrl.folder import RunFolder
-from pilotrl.policy import Policy
+from pilotrl.cli.compose import stored
+from pilotrl.models.micro_batch import Micro
+from pilotrl.models.policy import Policy
+from pilotrl.runs.setup import load_model, model_path
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.training.batch import Batch
 
 TIMES = 3
 

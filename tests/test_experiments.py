@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pilotrl import PACKAGE
-from pilotrl.check import check
-from pilotrl.compose import composed_jobs, parse
-from pilotrl.preflight import prepare
+from pilotrl.cli.compose import composed_jobs, parse
+from pilotrl.cli.preflight import prepare
+from pilotrl.cli.validate import check
 from pilotrl.types import UserError
 
 PLACE = PACKAGE.parent / "experiments"

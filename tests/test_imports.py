@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,40 +11,46 @@ import pytest
 
 from pilotrl import PACKAGE
 
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("types", "prefix", "redact", "target"),
-    ("algorithms", "attention", "batch", "config", "context", "envs", "folder", "prompts", "server", "traces"),
-    ("endpoint",),
-    ("command", "display", "judge", "ledger", "planset", "records", "rewards", "rules", "statistics", "tasks", "wheel"),
-    ("check", "checkpoint", "engine", "launch", "lineage", "policy", "scratch", "story", "teacher"),
-    ("player",),
-    ("compose", "feed", "module", "rehearsal", "rollout"),
-    ("workers",),
-    ("chain", "data", "drift", "play", "report", "sync", "tracking"),
-    ("build", "sweep"),
-    ("preflight",),
-    ("audit", "evaluate", "plans"),
-    ("handover", "xray"),
-    ("run",),
-    ("progressive",),
-    ("__main__",),
-)
-"""From the bottom up. A file (or a package) imports from layers below its own, and nothing beside it."""
+ROOMS: dict[str, tuple[str, ...]] = {
+    "__main__ evaluate plans play xray sync report audit": (
+        "runs", "cli", "tracking", "training", "models", "teacher", "rewards",
+    ),
+    "runs": ("cli", "tracking", "training", "rollout", "engine", "teacher", "models", "rewards"),
+    "cli": ("tracking", "rollout", "teacher", "models", "rewards"),
+    "training": ("rollout", "engine", "models", "rewards"),
+    "rollout": ("engine", "teacher"),
+    "engine": ("models",),
+    "models": (),
+    "teacher": (),
+    "rewards": (),
+    "endpoint": (),
+    "tracking": ("analysis",),
+    "envs": (),
+    "analysis": (),
+    "prompts": (),
+    "store": (),
+    "config": (),
+    "types": (),
+}
+"""From the top down: the commands, the rooms, and which of the rooms below each one may use. What stands in `SHARED` all may use
+that stand above it."""
+SHARED = ("endpoint", "envs", "prompts", "analysis", "store", "config", "types")
+REPORTS = {"audit": ("report",)}
+"""A command that reads run folders as another one does."""
 
-TEXT = ("types", "rules", "target", "redact", "config", "context", "envs", "feed", "folder", "judge", "prompts", "records")
-TEXT += ("rewards", "chain", "check", "compose", "preflight", "rollout", "statistics", "engine/__init__", "engine/scripted")
-TEXT += ("__main__", "player", "audit", "command", "endpoint", "engine/openai", "plans", "planset", "tasks", "teacher")
-TEXT += ("display", "launch", "ledger", "lineage", "play", "report", "server", "story", "sweep", "sync", "tracking", "traces")
+TEXT = ("types", "config", "store", "prompts", "envs", "rewards", "endpoint", "teacher", "analysis", "tracking", "report")
+TEXT += ("audit", "cli", "__main__", "plans", "play", "sync", "engine/__init__", "engine/scripted", "engine/openai", "models/__init__")
+TEXT += ("rollout/__init__", "rollout/agent", "rollout/episode", "rollout/scheduler", "rollout/schedule", "runs/__init__")
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
 
-CONFIGURED = {"audit", "chain", "check", "compose", "play", "preflight", "build", "evaluate", "handover", "progressive"}
-CONFIGURED |= {"plans", "rules", "run", "tasks", "xray", "__main__"}
+CONFIGURED = {"__main__", "evaluate", "plans", "play", "xray", "audit", "runs", "cli", "config"}
 """Where the configuration object ends; everything below takes plain arguments."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names.split()}
+ALLOWED = {name: rooms for names, rooms in ROOMS.items() for name in names.split()}
 
 
 def part(path: Path) -> str:
@@ -75,16 +82,42 @@ def ours(path: Path, *, deferred: bool = True) -> Iterator[str]:
 @pytest.mark.parametrize("path", [p for p in FILES if p != Path("__init__.py")], ids=str)
 def test_imports_point_down(path: Path) -> None:
     mine = part(path)
-    assert mine in LEVEL, f"{path}: say in LAYERS where it stands"
+    assert mine in LEVEL, f"{path}: say in ROOMS where it stands"
     for name in ours(path):
         other = name.split(".")[0]
-        assert other == mine or LEVEL[other] < LEVEL[mine], f"{path} imports {name}, which is not below it"
+        if other == mine or other in REPORTS.get(mine, ()):
+            continue
+        assert LEVEL[other] > LEVEL[mine], f"{path} imports {name}, which is not below it"
+        assert other in (*ALLOWED[mine], *SHARED), f"{path} imports {name}: say in ROOMS that it may"
+
+
+def test_every_room_says_what_it_is_for_and_where_it_ends() -> None:
+    """At most sixteen rooms beside the commands."""
+    commands, *rooms = ROOMS
+    files = [path for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    found = {path.name.removesuffix(".py") for path in files}
+    assert found == {"__init__", *commands.split(), *rooms}
+    assert len(rooms) <= 16
+    for room in rooms:
+        if (PACKAGE / room).is_dir():
+            text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())) or ""
+            assert re.search(r"^(May import|Imports nothing)", text, re.MULTILINE), room
+            assert "Never here" in text or room == "config", room
+
+
+def test_functions_and_files_fit_on_their_pages() -> None:
+    for path in FILES:
+        source = (PACKAGE / path).read_text()
+        assert source.count("\n") <= 350, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_the_configuration_stops_in_the_top_modules(path: Path) -> None:
     if part(path) not in CONFIGURED:
-        assert not any(name.split(".")[0] == "config" for name in ours(path))
+        assert not any(name.startswith("config.schema") for name in ours(path))
 
 
 def test_the_package_itself_imports_nothing_of_its_own() -> None:

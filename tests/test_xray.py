@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from pilotrl import xray
-from pilotrl.batch import Batch
-from pilotrl.folder import RunFolder
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.training.batch import Batch
 from pilotrl.types import UserError
 from tests.conftest import Training
 

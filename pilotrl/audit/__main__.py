@@ -20,21 +20,21 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from pilotrl import judge
+from pilotrl.audit.adversarial import Judges
+from pilotrl.audit.episodes import JUDGED, read
 from pilotrl.audit.findings import audit
 from pilotrl.audit.page import show
-from pilotrl.audit.planted import Judges
-from pilotrl.audit.played import JUDGED, read
-from pilotrl.check import check_target, locate
-from pilotrl.command import ended
-from pilotrl.compose import composed_job, key_of, parse, stored
-from pilotrl.config import Config
+from pilotrl.cli.compose import composed_job, key_of, parse, stored
+from pilotrl.cli.evaluation_request import listed
+from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.validate import check_target, locate
+from pilotrl.config.schema import Config
 from pilotrl.envs import settings_of
-from pilotrl.folder import RunFolder, write_whole
-from pilotrl.judge.rule import Resolve
-from pilotrl.preflight import listed
-from pilotrl.redact import without_secrets
 from pilotrl.report.runs import find
+from pilotrl.rewards import judge
+from pilotrl.rewards.judge.rule import Resolve
+from pilotrl.store.redact import without_secrets
+from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.types import UserError
 
 Settings = dict[str, dict[str, Any]]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pilotrl.audit.played import JUDGED, MEASURES, Panels
-from pilotrl.judge.grading import due
-from pilotrl.statistics import CONFIDENCE, RESAMPLES, SEED, Interval
+from pilotrl.analysis.statistics import CONFIDENCE, RESAMPLES, SEED, Interval
+from pilotrl.audit.episodes import JUDGED, MEASURES, Panels
+from pilotrl.rewards.judge.grading import due
 from pilotrl.types import Episode, PlanScores, Task
 
 Table = NDArray[np.float64]

@@ -7,11 +7,11 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from pilotrl.analysis.statistics import paired_interval, per_task
+from pilotrl.audit.adversarial import Judges, all_regraded, bribed, missing
 from pilotrl.audit.agreement import between, with_success
-from pilotrl.audit.planted import Judges, all_regraded, bribed, missing
-from pilotrl.audit.played import JUDGED, MEASURES, PROBES, Panels, Played
-from pilotrl.judge.rule import Resolve
-from pilotrl.statistics import paired_interval, per_task
+from pilotrl.audit.episodes import JUDGED, MEASURES, PROBES, Panels, Played
+from pilotrl.rewards.judge.rule import Resolve
 from pilotrl.types import Episode
 
 Change = dict[str, Any]

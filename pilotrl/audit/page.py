@@ -9,9 +9,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pilotrl.analysis.terminal import add_change, table_of, table_of_changes
+from pilotrl.audit.episodes import PROBES
 from pilotrl.audit.findings import RECORDED, WORDS
-from pilotrl.audit.played import PROBES
-from pilotrl.display import add_change, table_of, table_of_changes
 
 RATE = "success"
 """A measure that is shown in percent, as all here are."""

@@ -2,6 +2,8 @@
 
 Equal questions get one answer: while one of them is under way, within the cache's life, and over all processes that share the
 cache. So what comes out does not depend on what finished first. A question without an answer is None, and is counted.
+
+May import `prompts` and `store`. Never here: what is asked (`engine`, `teacher` and `rewards.judge` know).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from pilotrl import prompts
 from pilotrl.endpoint.cache import Cache
 from pilotrl.endpoint.wire import PATIENCE, Answer, Unanswered, Wire, in_one_line
-from pilotrl.redact import has_credentials, is_address
+from pilotrl.store.redact import has_credentials, is_address
 from pilotrl.types import UserError
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pilotrl.redact import hide_credentials
+from pilotrl.store.redact import hide_credentials
 from pilotrl.types import UserError
 
 PATIENCE = 60.0

@@ -1,4 +1,6 @@
-"""Who generates: `submit` requests, `step` until they are finished, in whatever order they finish."""
+"""Who generates: `submit` requests, `step` until they are finished, in whatever order they finish.
+
+May import `endpoint`, `models` and `prompts`. Never here: environments, plans, gradients."""
 
 from __future__ import annotations
 

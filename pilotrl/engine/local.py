@@ -22,9 +22,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from pilotrl.attention import AHEAD, Cache
-from pilotrl.engine.phrases import Phrases
-from pilotrl.prefix import common
+from pilotrl.engine.prompt_lookup import Phrases
+from pilotrl.models.attention import AHEAD, Cache
+from pilotrl.models.prefix import common
 from pilotrl.types import Reply, Request
 
 Session = tuple[int, int]

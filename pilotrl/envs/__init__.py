@@ -9,6 +9,8 @@ keyword of its constructor a value. `info` has `score` (0 to 1, the environment'
 (the action was understood), where they can be listed `actions`, and at reset `par` (turns an efficient player needs, or
 None). An invalid action costs a turn and gets the environment's own reply; it never raises. Stepping an ended episode
 raises RuntimeError. A world that breaks raises `WorldError`.
+
+May import `config.instantiate`, `store` and `types`. Never here: the model, prompts, judges.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pilotrl import CONF
-from pilotrl.target import make
+from pilotrl.config.instantiate import make
 from pilotrl.types import UserError
 
 Info = dict[str, Any]

@@ -11,7 +11,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from pilotrl.envs import Expert, Info
-from pilotrl.redact import is_address
+from pilotrl.store.redact import is_address
 from pilotrl.types import UserError, WorldError
 
 SPLITS = {"train": range(7), "valid": range(7, 8), "test": range(8, 10)}

@@ -1,5 +1,9 @@
 """The words of the prompts, one text file each. A folder is a set: `short` for small models and `full` for chat models that
-play; what a judge and a teacher are asked, and what an endpoint is told whose reply cannot be read, lies in folders of theirs."""
+play; what a judge and a teacher are asked, and what an endpoint is told whose reply cannot be read, lies in folders of theirs.
+
+`context` puts them together with what happened, as token ids; `parsing` reads the replies.
+May import `types` alone. Never here: tensors; the tokenizer is given.
+"""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pilotrl.command import ended
-from pilotrl.folder import RunFolder, write_whole
-from pilotrl.ledger import LEDGER
+from pilotrl.cli.exit_codes import ended
 from pilotrl.report.arms import sorted_out
-from pilotrl.report.page import PAGE, files
+from pilotrl.report.html import PAGE, files
 from pilotrl.report.runs import Refused, Run, find, read
-from pilotrl.server import absolute, complaint, send_files
+from pilotrl.store.run_folder import RunFolder, write_whole
+from pilotrl.tracking.mlflow_client import absolute, complaint, send_files
+from pilotrl.tracking.sync_state import LEDGER
 from pilotrl.types import UserError
 
 

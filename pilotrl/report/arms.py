@@ -10,10 +10,10 @@ from statistics import fmean
 from string import ascii_uppercase
 from typing import Any
 
-from pilotrl.display import BLOCKS
-from pilotrl.planset import REACHING
+from pilotrl.analysis.measures import BLOCKS
+from pilotrl.analysis.statistics import MEASURES, Contrast, Interval, difference, gain
 from pilotrl.report.runs import DECODINGS, Cell, Run
-from pilotrl.statistics import MEASURES, Contrast, Interval, difference, gain
+from pilotrl.teacher.plan_dataset import REACHING
 
 PLAYER = ("agent", "tokens")
 """What of a panel's protocol is said by the configuration alone, and may be the very thing that arms differ in."""

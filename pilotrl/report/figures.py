@@ -10,10 +10,11 @@ from itertools import cycle, pairwise
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from pilotrl.display import LOSS, ON_POLICY, RATES, smooth
+from pilotrl.analysis.learning_curve import smooth
+from pilotrl.analysis.measures import LOSS, ON_POLICY, RATES
 from pilotrl.report.arms import Arm, Comparison, Panel
+from pilotrl.report.formatting import title
 from pilotrl.report.runs import Run
-from pilotrl.report.words import title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

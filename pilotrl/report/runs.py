@@ -16,13 +16,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pilotrl.check import flat
-from pilotrl.compose import began_in
-from pilotrl.display import BLOCKS
-from pilotrl.folder import RunFolder
-from pilotrl.records import from_record
-from pilotrl.redact import without_secrets
-from pilotrl.statistics import MEASURES, per_task
+from pilotrl.analysis.measures import BLOCKS
+from pilotrl.analysis.statistics import MEASURES, per_task
+from pilotrl.cli.compose import began_in
+from pilotrl.cli.validate import flat
+from pilotrl.store.records import from_record
+from pilotrl.store.redact import without_secrets
+from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Task, UserError
 
 SCHEMA = 1

@@ -1,4 +1,6 @@
-"""Who writes the plans that others follow: a class with `plan`, and a YAML file `conf/teacher/NAME.yaml` that names it."""
+"""Who writes the plans that others follow: a class with `plan`, and a YAML file `conf/teacher/NAME.yaml` that names it.
+
+May import `endpoint`, `envs` and `prompts`. Never here: the policy; its own plans are calls, and are made in `rollout`."""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from pilotrl.config.instantiate import make
 from pilotrl.envs import Env
-from pilotrl.target import make
 from pilotrl.types import Episode, Plan, UserError
 
 if TYPE_CHECKING:

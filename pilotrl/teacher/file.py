@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pilotrl import planset
 from pilotrl.envs import Env, home
+from pilotrl.teacher import plan_dataset
 from pilotrl.types import Episode, Plan, UserError
 
 LOOKED_AT = 8
@@ -28,7 +28,7 @@ class FileTeacher:
             raise UserError("path=null: name the folder of a set of plans; python -m pilotrl.plans writes one")
         self.path = path
         self.known: dict[tuple[str, str], tuple[str, Plan]] = {}
-        for env, task, observation, plan in planset.read(Path(path).expanduser()):
+        for env, task, observation, plan in plan_dataset.read(Path(path).expanduser()):
             self.known.setdefault((env, _bare(env, task)), (observation, plan))
 
     def plan(self, env: Env, episode: Episode, plan: Plan) -> Plan:

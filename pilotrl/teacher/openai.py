@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from pilotrl import prompts
-from pilotrl.context import number, parse_plan
 from pilotrl.endpoint import Address, Endpoint, Question
 from pilotrl.envs import Env
+from pilotrl.prompts.parsing import number, parse_plan
 from pilotrl.types import Episode, Plan
 
 NUMBERED = re.compile(r"\s*\d+\.")

@@ -16,19 +16,19 @@ import pytest
 from omegaconf import OmegaConf
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
+from pilotrl.analysis.statistics import paired
 from pilotrl.audit.__main__ import main, resolver
+from pilotrl.audit.episodes import read
 from pilotrl.audit.findings import alarms
-from pilotrl.audit.played import read
-from pilotrl.compose import composed_job, parse
-from pilotrl.context import number
+from pilotrl.cli.compose import composed_job, parse
 from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import load, webshop, wordle
 from pilotrl.envs.toy import COLORS
-from pilotrl.folder import RunFolder
-from pilotrl.player import Player, Ticket
-from pilotrl.records import to_record
-from pilotrl.rollout import play
-from pilotrl.statistics import paired
+from pilotrl.prompts.parsing import number
+from pilotrl.rollout.agent import Player, Ticket
+from pilotrl.rollout.scheduler import play
+from pilotrl.store.records import to_record
+from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Task
 from tests.conftest import scoring
 from tests.endpoint.server import HTML, said, serving, verdict

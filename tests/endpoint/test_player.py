@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from pilotrl import evaluate
+from pilotrl.cli.evaluation_request import evaluated
+from pilotrl.cli.preflight import prepare
 from pilotrl.endpoint import Endpoint
 from pilotrl.engine.openai import LOST, MORE, Transcript
-from pilotrl.preflight import evaluated, prepare
 from pilotrl.types import UserError, WorldError
 from tests.endpoint.server import HTML, failure, said, serving
 

@@ -15,8 +15,8 @@ from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import load
 from pilotrl.envs.agentgym import DIALECTS, AgentGym
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.player import Player, Ticket
-from pilotrl.rollout import ATTEMPTS, play
+from pilotrl.rollout.agent import Player, Ticket
+from pilotrl.rollout.scheduler import ATTEMPTS, play
 from pilotrl.types import Task, UserError, WorldError
 
 

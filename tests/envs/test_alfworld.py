@@ -11,13 +11,13 @@ import pytest
 
 from pilotrl.envs import Info, load
 from pilotrl.envs.alfworld import generator, resolve, tasks, text
+from pilotrl.envs.alfworld.belief import Notes
 from pilotrl.envs.alfworld.env import FIDELITY, AlfWorld
 from pilotrl.envs.alfworld.expert import AlfWorldExpert
 from pilotrl.envs.alfworld.facts import LAMPS, can_hold, kind
-from pilotrl.envs.alfworld.notes import Notes
 from pilotrl.envs.alfworld.text import NAMES, WORDINGS, Goal
 from pilotrl.envs.alfworld.world import Scene, World
-from pilotrl.judge.rule import RuleJudge
+from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
 SPLITS = ("train", "valid", "test", "unseen")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pilotrl.envs.alfworld import text
+from pilotrl.envs.alfworld.belief import Notes
 from pilotrl.envs.alfworld.facts import OPENABLE, kind
-from pilotrl.envs.alfworld.notes import Notes
 from pilotrl.envs.alfworld.text import WORDINGS
 from pilotrl.envs.alfworld.world import Scene, World
 

@@ -17,11 +17,11 @@ import pytest
 
 from pilotrl.envs import load
 from pilotrl.envs.alfworld import facts, tasks
+from pilotrl.envs.alfworld.belief import Notes
 from pilotrl.envs.alfworld.env import AlfWorld
 from pilotrl.envs.alfworld.expert import AlfWorldExpert
 from pilotrl.envs.alfworld.facts import can_hold, kind
 from pilotrl.envs.alfworld.generator import TYPES
-from pilotrl.envs.alfworld.notes import Notes
 from pilotrl.envs.alfworld.text import NOTHING_HAPPENS, TEMPLATES, WORDINGS, Goal
 from pilotrl.envs.alfworld.world import Scene, World
 

@@ -9,12 +9,12 @@ import pytest
 
 from pilotrl.envs import Info, load
 from pilotrl.envs.babyai import BabyAi, goals, resolve, tasks
+from pilotrl.envs.babyai.belief import Mind
 from pilotrl.envs.babyai.expert import BabyAiExpert
 from pilotrl.envs.babyai.game import Game
 from pilotrl.envs.babyai.goals import Goal, Kind
-from pilotrl.envs.babyai.mind import Mind
 from pilotrl.envs.babyai.text import mission
-from pilotrl.judge.rule import RuleJudge
+from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
 SPLITS = ("train", "valid", "test", "unseen")

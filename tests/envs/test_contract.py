@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pilotrl import CONF
-from pilotrl.check import locate
+from pilotrl.cli.validate import locate
 from pilotrl.envs import Env, load, settings_of
 
 OTHERS = {"agentgym", "gymnasium"}

@@ -14,7 +14,7 @@ from pilotrl.envs.iqa import Iqa, env, generator
 from pilotrl.envs.iqa.expert import IqaExpert, Notes
 from pilotrl.envs.iqa.questions import ANSWERS, TEMPLATES, THINGS, Question, read
 from pilotrl.envs.iqa.room import CONTAINERS, NOTHING_HAPPENS, Kitchen, Pose, Scene, Size, kind
-from pilotrl.judge.rule import RuleJudge
+from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
 SPLITS = ("train", "valid", "test", "unseen")

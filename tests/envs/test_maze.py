@@ -16,7 +16,7 @@ import pytest
 
 from pilotrl.envs import load
 from pilotrl.envs.maze import MOVES, ORIGINAL_GOAL, Maze, MazeExpert, Walk, grid, resolve, scene, solvable
-from pilotrl.judge.rule import RuleJudge
+from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
 DATA = Path(os.environ.get("PILOTRL_PARITY_DATA") or Path(__file__).parents[2] / "../shared/data") / "trajectories"

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pilotrl import run as running
-from pilotrl.build import scoring
-from pilotrl.compose import composed_job, parse
-from pilotrl.display import by_env
+from pilotrl.analysis.statistics import paired_interval
+from pilotrl.analysis.terminal import by_env
+from pilotrl.cli.compose import composed_job, parse
 from pilotrl.envs import Env, home, load
 from pilotrl.envs.mixture import Mixture, blended
-from pilotrl.folder import RunFolder
-from pilotrl.records import from_record
-from pilotrl.statistics import paired_interval
-from pilotrl.tasks import drawn, schedule
+from pilotrl.rollout.schedule import drawn, schedule
+from pilotrl.runs import run as running
+from pilotrl.runs.setup import scoring
+from pilotrl.store.records import from_record
+from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Task, Turn, UserError
 
 SMALL = ("env=paper", "env.trains=[toy]", "env.holds_out=[maze]")

@@ -11,9 +11,9 @@ from textwrap import dedent
 import pytest
 
 from pilotrl import envs, play
-from pilotrl.check import check
-from pilotrl.compose import composed_job, parse
-from pilotrl.preflight import prepare
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.cli.preflight import prepare
+from pilotrl.cli.validate import check
 from pilotrl.types import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "environments.md"

@@ -20,11 +20,11 @@ import pytest
 
 from pilotrl.envs import load
 from pilotrl.envs.textcraft import TextCraft, resolve, tasks
-from pilotrl.envs.textcraft.book import book, spoken
 from pilotrl.envs.textcraft.env import FIDELITY
 from pilotrl.envs.textcraft.expert import TextCraftExpert
+from pilotrl.envs.textcraft.recipes import book, spoken
 from pilotrl.envs.textcraft.world import World
-from pilotrl.judge.rule import RuleJudge
+from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
 DATA = Path(os.environ.get("PILOTRL_PARITY_DATA") or Path(__file__).parents[2] / "../shared/data") / "trajectories"

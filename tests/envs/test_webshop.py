@@ -23,7 +23,7 @@ from pilotrl.envs.webshop.expert import WebShopExpert
 from pilotrl.envs.webshop.score import alike, score, type_factor
 from pilotrl.envs.webshop.search import Index, stems
 from pilotrl.envs.webshop.session import Session, Store
-from pilotrl.envs.webshop.words import BRANDS, DEPARTMENTS, FILLER
+from pilotrl.envs.webshop.vocabulary import BRANDS, DEPARTMENTS, FILLER
 from pilotrl.types import UserError
 
 FIDELITIES = ("small", "original")

@@ -14,7 +14,7 @@ from pilotrl.envs.wordle import Wordle, resolve
 from pilotrl.envs.wordle.env import SHARES, game, known, solvable
 from pilotrl.envs.wordle.expert import WordleExpert, left
 from pilotrl.envs.wordle.game import LMRL_WORDS, Lmrl, Standard, fits, learned, marks, possible, vocabulary
-from pilotrl.judge.rule import RuleJudge
+from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
 

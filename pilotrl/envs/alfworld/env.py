@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from pilotrl.envs import Info, replay
 from pilotrl.envs.alfworld import tasks, textworld
+from pilotrl.envs.alfworld.belief import Notes
 from pilotrl.envs.alfworld.expert import AlfWorldExpert
 from pilotrl.envs.alfworld.generator import SPLITS, Source
-from pilotrl.envs.alfworld.notes import Notes
 from pilotrl.envs.alfworld.text import NOTHING_HAPPENS, WORDINGS
 from pilotrl.envs.alfworld.world import World
 from pilotrl.types import UserError

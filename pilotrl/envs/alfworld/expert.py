@@ -10,8 +10,8 @@ from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
+from pilotrl.envs.alfworld.belief import Notes
 from pilotrl.envs.alfworld.facts import OPENABLE, TOOLS, can_hold, kind, usual
-from pilotrl.envs.alfworld.notes import Notes
 from pilotrl.envs.alfworld.text import Wording
 from pilotrl.envs.alfworld.world import DONE_BY
 

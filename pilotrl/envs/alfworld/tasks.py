@@ -6,9 +6,9 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from pilotrl.envs.alfworld import generator
+from pilotrl.envs.alfworld.belief import Notes
 from pilotrl.envs.alfworld.expert import AlfWorldExpert
 from pilotrl.envs.alfworld.generator import Source
-from pilotrl.envs.alfworld.notes import Notes
 from pilotrl.envs.alfworld.text import WORDINGS
 from pilotrl.envs.alfworld.world import Scene, World
 

@@ -10,16 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pilotrl.envs.alfworld import text
-from pilotrl.envs.alfworld.facts import (
-    KNIVES,
-    LAMPS,
-    SLICEABLE,
-    TOOLS,
-    TREATABLE,
-    VESSELS,
-    can_hold,
-    kind,
-)
+from pilotrl.envs.alfworld.facts import KNIVES, LAMPS, SLICEABLE, TOOLS, TREATABLE, VESSELS, can_hold, kind
 from pilotrl.envs.alfworld.text import Goal, Wording
 
 DONE_BY = {"clean": "clean", "heat": "hot", "cool": "cool"}

@@ -6,10 +6,10 @@ from typing import Any
 
 from pilotrl.envs import Info, replay
 from pilotrl.envs.babyai import goals, tasks
+from pilotrl.envs.babyai.belief import Mind
 from pilotrl.envs.babyai.commands import LIST, UNCHANGED, UNKNOWN, commands
 from pilotrl.envs.babyai.expert import BabyAiExpert
 from pilotrl.envs.babyai.game import LEVELS, Game
-from pilotrl.envs.babyai.mind import Mind
 from pilotrl.envs.babyai.text import COMPLETED, WORDINGS, described, mission
 from pilotrl.envs.babyai.view import View
 from pilotrl.types import UserError

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from pilotrl.envs.babyai.belief import Mind, beside
 from pilotrl.envs.babyai.commands import LIST, commands
 from pilotrl.envs.babyai.goals import Goal, Kind
-from pilotrl.envs.babyai.mind import Mind, beside
 from pilotrl.envs.babyai.view import FORWARD, LEFT, PICKUP, RIGHT, TOGGLE, Cell, Pose, Way
 
 HORIZON = 20

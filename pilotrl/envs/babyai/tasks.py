@@ -12,10 +12,10 @@ from hashlib import blake2b
 from pathlib import Path
 
 from pilotrl.envs.babyai import goals
+from pilotrl.envs.babyai.belief import Mind
 from pilotrl.envs.babyai.commands import commands
 from pilotrl.envs.babyai.expert import BabyAiExpert
 from pilotrl.envs.babyai.game import Game
-from pilotrl.envs.babyai.mind import Mind
 from pilotrl.envs.babyai.text import described, mission
 
 TABLE = Path(__file__).with_name("par.txt")

@@ -7,7 +7,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
-from pilotrl.envs.textcraft.book import spoken
+from pilotrl.envs.textcraft.recipes import spoken
 from pilotrl.envs.textcraft.world import World
 
 GENERIC = ("planks", "wool")

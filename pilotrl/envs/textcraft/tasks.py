@@ -7,8 +7,8 @@ from hashlib import sha256
 from random import Random
 from typing import NamedTuple
 
-from pilotrl.envs.textcraft.book import Recipe, book
 from pilotrl.envs.textcraft.expert import TextCraftExpert
+from pilotrl.envs.textcraft.recipes import Recipe, book
 from pilotrl.envs.textcraft.world import World
 
 VARIANTS = {"train": range(0, 6), "valid": range(6, 7), "test": range(7, 8), "unseen": range(0, 8)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pilotrl.envs.textcraft.book import Book, Recipe, book, spoken
+from pilotrl.envs.textcraft.recipes import Book, Recipe, book, spoken
 
 CRAFT = re.compile(r"craft (.*) using (.*)")
 GET = re.compile(r"get ([0-9]{1,9}) (.*)")

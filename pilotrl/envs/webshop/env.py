@@ -10,7 +10,7 @@ from pilotrl.envs.webshop import pages, world
 from pilotrl.envs.webshop.expert import WebShopExpert
 from pilotrl.envs.webshop.generator import Source
 from pilotrl.envs.webshop.session import Layout, Session
-from pilotrl.envs.webshop.words import BRANDS
+from pilotrl.envs.webshop.vocabulary import BRANDS
 from pilotrl.types import UserError
 
 FIDELITY: dict[str, dict[str, Any]] = {

@@ -6,8 +6,8 @@ import math
 import random
 from typing import NamedTuple
 
+from pilotrl.envs.webshop.belief import Reading
 from pilotrl.envs.webshop.catalogue import NO_CAP, Product, cut, small_price
-from pilotrl.envs.webshop.reading import Reading
 from pilotrl.envs.webshop.session import Session, first_word
 
 TITLE_WORDS = 8

@@ -13,7 +13,7 @@ import random
 from typing import Any, NamedTuple
 
 from pilotrl.envs.webshop.catalogue import Instructions, Items
-from pilotrl.envs.webshop.words import BRANDS, DEPARTMENTS, FILLER, PHRASES, Department
+from pilotrl.envs.webshop.vocabulary import BRANDS, DEPARTMENTS, FILLER, PHRASES, Department
 
 STORES = {"train": 6, "valid": 1, "test": 1}
 """Stores of a split. All have the same size, so that search is as hard in the test as in training."""

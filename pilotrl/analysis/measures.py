@@ -1,0 +1,15 @@
+"""What measures and blocks of summary.json are called where people read them."""
+
+from __future__ import annotations
+
+LOSS = {"train/loss": "loss", "valid/loss": "loss on held-out tasks"}
+"""Shown instead of those where demonstrations are learned from, whose rewards are their expert's. Elsewhere a loss says little:
+of grpo it is near zero by construction."""
+ON_POLICY = "train/clip_share"
+"""A metric that only a run has which learns from its own episodes."""
+BLOCKS = {"eval": "own plans", "eval_teacher": "teacher's plans"}
+"""Blocks of summary.json, and whose plans they are about."""
+RATES = ("success", "score", "adherence", "plan_quality")
+"""Measures in [0, 1], shown in percent; the others are counts an episode."""
+LIVE = {"reward/total": "reward", "env/success": "success", "reward/adherence": "adherence"}
+"""Metrics shown beside the bar, and what they are called there."""

@@ -1,0 +1,117 @@
+"""What a run has played, as an audit reads it: of panels the episodes, of training only what is measured."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from pilotrl.analysis.statistics import MEASURES as PANEL
+from pilotrl.rewards.judge.grading import due
+from pilotrl.rewards.judge.plan_rules import restates
+from pilotrl.rewards.judge.step_parser import Step, read_step
+from pilotrl.store.records import from_record
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.types import Episode, UserError
+
+Panels = dict[str, dict[str, list[Episode]]]
+"""Sampled episodes, by whose plans (`own plans`, `teacher's plans`) and when (`before`, `after`)."""
+
+PARTS = 4
+"""Stretches that training is cut into."""
+
+
+def _share(holds: Callable[[Step], bool]) -> Callable[[Episode], float | None]:
+    """The share of steps in force of which something holds."""
+    return lambda episode: _mean([holds(read_step(step)) for _, (step, _, _) in due(episode)])
+
+
+def _without(episode: Episode) -> float | None:
+    return _mean([t >= len(turn.plan) for t, turn in enumerate(episode.turns)])
+
+
+def _restated(episode: Episode) -> float | None:
+    """Of plans from the step in force on."""
+    plans = [turn.plan[t:] for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
+    return _mean([any(restates(step, episode.observation) for step in plan) for plan in plans])
+
+
+PROBES: dict[str, Callable[[Episode], float | None]] = {
+    "without_step": _without,
+    "vacuous": _share(lambda step: step.vacuous),
+    "nameless": _share(lambda step: step.nameless),
+    "restated": _restated,
+}
+"""How little a plan can say, one share an episode: of turns, of steps in force, of steps in force, of plans."""
+JUDGED = ("adherence", "plan_quality")
+MEASURES = {key: PANEL[key] for key in ("success", *JUDGED)} | PROBES
+
+
+@dataclass
+class Played:
+    """A run's episodes."""
+
+    panels: Panels = field(default_factory=dict)
+    training: dict[int, list[dict[str, float]]] = field(default_factory=lambda: defaultdict(list))
+    """By step, the measures that each episode defines."""
+
+    @property
+    def envs(self) -> list[str]:
+        """Names of the environments of its panels."""
+        whole = (episodes for arm in self.panels.values() for episodes in arm.values())
+        return sorted({episode.task.env for episodes in whole for episode in episodes})
+
+    def stretches(self) -> list[dict[str, Any]]:
+        """Means over the episodes of each stretch of training; of fewer steps than stretches, of each step."""
+        steps = sorted(self.training)
+        cuts = [round(len(steps) * part / PARTS) for part in range(PARTS + 1)]
+        return [self._stretch(steps[low:high]) for low, high in pairwise(cuts) if low < high]
+
+    def _stretch(self, steps: list[int]) -> dict[str, Any]:
+        values = [value for step in steps for value in self.training[step]]
+        means = {key: _mean([value[key] for value in values if key in value]) for key in MEASURES}
+        return {"first": steps[0], "last": steps[-1], "episodes": len(values), **means}
+
+
+def read(folder: RunFolder, learns_by_playing: bool) -> Played:
+    """The episodes of a run, also of one that is still being written.
+
+    learns_by_playing: what it trains on is the policy's own play. Raises UserError for a line that cannot be read."""
+    played = Played()
+    for number, line in enumerate(_lines(folder), start=1):
+        try:
+            record = json.loads(line)
+            when, _, arm = record["phase"].partition("/")
+            whose, _, decoding = arm.partition(", ")
+            if decoding == "sampled":
+                played.panels.setdefault(whose, {}).setdefault(when, []).append(_episode(record))
+            elif when == "train" and learns_by_playing and record["outcome"] != "broken":
+                played.training[record["step"]].append(_measured(_episode(record)))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{folder.episodes}, line {number}: is no episode ({error}); restore the file") from error
+    return played
+
+
+def _lines(folder: RunFolder) -> Iterator[str]:
+    """Whole ones: the last may be in the middle of being written."""
+    with open(folder.episodes, encoding="utf-8") as lines:
+        yield from (line for line in lines if line.endswith("\n"))
+
+
+def _episode(record: Mapping[str, Any]) -> Episode:
+    """Without the sizes of its calls, which nothing here needs, and which take most of the room."""
+    calls = [call | {"prompt": 0, "sampled": 0} for call in record["calls"]]
+    return from_record({**record, "calls": calls})
+
+
+def _measured(episode: Episode) -> dict[str, float]:
+    values = {key: measure(episode) for key, measure in MEASURES.items()}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _mean(values: list[Any]) -> float | None:
+    return fmean(values) if values else None

@@ -1,0 +1,241 @@
+"""From a command line to the configuration of each of its jobs, composed as Hydra will; what is wrong becomes one line.
+
+The text half: no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from pilotrl import CONF
+from pilotrl.cli.validate import OPEN, config_keys, flat, nearest
+from pilotrl.config.schema import Config
+from pilotrl.store.redact import without_secrets
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.types import UserError
+
+DRY = "--dry-run"
+"""Check and print, and start nothing: a flag of ours, which is taken out before Hydra sees the others."""
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+# The command line.
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's own flags; flags and overrides may come in any order."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    arguments, unknown = parser.parse_known_intermixed_args(argv)
+    flags = [DRY, *(flag for action in parser._actions for flag in action.option_strings)]
+    for word in unknown:
+        if word == DRY:
+            raise UserError(f"{DRY}: only python -m pilotrl has it; leave it out")
+        raise UserError(f"{word}: there is no such flag; the nearest is {nearest(word, flags)}")
+    return arguments
+
+
+def key_of(line: str) -> str:
+    """The key or group of an override, without what says how it is applied: `+env.x=1` -> `env.x`."""
+    return line.split("=")[0].lstrip("+~").split("@")[0]
+
+
+# Composition.
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job gets, and Hydra's node beside it."""
+
+    config: Config
+    hydra: Any
+
+
+def composed_jobs(arguments: argparse.Namespace) -> tuple[list[Job], bool]:
+    """Every job of a command, and whether they are a sweep."""
+    overrides: list[str] = arguments.overrides
+    unswept = [str(o.input_line) for o in parsed(arguments, overrides) if not o.is_sweep_override()]
+    fixed = composed_job(arguments, unswept)
+    if not arguments.multirun and fixed.hydra.mode != RunMode.MULTIRUN:
+        return [fixed if unswept == overrides else composed_job(arguments, overrides)], False
+    if not fixed.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return [fixed], True  # what another sweeper will try is not known beforehand
+    lines = [f"{key}={value}" for key, value in (fixed.hydra.sweeper.params or {}).items()] + overrides
+    jobs = [composed_job(arguments, list(choice)) for choice in product(parsed(arguments, lines))]
+    for number, job in enumerate(jobs):
+        with open_dict(job.hydra):
+            job.hydra.job.num = number
+    return jobs, True
+
+
+def parsed(arguments: argparse.Namespace, lines: Sequence[str]) -> list[Override]:
+    try:
+        with hydra_for(arguments) as loader:
+            return list(OverridesParser.create(loader).parse_overrides(list(lines)))
+    except HydraException as error:
+        raise explained(error, lines) from error
+
+
+def product(overrides: Sequence[Override]) -> Iterator[tuple[str, ...]]:
+    """The overrides of each job, in the order of Hydra's own sweeper; the last of several for a key counts."""
+    values: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_interval_sweep():
+            raise UserError(f"{override.input_line}: give the values of a sweep one by one, as in 1,2,3 or range(1,4)")
+        swept = override.sweep_string_iterator() if override.is_sweep_override() else ()
+        values[key] = [f"{key}={value}" for value in swept] or [str(override.input_line)]
+    return itertools.product(*values.values())
+
+
+def composed_job(arguments: argparse.Namespace, lines: list[str]) -> Job:
+    """Compose one job as Hydra will; raises UserError for what does not compose, and for keys that nothing knows."""
+    try:
+        raw = composed(arguments, lines)
+        refuse_unknown(raw, lines)
+        job = Job(typed(raw), raw.hydra)
+        resolved(job.config)
+        return job
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explained(error, lines, arguments) from error
+
+
+def composed(arguments: argparse.Namespace, lines: Sequence[str]) -> DictConfig:
+    """One job's configuration with Hydra's node."""
+    with hydra_for(arguments):
+        return compose(arguments.config_name or "config", list(lines), return_hydra_config=True)
+
+
+@contextlib.contextmanager
+def hydra_for(arguments: argparse.Namespace) -> Iterator[ConfigLoader]:
+    """Hydra, looking for files where `hydra.main` will."""
+    search = create_config_search_path(str(Path(arguments.config_path or CONF).absolute()))
+    if arguments.config_dir:
+        extra = f"file://{Path(arguments.config_dir).absolute()}"
+        search.prepend("command-line", extra, anchor=SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # inside a job there is one already
+    try:
+        yield Hydra.create_main_hydra2("pilotrl", search).config_loader
+    finally:
+        GlobalHydra.instance().hydra = theirs
+
+
+def typed(config: DictConfig) -> Config:
+    """What a job gets: the configuration with the types of `Config`, without Hydra's node."""
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return cast(Config, OmegaConf.merge(OmegaConf.structured(Config), task))
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Dotted keys and values, interpolations resolved; without secrets, which may change while a run lasts."""
+    values = OmegaConf.to_container(cast(DictConfig, config), resolve=True)
+    return flat(OmegaConf.create(without_secrets(values)))
+
+
+def stored(folder: RunFolder) -> Config:
+    """The configuration that a run folder holds. Raises UserError when it cannot be read."""
+    try:
+        return typed(cast(DictConfig, OmegaConf.load(folder.config)))
+    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"{folder}: its configuration cannot be read ({line}); start a run in a new folder") from error
+
+
+def began_in(folder: RunFolder) -> Path:
+    """The working folder of the command that began a run: where relative paths in its configuration count from."""
+    return Path(OmegaConf.load(folder.hydra).hydra.runtime.cwd) if folder.hydra.is_file() else Path()
+
+
+def read_elsewhere(folder: RunFolder) -> Config:
+    """As stored, for a command in any working folder: a parent is where it was then, if it is still there."""
+    config = stored(folder)
+    if config.parent is not None and (there := began_in(folder) / config.parent).is_dir():
+        config.parent = str(there)
+    return config
+
+
+# Errors in one line.
+
+
+def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
+    """`+key=value` adds keys past the types. Those of the open nodes are held against their classes, elsewhere."""
+    known = set(config_keys())
+    free = ("hydra.", "reward.weights.", "stage.lengths.", "model.template.", "model.endpoint.", *(f"{node}." for node in OPEN))
+    for key in flat(config):
+        if key not in known and not key.startswith(free):
+            raise unknown(key, lines, sorted(known))
+
+
+def unknown(key: str, lines: Sequence[str], known: Sequence[str]) -> UserError:
+    blamed = [line for line in lines if f"{key}.".startswith(f"{key_of(line)}.")]
+    line = max(blamed, key=lambda line: len(key_of(line)), default=key)
+    known = [other for other in known if other.startswith("hydra.") == key.startswith("hydra.")]
+    return UserError(f"{line}: there is no such key; the nearest is {nearest(key, known)}")
+
+
+def explained(error: Exception, lines: Sequence[str], arguments: argparse.Namespace | None = None) -> UserError:
+    """One line for what Hydra or OmegaConf found wrong."""
+    message, cause = str(error), error.__cause__
+    if isinstance(error, OverrideParseException):
+        return UserError(f"{error.override}: cannot be read; write key=value, and quote special characters: key='a, b'")
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = ", ".join(error.options)
+        return UserError(
+            f"{group}={option}: there is no such option; the nearest is {nearest(option, error.options)} (of {options})"
+        )
+    if arguments and isinstance(error, MissingConfigException):
+        return no_config(arguments)
+    if arguments and isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        key = (re.findall(r"'(.+?)'", message) or [cause.full_key])[0]
+        return unknown(key, lines, known_keys(arguments, lines))
+    if isinstance(cause, OmegaConfBaseException):
+        line = message.removeprefix("Error merging override ")
+        return UserError(f"{line}: {str(cause).splitlines()[0]}; give a value of the right type")
+    return UserError(f"{' '.join(lines)}: {' '.join(message.split())}")
+
+
+def no_config(arguments: argparse.Namespace) -> UserError:
+    """What `--config-dir` or `--config-name` should have been."""
+    name, place = arguments.config_name, Path(arguments.config_dir or CONF)
+    if not place.is_dir():
+        return UserError(f"--config-dir {place}: is no folder; name the one that holds {name}.yaml")
+    names = [path.stem for path in place.glob("*.yaml")] or ["config"]
+    near = f"the nearest is {nearest(name, names)}, and --config-dir names another folder"
+    return UserError(f"--config-name {name}: there is no {name}.yaml in {place}; {near}")
+
+
+def known_keys(arguments: argparse.Namespace, lines: Sequence[str]) -> list[str]:
+    """All that may stand before `=`: the groups, and the keys under the chosen options."""
+    places = [CONF, Path(arguments.config_dir)] if arguments.config_dir else [CONF]
+    groups = sorted(path.name for place in places for path in place.iterdir() if path.is_dir() and path.name != "hydra")
+    config = composed(arguments, [line for line in lines if key_of(line) in groups])
+    return [*groups, *flat(config), "resume"]

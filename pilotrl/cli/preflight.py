@@ -1,0 +1,235 @@
+"""What a command line asks for, checked as a whole before anything is created.
+
+Hydra writes `.hydra/` before it calls the job, lets `+key=value` past the types, and ends with a traceback and code 1.
+So every job of a command is composed and checked here first, and its folder looked at. The text half: no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.utils import configure_log
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pilotrl import CONF, envs, prompts, teacher
+from pilotrl.cli import slurm, stage_chain
+from pilotrl.cli.compose import (
+    Job,
+    composed_job,
+    composed_jobs,
+    key_of,
+    parse,
+    resolved,
+    stored,
+)
+from pilotrl.cli.sweep import Sweep
+from pilotrl.cli.task_lists import taught, world
+from pilotrl.cli.validate import check, check_plans, locate
+from pilotrl.config.instantiate import make
+from pilotrl.config.schema import Config
+from pilotrl.rewards import judge
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.types import UserError
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a command line asks for: go on in `folder`, which holds a run; where that is None, hand `argv` to Hydra, which
+    then starts `sweep` where there is one."""
+
+    argv: list[str]
+    folder: RunFolder | None = None
+    sweep: Sweep | None = None
+
+
+def prepare(argv: Sequence[str]) -> Order:
+    """Check a command line and every job that it would start. Creates nothing.
+
+    Folders of new runs are named here, so that those which are checked are those which are used.
+    Raises UserError for the first thing that is wrong.
+    """
+    arguments = parse(argv)
+    overrides: list[str] = arguments.overrides
+    given = [word for word in argv if word not in overrides] + overrides
+    if arguments.hydra_help or arguments.info or arguments.shell_completion:
+        return Order(given)
+    if arguments.help or arguments.cfg:
+        composed_job(arguments, overrides)
+        return Order(given)
+    if any(key_of(line) == "resume" for line in overrides):
+        return Order([], resumed(list(argv)))
+    jobs, multirun = composed_jobs(arguments)
+    for job in jobs:
+        for config in (job.config, *(link.config for link in stage_chain.links(job.config, job.hydra))):
+            check(config)
+            check_learner(config)
+            check_plans(config)
+            check_language_model(config)
+            check_endpoints(config)
+            check_taught(config)
+    if multirun:
+        sweep = check_sweep(jobs)
+        return Order([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
+    if (launcher := jobs[0].hydra.runtime.choices["hydra/launcher"]) != "basic":
+        raise UserError(f"hydra/launcher={launcher}: starts the jobs of a sweep, even of a single one; add -m")
+    folder = RunFolder(jobs[0].hydra.run.dir)
+    if check_folder(folder, jobs[0]):
+        return Order([], folder)
+    return Order([*given, *named(overrides, "hydra.run.dir", folder.path)])
+
+
+def check_learner(config: Config) -> None:
+    """Weights that are elsewhere learn nothing."""
+    if config.model.endpoint is not None:
+        why = "is behind an address, and can be played but not trained"
+        raise UserError(f"model={config.model.name}: {why}; give model=openai to python -m pilotrl.evaluate")
+
+
+def check_language_model(config: Config) -> None:
+    """What only the model's own files show; a shipped model and what a run has left are in order. Loads torch."""
+    model, parent = config.model, config.parent
+    strange = parent is None and model.scratch is None and not model.path.startswith("pilotrl:")
+    if not strange and model.lora.rank is None:
+        return
+    from pilotrl.models import model_info
+
+    if model.lora.rank is not None:
+        model_info.check_targets(str(Path(parent) / "policy") if parent else model.path, model.lora.targets)
+    if strange:
+        template = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, model.template), resolve=True))
+        model_info.check_model(model.path, template, "system" in prompts.load(model.prompts))
+
+
+def check_endpoints(config: Config) -> None:
+    """Who asks endpoints can: keys are in the environment, addresses answer. Raises UserError for the first that does not."""
+    builders: dict[str, Callable[[dict[str, Any]], Any]]
+    builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build, "model.endpoint": make}
+    for node, build in builders.items():
+        if (held := OmegaConf.select(cast(DictConfig, config), node)) is None:
+            continue
+        settings = cast(dict[str, Any], OmegaConf.to_container(held, resolve=True))
+        if not hasattr(locate(f"{node}._target_", settings["_target_"]), "endpoints"):
+            continue
+        try:
+            for endpoint in build(settings).endpoints():
+                endpoint.probe()
+        except UserError as error:
+            raise UserError(f"{node}.{error}") from error
+
+
+def check_taught(config: Config, trains: bool = True) -> None:
+    """Who is asked for plans has them: the environment's expert is there, or of a teacher with plans for certain tasks, one for
+    each that it will be asked about, in training and on the panel."""
+    settings = cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True))
+    kind, stage = locate("teacher._target_", settings["_target_"]), config.stage
+    asked = (stage.planner, stage.plays) == ("teacher", "policy") and config.agent.plans != "never"
+    if getattr(locate("env._target_", config.env["_target_"]), "expert", True) is None:
+        name = envs.name_of(config.env)
+        if stage.plays == "expert":
+            raise UserError(f"stage.plays=expert: {name} ships no expert; choose a stage that the policy plays")
+        if asked and kind is teacher.ExpertTeacher:
+            raise UserError(f"stage.planner=teacher: {name} ships no expert; set stage.planner=policy")
+    if not hasattr(kind, "covers"):
+        return
+    try:
+        tutor = teacher.build(settings)
+        if isinstance(tutor, teacher.Bounded) and (stage.planner, stage.plays) == ("teacher", "policy"):
+            tutor.covers(partial(world, config), envs.name_of(config.env), taught(config, trains) if asked else {})
+    except UserError as error:
+        raise UserError(f"teacher.{error}") from error
+
+
+def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
+    """The override that fixes a folder, unless the user gave one."""
+    if any(key_of(line) == key for line in overrides):
+        return []
+    text = str(folder)
+    if not re.fullmatch(r"[A-Za-z0-9_/.-]+/[A-Za-z0-9_.-]+", text):
+        text = "'" + text.replace("'", "\\'").replace("${", "\\${") + "'"
+    return [f"{key}={text}"]
+
+
+def resumed(argv: Sequence[str]) -> RunFolder:
+    """The folder of `resume=FOLDER`, which stands alone: the run goes on with its own configuration."""
+    if len(argv) != 1:
+        others = " ".join(word for word in argv if key_of(word) != "resume")
+        raise UserError(f"{others}: resume= goes on with the run's own configuration; leave out everything else")
+    name = argv[0].split("=", 1)[-1].strip("'\"")
+    folder = RunFolder(Path(name).expanduser())
+    if not folder.begun:
+        raise UserError(f"resume={name}: is not a run folder; give one that holds .hydra/config.yaml")
+    stored(folder)
+    if not folder.finished:
+        stage_chain.of(folder)
+        folder.check_writable()
+        folder.check_free()
+    return folder
+
+
+def as_it_was(folder: RunFolder) -> None:
+    """The working folder and the log of the command that began the run: paths in its configuration count from there."""
+    path = folder.path.absolute()
+    logging = OmegaConf.load(CONF / "hydra" / "job_logging" / "pilotrl.yaml")
+    names = {"job": {"name": "pilotrl"}, "runtime": {"output_dir": str(path)}, "job_logging": logging}
+    configure_log(OmegaConf.create({"hydra": names}).hydra.job_logging)
+    with contextlib.suppress(OSError, OmegaConfBaseException, AttributeError):  # moved to another machine: stay here
+        os.chdir(OmegaConf.load(folder.hydra).hydra.runtime.cwd)
+
+
+def check_folder(folder: RunFolder, job: Job) -> bool:
+    """Whether the folder holds a run of this very configuration. Raises UserError when it cannot be used for it."""
+    if not folder.begun:
+        folder.check_writable()
+        return False
+    held = [stored(folder), *(link.config for link in stage_chain.of(folder))]
+    asked = [job.config, *(link.config for link in stage_chain.links(job.config, job.hydra))]
+    for there, here in zip(held, asked, strict=False):  # of other chains the first differ
+        if key := first_difference(there, here):
+            raise UserError(f"{folder}: holds a run of another configuration ({key}); choose another folder")
+    if not folder.finished:
+        folder.check_writable()
+        folder.check_free()
+    return True
+
+
+def check_sweep(jobs: Sequence[Job]) -> Sweep:
+    """The sweep that jobs make; the folder of each, and who is to start them, checked."""
+    first = jobs[0]
+    sweep = Sweep(RunFolder(first.hydra.sweep.dir), first.config.tracking.uri, first.config.tracking.experiment)
+    for job in jobs:
+        folder = RunFolder(sweep.folder / str(job.hydra.sweep.subdir))
+        if folder.path in [other.path for other in sweep.jobs]:
+            raise UserError(f"hydra.sweep.subdir={job.hydra.sweep.subdir}: is the folder of two jobs; make it differ")
+        check_folder(folder, job)
+        check_launcher(job, first)
+        sweep.jobs[folder] = list(job.hydra.overrides.task)
+    return sweep
+
+
+def check_launcher(job: Job, first: Job) -> None:
+    """One launcher starts all jobs, and there has to be such a place on the cluster."""
+    settings, other = (cast(dict[str, Any], OmegaConf.to_container(j.hydra.launcher, resolve=True)) for j in (job, first))
+    for key in settings:
+        if key not in slurm.OURS and settings[key] != other.get(key):
+            raise UserError(f"hydra.launcher.{key}: is one for all jobs of a sweep, not {other.get(key)} and {settings[key]}")
+    if job is first and str(settings["_target_"]).endswith(".SlurmLauncher"):
+        slurm.check(settings, job.config.trainer.devices, job.config.trainer.num_nodes)
+
+
+def first_difference(there: Config, here: Config) -> str | None:
+    """`train.steps is 100 there, 50 here`, or None where all is equal."""
+    ours, theirs = resolved(here), resolved(there)
+    for key in [*ours, *theirs]:
+        if ours.get(key) != theirs.get(key):
+            return f"{key} is {theirs.get(key)} there, {ours.get(key)} here"
+    return None
+
+

@@ -1,0 +1,128 @@
+"""A chain: several stages in a row, each from the last one's weights. Which runs it is made of; no torch.
+
+Every stage is composed from the chain's own command line with another `stage=`: what was typed holds for all of them, and
+where nothing was typed, what a stage sets itself.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf, open_dict
+from yaml import YAMLError
+
+from pilotrl import CONF
+from pilotrl.cli.compose import Job, composed_job, key_of, parse, stored
+from pilotrl.cli.validate import nearest, show
+from pilotrl.config.schema import Config
+from pilotrl.store.run_folder import RunFolder, write_whole
+from pilotrl.types import UserError
+
+OWN = ("stage", "stage.name", "stage.order", "stage.lengths", "train.steps", "parent")
+"""Keys of a command line that are about the chain; all others hold for each of its stages."""
+ALIKE = ("env", "agent", "model", "panel")
+"""Nodes that no stage may change: before and after a chain are one panel, and its weights one model."""
+
+
+def links(config: Config, hydra: Any) -> list[Job]:
+    """The runs of a chain in order, each as if it were alone; none for a configuration that is no chain.
+
+    hydra: Hydra's node beside the configuration. Raises UserError for a chain that cannot be.
+    """
+    if not (config.stage.order or config.stage.lengths):
+        return []
+    arguments = _arguments(hydra)
+    check_order(config, arguments)
+    typed = [line for line in hydra.overrides.task if not _is_own(key_of(line))]
+    made = [composed_job(arguments, [*typed, f"stage={name}"]) for name in config.stage.order]
+    for job, steps in zip(made, lengths(config), strict=True):
+        job.config.train.steps, job.config.parent = steps, config.parent
+        job.config.stage.order, job.config.stage.lengths = [], {}
+        for node in ALIKE:
+            if getattr(job.config, node) != getattr(made[0].config, node):
+                name = job.config.stage.name
+                raise UserError(f"stage.order={show(config.stage.order)}: {name} has another {node}; a chain has one")
+    return made
+
+
+def of(folder: RunFolder) -> list[Job]:
+    """The runs of the chain that a folder holds."""
+    config = stored(folder)
+    if not config.stage.order:
+        return []
+    try:
+        return links(config, OmegaConf.load(folder.hydra).hydra)
+    except (OSError, AttributeError, YAMLError) as error:
+        raise UserError(f"{folder.hydra}: cannot be read; start the chain in a new folder") from error
+
+
+def lengths(config: Config) -> list[int]:
+    """Steps of each stage: its share of `train.steps`, rounded so that they add up."""
+    shares = [config.stage.lengths[name] for name in config.stage.order]
+    ends = [round(config.train.steps * share / sum(shares)) for share in accumulate(shares)]
+    return [end - start for start, end in pairwise([0, *ends])]
+
+
+def check_order(config: Config, arguments: Namespace) -> None:
+    """Raises UserError where the stages of a chain are unknown, chains themselves, or have no length."""
+    stage, told = config.stage, f"stage.order={show(config.stage.order)}"
+    if not stage.order:
+        raise UserError("stage.order=[]: must name at least one stage")
+    places = [CONF, *([Path(arguments.config_dir)] if arguments.config_dir else [])]
+    files = {path.stem: path for place in places for path in sorted((place / "stage").glob("*.yaml"))}
+    chains = [name for name, path in files.items() if OmegaConf.select(OmegaConf.load(path), "stage.order")]
+    for name in stage.order:
+        if name in chains:
+            raise UserError(f"{told}: {name} is a chain itself; name the stages that it is made of")
+        if name not in files:
+            near = nearest(name, files.keys() - chains)
+            raise UserError(f"{told}: there is no stage {name}; the nearest is {near}")
+    for name in stage.order:
+        if name not in stage.lengths:
+            raise UserError(f"{told}: {name} has no share of train.steps; add +stage.lengths.{name}=1")
+    for name, share in stage.lengths.items():
+        if name not in files:
+            raise UserError(f"stage.lengths.{name}={share}: there is no such stage; the nearest is {nearest(name, files)}")
+        if not 0 < share < float("inf"):
+            raise UserError(f"stage.lengths.{name}={share}: must be above 0")
+    for name, steps in zip(stage.order, lengths(config), strict=True):
+        if steps < 1:
+            raise UserError(f"train.steps={config.train.steps}: leaves no step for {name}; raise it, or its stage.lengths")
+
+
+def begin(stage: RunFolder, job: Job, parent: Path | None) -> Config:
+    """The configuration of a stage, which its folder then holds as if the stage had been started alone.
+
+    parent: folder of the stage before; None for the first, which starts where the chain does."""
+    if not stage.begun:
+        if parent is not None:
+            job.config.parent = str(parent)
+        own = [f"train.steps={job.config.train.steps}", f"parent={job.config.parent or 'null'}"]
+        with open_dict(job.hydra):
+            job.hydra.overrides.task += own
+            job.hydra.runtime.output_dir = str(stage.path.absolute())
+        hidden = stage.config.parent
+        write_whole(hidden / "overrides.yaml", OmegaConf.to_yaml(job.hydra.overrides.task))
+        write_whole(stage.hydra, OmegaConf.to_yaml(OmegaConf.create({"hydra": job.hydra})))
+        write_whole(stage.config, OmegaConf.to_yaml(job.config))  # last: a folder that has it is begun
+    return stored(stage)
+
+
+def folders(chain: RunFolder, config: Config) -> list[RunFolder]:
+    """Of the stages: 1-adherence, 2-planning, ..."""
+    return [RunFolder(chain / f"{number}-{name}") for number, name in enumerate(config.stage.order, start=1)]
+
+
+def _is_own(key: str) -> bool:
+    return key in OWN or key.startswith("stage.lengths.")
+
+
+def _arguments(hydra: Any) -> Namespace:
+    """The flags that say where a configuration was composed from."""
+    place = {source.provider: source.path for source in hydra.runtime.config_sources}
+    flags = {"--config-name": hydra.job.config_name, "--config-path": place["main"]}
+    flags |= {"--config-dir": place["command-line"]} if "command-line" in place else {}
+    return parse([word for flag in flags.items() for word in flag])

@@ -1,0 +1,130 @@
+"""What is known of a model before its weights are loaded: whether it can talk, what adapters would sit on, its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from pilotrl.models import policy
+from pilotrl.prompts.context import Chat
+from pilotrl.types import UserError
+
+SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping")
+"""What some models do to logits after their head, and our scoring does not."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run needs at most, on each device; docs/models.md has the formula."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    cache: float
+
+    def __str__(self) -> str:
+        parts = {field.name: getattr(self, field.name) / 1e9 for field in fields(self)}
+        listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
+        return f"memory in GB, at most: {listed}; together {sum(parts.values()):.2f}"
+
+
+def config_of(path: str) -> Any:
+    """The model's own configuration. Raises UserError where there is none, or with attention that ours cannot compute."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(policy.base_of(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"model.path={path}: cannot be loaded ({str(error).splitlines()[0]}); give another") from error
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        kinds = {"sliding_attention"}
+    if others := sorted(kinds - {"full_attention"}):
+        raise UserError(f"model.path={path}: has layers of {others[0]}, which are not supported; choose another model")
+    if scaled := next((key for key in SCALES if getattr(config, key, None) not in (None, 1)), None):
+        raise UserError(f"model.path={path}: has {scaled}, which is not supported; choose another model")
+    return config
+
+
+@lru_cache(maxsize=4)
+def skeleton(path: str) -> Any:
+    """The model without weights: shapes alone, on torch's meta device."""
+    return shaped(config_of(path), torch.float32)
+
+
+def shaped(config: Any, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def check_model(path: str, template: dict[str, Any], system: bool) -> None:
+    """A model that we can run, and a tokenizer whose chat template takes a conversation like ours.
+
+    Raises UserError for anything else.
+    """
+    config_of(path)
+    try:
+        tokenizer = policy.load_tokenizer(path)
+    except (OSError, ValueError, ImportError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"model.path={path}: its tokenizer cannot be loaded ({line}); give a whole chat model") from error
+    Chat(tokenizer, **template).render([*([("system", "s")] if system else []), ("user", "u")])  # type: ignore[list-item]
+
+
+def check_targets(path: str, targets: Sequence[str]) -> None:
+    """Every target of adapters names a linear layer. Raises UserError for the first that does not."""
+    model = skeleton(path)
+    head = model.get_output_embeddings()
+    names = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    for target in targets:
+        if target not in names:
+            raise UserError(f"model.lora.targets: {target} is no linear layer of {path}; there are {', '.join(sorted(names))}")
+
+
+def memory(
+    config: Any,
+    dtype: str,
+    gradient_checkpointing: bool,
+    rank: int | None,
+    alpha: float,
+    targets: Sequence[str],
+    *,
+    row: int,
+    trained: float,
+    slots: int,
+    length: int,
+    sets: int = 1,
+    learning: int = 1,
+) -> Memory:
+    """Of a model with this configuration of transformers.
+
+    `row`: tokens of a forward pass that learns, and the share of them that is trained; `slots` of `length` tokens
+    are what the engine keeps keys and values for; `sets` of what can learn there are (two, where each role has its own),
+    and so many of them learn.
+    """
+    model = shaped(config, getattr(torch, dtype))
+    model = policy.adapted(model, rank, alpha, targets) if rank else model
+    size = getattr(torch, dtype).itemsize
+    learned = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    wide, narrow = head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads
+    block = (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size) * size
+    sides = [m.in_features for _, m in model.named_modules() if rank and hasattr(m, "lora_A")]
+    block += sum(sides) // config.num_hidden_layers * (4 if size < 4 else 0)  # adapters see their input in float32
+    kept = config.hidden_size * size if gradient_checkpointing else block
+    blocks = config.num_hidden_layers * kept + (block if gradient_checkpointing else 0)
+    return Memory(
+        weights=sum(p.numel() * p.element_size() for p in model.parameters()) + (sets - 1) * learned,
+        gradients=learning * learned,
+        optimizer=2 * learning * learned,
+        activations=row * (blocks + trained * 5 * 4 * config.vocab_size),
+        cache=sets * slots * -(-length // 256) * 256 * config.num_hidden_layers * 2 * narrow * size,
+    )

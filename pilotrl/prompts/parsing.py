@@ -1,0 +1,30 @@
+"""From a reply in words to a plan or an action, and from a plan to numbered lines."""
+
+from __future__ import annotations
+
+import re
+
+from pilotrl.types import Plan
+
+
+def number(plan: Plan, start: int = 1) -> str:
+    """A plan as text, one numbered line a step; turns that had no step are passed over."""
+    return "\n".join(f"{i}. {step}" for i, step in enumerate(plan, start) if step)
+
+
+def parse_plan(text: str, start: int) -> Plan | None:
+    """Steps of a planner's reply whose lines are numbered start, start + 1, ...; None where the structure is wrong."""
+    steps = []
+    for i, line in enumerate(text.strip().split("\n"), start):
+        found = re.fullmatch(rf"{i}\. *(\S.*)", line.strip())
+        if not found:
+            return None
+        steps.append(found[1])
+    return tuple(steps)
+
+
+def parse_action(text: str, thinks: bool) -> str | None:
+    """The action of an executor's reply; None where the structure is wrong."""
+    pattern = r"Thought: *(\S.*)\nAction: *(\S.*)" if thinks else r"Action: *(\S.*)"
+    found = re.fullmatch(pattern, text.strip())
+    return found[found.re.groups] if found else None

@@ -1,0 +1,67 @@
+"""What of an episode is graded, and what a judge is shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from pilotrl.rewards.judge import Item, Judge, PlanItem, Remote
+from pilotrl.types import Call, Episode, PlanScores, Turn, WorldError, Written
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+ATTEMPTS = 3
+"""Times that a judge is asked who fails."""
+
+
+def grade(judge: Judge, episodes: Sequence[Episode], unselected: bool) -> None:
+    """Fill in the verdict on every turn that had a step in force, and the scores of plans; None where the judge has none.
+
+    unselected: candidate plans that were not selected are graded too."""
+    turns = [pair for episode in episodes for pair in due(episode)]
+    for (turn, _), verdict in zip(turns, _tried(judge.grade, [item for _, item in turns]), strict=True):
+        turn.adherence = verdict
+    plans = [pair for episode in episodes for pair in plans_due(episode, unselected)]
+    if plans:
+        for (written, _), scores in zip(plans, _tried(judge.grade_plans, [item for _, item in plans]), strict=True):
+            written.scores = scores
+
+
+def begin(judge: Judge, episode: Episode, unselected: bool) -> None:
+    """A judge that takes its time may start on an episode that is over."""
+    if isinstance(judge, Remote):
+        judge.begin([item for _, item in due(episode)], [item for _, item in plans_due(episode, unselected)])
+
+
+def due(episode: Episode) -> list[tuple[Turn, Item]]:
+    """The turns that had a step in force, and what a judge sees of each."""
+    seen = [episode.observation, *(turn.observation for turn in episode.turns)]
+    held = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
+    return [(turn, (turn.plan[t], seen[t], turn.action)) for t, turn in held]
+
+
+def plans_due(episode: Episode, unselected: bool) -> list[tuple[Written, PlanItem]]:
+    """The plans of an episode that are to be graded; a reply that is no plan gets the lowest scores from us."""
+    found: list[tuple[Written, PlanItem]] = []
+    for call in episode.calls:
+        if (written := call.written) and (call.selected or unselected):
+            written.scores = PlanScores(1, 1, 1)
+            found += [] if written.steps is None else [(written, _item(episode, call, written))]
+    return found
+
+
+def _item(episode: Episode, call: Call, written: Written) -> PlanItem:
+    """A plan as a judge sees it."""
+    done = episode.turns[: call.turn - 1]
+    latest = done[-1].observation if done else episode.observation
+    return PlanItem(episode.observation, latest, tuple(turn.action for turn in done), written.steps or (), written.reference)
+
+
+def _tried(ask: Callable[[Sequence[T]], list[V | None]], items: Sequence[T]) -> list[V | None]:
+    """Verdicts; none of a judge who fails every time, which leaves the episodes without a reward."""
+    for _ in range(ATTEMPTS):
+        with suppress(WorldError):
+            return ask(items)
+    return [None] * len(items)

@@ -1,0 +1,187 @@
+"""What steps and actions say, read with the lexicon: which kinds of deed, which words name the object, which bounds on the
+price."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from pilotrl.rewards.judge.lexicon import (
+    ALONE,
+    ATTRIBUTES,
+    BARE,
+    DEEDS,
+    FILLERS,
+    GENERIC,
+    LEAST,
+    LONGEST,
+    MOST,
+    PHRASES,
+    PURPOSE,
+    SAME,
+    SEEKING,
+    TRUTH,
+    VAGUE,
+    stem,
+)
+
+Table = Mapping[tuple[str, ...], frozenset[str]]
+Pairs = frozenset[tuple[str, str, str]]
+"""Neighbouring words, and the two written as one: "remote control" is met by "remotecontrol"."""
+
+TOKEN = re.compile(r"\$\s?\d[\d,]*(?:\.\d+)?|\d+(?:\.\d+)?(?![a-z\d])|[a-z0-9]+")
+PRICE = re.compile(r"\$\s?(\d[\d,]*(?:\.\d+)?)|(\d+(?:\.\d+)?) dollars?\b")
+LETTERS = re.compile(r"\b[a-z](?: [a-z]){3,}\b")
+EMPTY = re.compile(r"\[\s*\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a plan step asks for."""
+
+    kinds: frozenset[str]
+    """Kinds of deed that its verb can mean; empty: no verb was understood."""
+    words: frozenset[str]
+    """What names the object: stems, and numbers as "#23"."""
+    prices: frozenset[str]
+    """Those of the words that are amounts of money."""
+    pairs: Pairs
+    least: float
+    most: float
+    """Bounds on the price, in dollars."""
+    place: frozenset[str] | None
+    """Where the thing looked for is said to be, empty if not said; None for a step that looks for nothing."""
+
+    @property
+    def vacuous(self) -> bool:
+        """It says nothing: no deed that is known, no object."""
+        return not self.kinds and not self.words
+
+    @property
+    def nameless(self) -> bool:
+        """It asks for a kind of deed that needs an object, and names none: any deed of its kind will do."""
+        return bool(self.kinds) and not self.words and not self.kinds & BARE and self.most == math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What an action does."""
+
+    kinds: frozenset[str]
+    """Empty: the action was not understood."""
+    words: frozenset[str]
+    pairs: Pairs
+    prices: tuple[float, ...]
+    alone: bool
+    """The action is one word by its nature, such as `drop`, and cannot name an object."""
+
+
+@lru_cache(maxsize=65536)
+def read_step(step: str) -> Step:
+    """A plan step, without its purpose; without names of attributes where their values stand beside them."""
+    text = plain(step)
+    kinds, tokens = verb(stems(_unbounded(PURPOSE.sub("", text))), PHRASES)
+    if not naming(tokens):  # "proceed to check the features": no purpose, but the deed itself
+        kinds, tokens = verb(stems(_unbounded(text)), PHRASES)
+    content = naming(tokens)
+    values = [word for word in content if word not in ATTRIBUTES]
+    if "answer" in kinds:
+        values = [word for word in values if word[0] == "#" or word in TRUTH] or values
+    return Step(
+        kinds=kinds,
+        words=frozenset(values or content),
+        prices=frozenset(f"#{price:g}" for price in _prices(text)),
+        pairs=_pairs(text),
+        least=_bound(LEAST, text, 0.0),
+        most=_bound(MOST, text, float("inf")),
+        place=_place(text),
+    )
+
+
+@lru_cache(maxsize=65536)
+def read_action(said: str) -> Deed:
+    """An action in words. One word without a verb is a guess; several without one, or empty brackets, mean nothing."""
+    text = plain(said)
+    tokens = stems(text)
+    kinds, rest = verb(tokens, DEEDS)
+    if len(tokens) == 1:
+        kinds, rest = kinds | {"guess"}, tokens
+    if EMPTY.search(said):
+        kinds = frozenset()
+    words = frozenset(word for word in rest if word not in FILLERS)
+    return Deed(kinds, words, _pairs(text), _prices(text), len(tokens) == 1 and tokens[0] in ALONE)
+
+
+def plain(text: str) -> str:
+    """Lower case, apostrophes gone, "s h i r e" written together."""
+    return LETTERS.sub(lambda match: match[0].replace(" ", ""), text.lower().replace("'", ""))
+
+
+def stems(text: str) -> list[str]:
+    """Stems, with synonyms made one; "$23.00" and "23" are both "#23"."""
+    return [_token(raw) for raw in TOKEN.findall(text)]
+
+
+@lru_cache(maxsize=65536)
+def _token(raw: str) -> str:
+    if number := re.fullmatch(r"\$?\s?(\d[\d,]*(?:\.\d+)?)", raw):
+        return f"#{float(number[1].replace(',', '')):g}"
+    return SAME.get(raw) or SAME.get(stem(raw), stem(raw))
+
+
+def verb(tokens: list[str], table: Table) -> tuple[frozenset[str], list[str]]:
+    """The kinds of deed that the first known verb phrase can mean, and the tokens without it."""
+    for start in range(len(tokens)):
+        length, kinds = _phrase(tokens, start, table)
+        if length:
+            rest = tokens[:start] + tokens[start + length :]
+            if not kinds:  # "keep looking": the next verb tells
+                follows = next((i for i in range(start, len(rest)) if rest[i] not in FILLERS), start)
+                return verb(rest, table) if _phrase(rest, follows, table)[0] else (kinds, rest)
+            return (_bare(rest, table) if kinds & GENERIC else None) or kinds, rest
+    return frozenset(), tokens
+
+
+def _phrase(tokens: list[str], start: int, table: Table) -> tuple[int, frozenset[str]]:
+    """Length and kinds of the longest verb phrase that begins at `start`; length 0 where there is none."""
+    for end in range(min(len(tokens), start + LONGEST), start, -1):
+        kinds = table.get(tuple(tokens[start:end]))
+        if kinds is not None:
+            return end - start, kinds
+    return 0, frozenset()
+
+
+def _bare(rest: list[str], table: Table) -> frozenset[str]:
+    """In "click the next page", the deed that is the object of a general verb, if nothing else is."""
+    kinds, others = verb(rest, table)
+    return frozenset() if naming(others) else kinds & BARE
+
+
+def naming(tokens: Sequence[str]) -> list[str]:
+    return [word for word in tokens if word not in FILLERS and word not in VAGUE]
+
+
+def _pairs(text: str) -> Pairs:
+    return frozenset((_token(a), _token(b), _token(a + b)) for a, b in pairwise(TOKEN.findall(text)))
+
+
+def _place(text: str) -> frozenset[str] | None:
+    match = SEEKING.search(PURPOSE.sub("", text))
+    return frozenset(naming(stems(match["place"] or match["room"] or ""))) if match else None
+
+
+def _prices(text: str) -> tuple[float, ...]:
+    return tuple(float((a or b).replace(",", "")) for a, b in PRICE.findall(text))
+
+
+def _unbounded(text: str) -> str:
+    return LEAST.sub(" ", MOST.sub(" ", text))
+
+
+def _bound(pattern: re.Pattern[str], text: str, without: float) -> float:
+    match = pattern.search(text)
+    return float(match[1] or match[2]) if match else without

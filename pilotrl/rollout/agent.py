@@ -1,0 +1,84 @@
+"""How one episode is played: a paradigm with its decoding, the seeds of its calls, and when a plan is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from statistics import fmean
+
+from pilotrl.engine import Engine
+from pilotrl.envs import Env
+from pilotrl.prompts.context import Format
+from pilotrl.teacher import ExpertTeacher, Teacher
+from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task
+
+EVERY = "every "
+"""`every 3`: a plan is written before the first action, the fourth, ..."""
+
+Key = tuple[int | str, ...]
+Promise = Future[Plan | None]
+Play = Generator[Request | Promise, Reply | Plan | None, Episode]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A paradigm with its decoding: how one episode is played."""
+
+    chat: Format
+    prompts: dict[str, str]
+    plans: str
+    thinks: bool
+    context: str
+    window: int | None
+    teacher: bool
+    """The teacher writes the plans."""
+    expert: bool
+    """The expert writes everything, and what it writes is recorded as calls (demonstrations)."""
+    candidates: int
+    """Plans that the policy writes for every one that it follows."""
+    graded: bool
+    """The policy's plans are kept for the judge, each beside what the expert would write there."""
+    detours: float
+    """Share of an expert's actions, where it knows of a detour, that are one."""
+    max_length: int
+    max_tokens: dict[Role, int]
+    adapters: dict[Role, str | None]
+    """What speaks for each role; None: both roles are the model as it is."""
+    temperature: float
+    top_p: float
+    version: int
+    tutor: Teacher = field(default_factory=ExpertTeacher)
+    """Who the teacher is."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One episode to be played."""
+
+    task: Task
+    group: int
+    sample: int
+    player: Player
+
+
+Playing = Callable[[Sequence[Ticket], Callable[[], Env], Engine, Key, Callable[[Episode], None]], list[Episode]]
+"""As `play` does it."""
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed from what a call is, the same on every machine."""
+    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def due(plans: str, turn: int) -> bool:
+    """Whether the planner is called at a turn, counted from 1. `plans` is what agent.plans may be."""
+    if plans.startswith(EVERY):
+        return (turn - 1) % int(plans.removeprefix(EVERY)) == 0
+    return plans in ("always", "asked") or (plans == "once" and turn == 1)
+
+
+def likelihood(call: Call) -> float:
+    """Mean log-probability of a token under the policy that sampled it; of no token, the least there is."""
+    return fmean(call.logprobs) if call.logprobs else float("-inf")

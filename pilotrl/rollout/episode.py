@@ -1,0 +1,191 @@
+"""One episode of AdaPlan (arXiv 2508.00344, Algorithm 1): plan, act, observe, until the environment or a budget ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import Future
+from random import Random
+from typing import Any
+
+from pilotrl.envs import Env, Expert
+from pilotrl.prompts.context import Context
+from pilotrl.prompts.parsing import number, parse_action, parse_plan
+from pilotrl.rollout.agent import Key, Play, Promise, Ticket, due, likelihood, seed_of
+from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Turn, UserError, Written
+
+KEEP = "keep"
+"""What a planner answers where it is asked whether to plan anew, and would not."""
+
+
+def episode_of(env: Env, ticket: Ticket, key: Key) -> Play:
+    """One episode: plan, act, observe, until the world or a budget ends it."""
+    seat = _Seat(env, ticket, key)
+    while seat.episode.outcome == "broken":  # until something else is known
+        if not (yield from seat.plan()) or (action := (yield from seat.act())) is None:
+            seat.episode.outcome = "truncated"  # the context is full: known before the world is stepped
+            break
+        seat.observe(action)
+    return seat.episode
+
+
+class _Seat:
+    """An episode's world, context and plan."""
+
+    def __init__(self, env: Env, ticket: Ticket, key: Key) -> None:
+        self.env, self.player, self.key = env, ticket.player, key
+        text, info = env.reset(options={"task": ticket.task.id})
+        self.episode = Episode(ticket.task, ticket.group, ticket.sample, text, par=info.get("par"))
+        self.context = Context(self.player.chat, self.player.prompts, self.player.context, self.player.window)
+        self.context.observe(text)
+        self.steps: Plan = ()
+        self.well_formed = True
+        self.reply_text = ""
+
+    @property
+    def turn(self) -> int:
+        return len(self.episode.turns) + 1
+
+    def plan(self) -> Generator[Request | Promise, Any, bool]:
+        """P(t-1) becomes P(t): steps before this turn stay, the rest is written anew. False: the context is full."""
+        self.well_formed = True
+        if not due(self.player.plans, self.turn):
+            return True
+        again = self.player.plans == "asked" and self.turn > 1
+        ask = self.player.prompts["replan" if again else "plan"].format(next=self.turn)
+        if self.player.teacher or self.player.expert:
+            steps: Plan | Promise | None = self.player.tutor.plan(self.env, self.episode, self.steps)
+            if isinstance(steps, Future):
+                steps = yield from self._arrived(steps)
+            assert steps is not None
+            kept = again and steps == self.steps[self.turn - 1 :]
+            if not self._told("planner", ask, KEEP if kept else number(steps, self.turn)):
+                return False
+        else:
+            call = yield from self._select(ask)
+            if call is None:
+                return False
+            steps = self._parsed(call)
+        if steps is None:
+            self.well_formed = False  # the old plan stays in force
+        else:
+            frozen = self.steps[: self.turn - 1]
+            missing = ("",) * (self.turn - 1 - len(frozen))  # turns without a step: step i stays the one for action i
+            self.steps = (*frozen, *missing, *steps)
+        return True
+
+    def _parsed(self, call: Call) -> Plan | None:
+        """The steps that a planner's call wrote; None where its structure is wrong."""
+        text = self.player.chat.decode(call.ids)
+        if self.player.plans == "asked" and self.turn > 1 and text.strip() == KEEP:
+            return self.steps[self.turn - 1 :]
+        return parse_plan(text, self.turn)
+
+    def _reference(self) -> Plan:
+        """What the expert would write here, for the judge; nothing where nobody asks, or there is no expert."""
+        expert = self.env.expert if self.player.graded else None
+        return tuple(expert.plan()) if expert else ()
+
+    def _arrived(self, promised: Promise) -> Generator[Promise, Plan | None, Plan]:
+        """The teacher's steps from this turn on; those in force where they cannot be read, which is nobody's fault here."""
+        steps = yield promised
+        return self.steps[self.turn - 1 :] if steps is None else steps
+
+    def act(self) -> Generator[Request, Reply, str | None]:
+        """The action for this turn. None: the context is full."""
+        ask, thinks = self._ask(), self.player.thinks
+        if self.player.expert:
+            return self._demonstrate(ask)
+        call = yield from self._call("executor", ask)
+        if call is None:
+            return None
+        self._record(ask, call)
+        text = self.player.chat.decode(call.ids)
+        action = parse_action(text, thinks)
+        self.well_formed &= action is not None
+        self.reply_text = text
+        return text.strip() if action is None else action
+
+    def _ask(self) -> str:
+        """What the executor is asked for: to carry out the step in force, where there is one."""
+        prompts, step = self.player.prompts, "".join(self.steps[self.turn - 1 : self.turn])
+        if self.player.thinks:
+            return prompts["think"]
+        return prompts["act"].format(next=self.turn, step=step) if step else prompts["act_free"]
+
+    def observe(self, action: str) -> None:
+        """Step the world and write down the turn."""
+        text, _, terminated, truncated, info = self.env.step(action)
+        self.context.observe(text)
+        turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
+        self.episode.turns.append(turn)
+        self.episode.score = info["score"]
+        if terminated or truncated:
+            ending = "failed" if terminated else "truncated"
+            self.episode.outcome = "solved" if info["solved"] else ending  # type: ignore[assignment]
+
+    def _call(self, role: Role, ask: str, candidate: int = 0) -> Generator[Request, Reply, Call | None]:
+        """One generation by the model, which the context knows nothing of yet; None where that has no room."""
+        player, limit = self.player, self.player.max_tokens[role]
+        prompt = self.context.prompt(ask, self.steps)
+        if len(prompt) + limit > player.max_length:
+            return None
+        seed = seed_of(*self.key, self.turn, role, candidate)
+        session, adapter = (self.episode.group, self.episode.sample), player.adapters[role]
+        reply = yield Request(session, prompt, limit, player.temperature, player.top_p, seed, adapter)
+        self.episode.tokens += len(reply.ids)
+        return Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, player.version, adapter, self.turn)
+
+    def _select(self, ask: str) -> Generator[Request, Reply, Call | None]:
+        """A plan of the policy: of several candidates its likeliest, by the mean log-probability of a token.
+
+        That is the sample-and-rank of arXiv 2001.09977: its numbers are at hand, it reads no text, and it favours no short
+        plan. Instead one could follow the plan that most candidates agree with (arXiv 2203.11171) or that a judge likes
+        best; in play there is no judge. Candidates are asked for one after another, so that each finds the keys and values
+        of their prompt in the session's slot. The selected call is the first of its turn. None: the context is full.
+        """
+        calls, reference = list[Call](), self._reference()
+        for candidate in range(self.player.candidates):
+            call = yield from self._call("planner", ask, candidate)
+            if call is None:
+                return None
+            call.selected = False
+            call.written = Written(self._parsed(call), reference) if self.player.graded else None
+            calls.append(call)
+        best = max(calls, key=likelihood)
+        best.selected = True
+        self._record(ask, best)
+        self.episode.calls += [call for call in calls if call is not best]
+        return best
+
+    def _record(self, ask: str, call: Call) -> None:
+        self.episode.calls.append(call)
+        self.context.replied(ask, "plan" if call.role == "planner" else "action", call.ids)
+
+    def _expert(self) -> Expert:
+        if (expert := self.env.expert) is None:
+            raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
+        return expert
+
+    def _told(self, role: Role, ask: str, text: str) -> bool:
+        """A reply that the expert wrote: a call to learn from in demonstrations, else only context. False: no room."""
+        if not self.player.expert:
+            self.context.replied(ask, "plan" if role == "planner" else "action", text)
+            return True
+        prompt, ids = self.context.prompt(ask, self.steps), self.player.chat.reply(text)
+        if len(prompt) + len(ids) > self.player.max_length:
+            return False
+        version, adapter = self.player.version, self.player.adapters[role]
+        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, version, adapter, self.turn))
+        return True
+
+    def _demonstrate(self, ask: str) -> str | None:
+        """The expert's action, or its detour. None: no room.
+
+        Which it is follows from task and paradigm: a demonstration is the same whenever it is shown.
+        """
+        player, expert = self.player, self._expert()
+        draw = Random(seed_of(self.episode.task.id, player.plans, player.thinks, self.turn, "detour"))
+        action = (draw.random() < player.detours and expert.detour()) or expert.action()
+        thought = f"Thought: {expert.plan()[0]}\n" if self.player.thinks else ""
+        self.reply_text = f"{thought}Action: {action}"
+        return action if self._told("executor", ask, self.reply_text) else None

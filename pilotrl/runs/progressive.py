@@ -1,0 +1,128 @@
+"""A chain of runs, each from the last one's weights: `python -m pilotrl stage=progressive`.
+
+Every stage is an ordinary run in a folder of its own inside the chain's. The chain's own folder is a run's too: its curves are
+those of the stages on one axis, its panel was played before the first of them and after the last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import _get_rank
+
+from pilotrl.analysis.learning_curve import learning_curve
+from pilotrl.analysis.terminal import Display
+from pilotrl.cli import stage_chain
+from pilotrl.cli.compose import stored
+from pilotrl.cli.preflight import as_it_was
+from pilotrl.config.schema import Config
+from pilotrl.runs import run as single
+from pilotrl.runs.describe import averages, identity
+from pilotrl.runs.evaluation_cache import recalled
+from pilotrl.runs.evaluation_set import compared
+from pilotrl.runs.step_metrics import card
+from pilotrl.store.run_folder import RunFolder, write_whole
+from pilotrl.tracking.tracker import Tracker
+
+log = logging.getLogger(__name__)
+
+POLL = 0.2
+"""Seconds between two looks of another rank whether the first one has begun the next stage."""
+
+
+def run(config: Config, path: Path) -> None:
+    """Run the stages that are not finished, one after another; the folder of a chain says which those are.
+
+    Of several ranks the first one does all that; the others follow it from stage to stage, and only train.
+    """
+    folder = RunFolder(path)
+    if _get_rank():
+        follow(config, folder)
+        return
+    info = replace(card(config, path), traces=0, model_mb=0.0)  # the stages have their own
+    with folder.lock(), folder.complains(), Tracker(path, config.tracking.uri, info):
+        stages = stage_chain.folders(folder, config)
+        for number, (stage, job) in enumerate(zip(stages, stage_chain.of(folder), strict=True), start=1):
+            settings = stage_chain.begin(stage, job, stages[number - 2].path if number > 1 else None)
+            if not stage.finished:
+                print(f"stage {number} of {len(stages)}: {stage.path.name}, {settings.train.steps} steps", flush=True)
+                as_it_was(stage)  # its log is its own
+                single.run(settings, stage.path)
+            write_whole(folder.metrics, "".join(map(_line, curves(stages[:number]))))
+        told = finish(config, folder, stages)
+        with Display() as display:
+            display.finish(told, path, config.tracking.uri)
+
+
+def follow(config: Config, folder: RunFolder) -> None:
+    """Train with the first rank, which begins a stage once the one before has left its weights."""
+    for stage in stage_chain.folders(folder, config):
+        while not stage.begun:
+            time.sleep(POLL)
+        if not stage.finished:
+            single.run(stored(stage), stage.path)
+
+
+def curves(stages: Sequence[RunFolder]) -> Iterator[dict[str, Any]]:
+    """Lines of metrics.jsonl of all stages, on one axis of steps."""
+    done = 0
+    for stage in stages:
+        lines = [json.loads(line) for line in stage.metrics.read_text(encoding="utf-8").splitlines()]
+        yield from ({**line, "step": done + line["step"]} for line in lines)
+        done += len(lines)
+
+
+def finish(config: Config, folder: RunFolder, stages: Sequence[RunFolder]) -> dict[str, Any]:
+    """Write what a run leaves behind, of the chain as a whole; returns the summary."""
+    summaries = [json.loads(stage.summary.read_text(encoding="utf-8")) for stage in stages]
+    told = summary(config, stages, summaries)
+    write_whole(folder.episodes, "".join(map(_line, panels(stages, told["train"]["steps"]))))
+    write_whole(folder / "panel.json", (stages[-1] / "panel.json").read_bytes())
+    for stage, name in ((stages[-1], "policy"), (stages[0], "scratch")):
+        if (stage / name).is_dir() and not (folder / name).exists():
+            os.symlink(Path(stage.path.name) / name, folder / name)
+    learning_curve(folder.metrics, folder / "learning_curve.png")
+    write_whole(folder.summary, json.dumps(told, indent=2) + "\n")
+    return told
+
+
+def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """summary.json of the chain: as a run's, and `stages`, where the weights were handed over."""
+    first, last = recalled(stages[0], "before"), recalled(stages[-1], "after")
+    after = {arm: episodes for arm, episodes in last.items() if arm in first}
+    kept = ("stage", "parent", "weights_sha256")
+    return {
+        **identity(config),
+        "panel": summaries[-1]["panel"],
+        **compared(first, after, averages(config)),
+        "train": {key: sum(one["train"][key] for one in summaries) for key in summaries[-1]["train"]},
+        "drift": None,  # each stage measures it from where it started itself
+        "endpoints": dict(sum((Counter(one["endpoints"]) for one in summaries), Counter())),
+        "weights_sha256": summaries[-1]["weights_sha256"],
+        "seconds": sum(one["seconds"] for one in summaries),
+        "stages": [
+            {"folder": stage.path.name, "steps": one["train"]["steps"], **{key: one[key] for key in kept}}
+            for stage, one in zip(stages, summaries, strict=True)
+        ],
+    }
+
+
+def panels(stages: Sequence[RunFolder], steps: int) -> Iterator[dict[str, Any]]:
+    """Lines of episodes.jsonl: the panel before the first stage and after the last, whose step is `steps`."""
+    for stage, when, step in ((stages[0], "before", 0), (stages[-1], "after", steps)):
+        with open(stage.episodes, encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith(f'{{"phase": "{when}/'):
+                    yield {**json.loads(line), "step": step}
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,253 @@
+"""One run, from a checked configuration to summary.json: panel, training, panel."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.rank_zero import _get_rank
+from torch.utils.data import DataLoader
+
+from pilotrl.analysis.learning_curve import learning_curve
+from pilotrl.analysis.terminal import Display
+from pilotrl.config.schema import Config
+from pilotrl.envs import MIXTURE
+from pilotrl.models import policy
+from pilotrl.rollout.scheduler import play
+from pilotrl.runs.describe import averages, env_name, identity, stranger
+from pilotrl.runs.evaluation_cache import handed_over, recalled
+from pilotrl.runs.evaluation_set import Played, compared, measure, panel_of
+from pilotrl.runs.setup import Bench, memory, quiet
+from pilotrl.runs.step_metrics import TOTALS, by_env, card, played
+from pilotrl.store.records import to_record
+from pilotrl.store.run_folder import RunFolder, write_whole
+from pilotrl.tracking.tracker import Tracker
+from pilotrl.training import checkpoint, role_kl
+from pilotrl.training.batch import Batch
+from pilotrl.training.data import Rollouts
+from pilotrl.training.module import PilotModule
+from pilotrl.types import Role
+
+
+def run(config: Config, path: Path) -> None:
+    """Play the panel, train, play it again, and write what changed. Continues where the folder holds a checkpoint.
+
+    Of several ranks the first one does all that; the others only train.
+    """
+    quiet()
+    folder = RunFolder(path)
+    if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
+        Run(config, folder, None).train(checkpoint.latest(folder))
+        return
+    with folder.lock(), folder.complains(), Display() as display:
+        if not (config.model.scratch or config.model.path.startswith("pilotrl:")):
+            print(memory(config))  # before anything large is loaded
+        if advice := stranger(config):
+            print(advice)
+        with Tracker(path, config.tracking.uri, card(config, path)):
+            summary = Run(config, folder, display).play()
+        display.finish(summary, path, config.tracking.uri)
+
+
+class Run:
+    """The parts of one run, and their order."""
+
+    def __init__(self, config: Config, folder: RunFolder, display: Display | None) -> None:
+        self.config, self.folder, self.display = config, folder, display
+        self.start = time.perf_counter()
+        if config.trainer.threads:
+            torch.set_num_threads(config.trainer.threads)
+        torch.manual_seed(config.seed)
+        self.device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+        self.bench = Bench.of(config, folder.path)
+        self.panel = panel_of(self.bench)
+        self.spent = self.bench.spent()
+
+    def play(self) -> dict[str, Any]:
+        """Everything, in order; returns the summary."""
+        folder, bench = self.folder, self.bench
+        last = checkpoint.latest(folder)
+        folder.cut(checkpoint.offsets(last) if last else {})
+        write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
+        with folder.lines("metrics.jsonl") as self.metrics, folder.lines("episodes.jsonl") as self.episodes:
+            before = self.measured("before", 0) if last is None else recalled(folder, "before")
+            self.probed(last)
+            module = self.train(last)
+            after = self.measured("after", int(module.version))
+        policy.save(bench.policy.model, bench.tokenizer, folder.policy)
+        if bench.policy.value is not None:
+            torch.save(bench.policy.value.state_dict(), folder / "value.pt")
+        summary = self.summary(module, before, after)
+        learning_curve(folder.metrics, folder / "learning_curve.png")
+        write_whole(folder.summary, json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def measured(self, when: str, step: int) -> Played:
+        """Play the panel, unless the parent has played it just so, and keep its episodes."""
+        self.bench.policy.to(self.device)
+
+        def show(arm: str, done: int, total: int) -> None:
+            if self.display:
+                self.display.panel(f"{when}: {arm}", done, total)
+
+        known: Played = {}
+        if self.config.parent is not None and not step:
+            known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.bench.policy))
+        played = measure(self.bench, self.panel, known, show)
+        for arm, episodes in played.items():
+            for episode in episodes:
+                self.episodes.write(to_record(episode, f"{when}/{arm}", step))
+        return played
+
+    def probed(self, last: Path | None) -> None:
+        """What drift is measured on: a small panel at the temperature of training, by the policy's own plans."""
+        config, bench, path, heat = self.config, self.bench, self.folder / "probe.pt", self.config.train.temperature
+        few = self.panel.tasks[: config.drift.tasks]
+        panel = replace(self.panel, tasks=few, samples=1, temperature=heat, top_p=1.0)
+        if config.drift.every and last is None:
+            tickets, make_env = panel.tickets(bench.player(teacher=False), False), partial(bench.env, panel.split)
+            episodes = play(tickets, make_env, bench.engine, ("drift", panel.sha256))
+            role_kl.Probe.of(episodes, bench.policy, heat, config.train.micro_tokens).save(path)
+        self.probe: role_kl.Probe | None = torch.load(path, weights_only=False) if config.drift.every else None
+
+    def train(self, last: Path | None) -> PilotModule:
+        """Hand module and data source to Lightning."""
+        config, bench = self.config, self.bench
+        train, trainer = config.train, config.trainer
+        module = PilotModule(
+            bench.policy,
+            bench.algorithm,
+            seed=config.seed,
+            steps=train.steps,
+            minibatches=train.minibatches,
+            micro_tokens=train.micro_tokens,
+            temperature=train.temperature,
+            lr=train.lr,
+            lr_schedule=train.lr_schedule,
+            lr_warmup=train.lr_warmup,
+            weight_decay=train.weight_decay,
+            grad_clip=train.grad_clip,
+            value_lr=config.algorithm.value_lr or 0.0,
+            muon_lr=train.muon_lr,
+        )
+        lightning = Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=trainer.strategy,
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+            max_epochs=1,
+            callbacks=[checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.look, self.record)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=self.folder.path,
+        )
+        self.source = self.rollouts(config.env["split"], train.tasks, train.group_size, module, lightning)
+        if train.validate_every:
+            self.held_out = self.rollouts("valid", train.validate_tasks, 1, module, lightning).batch(0)
+        lightning.fit(module, DataLoader(self.source, batch_size=None), ckpt_path=last, weights_only=False)
+        return module
+
+    def rollouts(self, split: str, tasks: int, group_size: int, module: PilotModule, trainer: Trainer) -> Rollouts:
+        """The data source of a split; the one for validation plays the same tasks every time."""
+        config, bench, validates = self.config, self.bench, split == "valid"
+        return Rollouts(
+            env=env_name(config),
+            split=split,
+            make_env=lambda: bench.env(split),
+            engine=bench.engine,
+            players=bench.players(),
+            scoring=bench.scoring,
+            trains=config.stage.trains,
+            world=0.0 if validates else config.stage.world,
+            steps=1 if validates else config.train.steps,
+            tasks=tasks,
+            group_size=group_size,
+            seed=config.seed,
+            shuffle_rewards=config.train.shuffle_rewards,
+            version=(lambda: 0) if validates else (lambda: int(module.version)),
+            rank=trainer.global_rank,
+            ranks=trainer.world_size,
+            on_episode=self.played_one,
+            over=self.over,
+            first=None if validates else config.stage.demonstrations,
+            play=bench.play,
+        )
+
+    def played_one(self, step: int, done: int, total: int) -> None:
+        if self.display:
+            self.display.rollout(step, self.config.train.steps, done, total)
+
+    def over(self) -> bool:
+        """The loss on held-out demonstrations has stopped falling. Read from metrics.jsonl: a resumed run knows it too."""
+        if not (patience := self.config.train.patience):
+            return False
+        lines = map(json.loads, self.folder.metrics.read_text(encoding="utf-8").splitlines())
+        losses = [line["valid/loss"] for line in lines if line.get("valid/loss") is not None]
+        return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
+
+    def keeps(self, batch: Batch) -> bool:
+        """Whether the step's calls are kept."""
+        every = self.config.checkpoint.calls_every
+        return bool(every) and (batch.step + 1) % every == 0
+
+    def look(self, batch: Batch, module: PilotModule) -> None:
+        """Before a step is learned from whose calls are kept: what the trainer makes of its tokens."""
+        if self.keeps(batch):
+            batch.recomputed = module.recomputed(batch)
+
+    def record(self, batch: Batch, module: PilotModule) -> None:
+        """One line for the step, one for each episode of all ranks, and what the terminal shows. The first rank writes."""
+        counted = module.summed({"tokens/trained": len(batch.logprobs)} | self.spending())
+        if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
+            counted["valid/loss"] = module.held_out_loss(self.held_out)
+        episodes = sorted(chain(*module.everyones(batch.episodes)), key=lambda episode: (episode.group, episode.sample))
+        if not module.trainer.is_global_zero:
+            return
+        for episode in episodes:
+            self.episodes.write(to_record(episode, "train", batch.step + 1))
+        metrics = {"step": batch.step + 1, "time": time.time(), **played(episodes), **module.metrics, **counted}
+        metrics |= by_env(episodes) if env_name(self.config) == MIXTURE else {}
+        metrics["seconds/rollout"] = self.source.seconds
+        if self.probe and ((batch.step + 1) % self.config.drift.every == 0 or batch.step + 1 == self.config.train.steps):
+            metrics |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
+        line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self.metrics.write(line)
+        if self.keeps(batch):
+            self.folder.calls.mkdir(exist_ok=True)
+            checkpoint.save_whole(batch, self.folder.calls / f"step-{batch.step + 1:06d}.pt")
+        if self.display:
+            self.display.update(batch.step + 1, self.config.train.steps, line)
+
+    def spending(self) -> dict[str, float]:
+        """What endpoints were asked since this was called before."""
+        before, self.spent = self.spent, self.bench.spent()
+        return {name: value - before[name] for name, value in self.spent.items()}
+
+    def summary(self, module: PilotModule, before: Played, after: Played) -> dict[str, Any]:
+        """summary.json, as docs/metrics.md describes it."""
+        config = self.config
+        lines = [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
+        total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}
+        asked = {name: sum((line.get(name, 0) for line in lines), late) for name, late in self.spending().items()}
+        return {
+            **identity(config),
+            "panel": self.panel.summary(),
+            **compared(before, after, averages(config)),
+            "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
+            "drift": self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(self.bench.policy),
+            "endpoints": asked,
+            "weights_sha256": policy.weights_sha256(self.bench.policy),
+            "seconds": time.perf_counter() - self.start,
+        }

@@ -1,0 +1,256 @@
+"""From the configuration to the parts of a run. The configuration object stops here: parts take plain arguments."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from omegaconf import OmegaConf
+from transformers.utils import logging as transformers_logging
+
+from pilotrl import CONF, engine, envs, prompts, teacher
+from pilotrl.config.instantiate import make
+from pilotrl.config.schema import Agent, Config
+from pilotrl.engine import Engine
+from pilotrl.engine.local import LocalEngine
+from pilotrl.engine.per_adapter import Lanes
+from pilotrl.envs import Env
+from pilotrl.models import from_scratch, model_info, policy
+from pilotrl.models.model_info import Memory
+from pilotrl.models.policy import Policy, Voice
+from pilotrl.prompts.context import Chat, Format
+from pilotrl.rewards import judge
+from pilotrl.rewards.judge import Judge
+from pilotrl.rollout.agent import Player
+from pilotrl.rollout.scheduler import play
+from pilotrl.rollout.workers import play_apart
+from pilotrl.runs.describe import plain, worlds
+from pilotrl.teacher import ExpertTeacher, Teacher
+from pilotrl.training import algorithms
+from pilotrl.training.algorithms import Algorithm
+from pilotrl.training.data import Scoring
+from pilotrl.types import Episode, Role
+
+
+@dataclass
+class Arena:
+    """What a panel needs: who plays, in which world, and who scores."""
+
+    config: Config
+    chat: Format
+    engine: Engine
+    scoring: Scoring
+    tutor: Teacher
+
+    def env(self, split: str) -> Env:
+        """A fresh world of a split."""
+        return envs.build({**plain(self.config.env), "split": split})
+
+    def player(self, *, teacher: bool, expert: bool = False, agent: Agent | None = None) -> Player:
+        """The run's paradigm, or another, with the decoding of training. One candidate a plan, and own plans are graded."""
+        config, agent = self.config, agent or self.config.agent
+        return Player(
+            chat=self.chat,
+            prompts=prompts.load(config.model.prompts, agent.plans),
+            plans=agent.plans,
+            thinks=agent.thinks,
+            context=agent.context,
+            window=agent.window,
+            teacher=teacher and agent.plans != "never",
+            expert=expert,
+            candidates=1,
+            graded=not teacher,
+            detours=config.stage.detours,
+            max_length=config.model.max_length,
+            max_tokens=reply_tokens(config),
+            adapters={role: None if config.model.roles == "shared" else role for role in get_args(Role)},
+            temperature=config.train.temperature,
+            top_p=1.0,
+            version=0,
+            tutor=ExpertTeacher() if expert else self.tutor,
+        )
+
+    def play(self, *given: Any) -> list[Episode]:
+        """How episodes are played (`rollout.play`): here."""
+        return play(*given)
+
+    def spent(self) -> dict[str, float]:
+        """What was asked of endpoints so far, by names such as `judge/requests`; nothing where there are none."""
+        total: Counter[str] = Counter()
+        tutors = self.tutor.endpoints() if isinstance(self.tutor, teacher.Remote) else []
+        for who, endpoints in {"judge": self.scoring.endpoints(), "teacher": tutors}.items():
+            for endpoint in endpoints:
+                total.update({f"{who}/{name}": count for name, count in endpoint.spent().items()})
+        if isinstance(self.engine, engine.Remote):
+            total.update({f"model/{name}": count for name, count in self.engine.spent().items()})
+        return dict(total)
+
+    def players(self) -> list[Player]:
+        """Who plays in training: the run's paradigm, or each of those that the stage demonstrates."""
+        stage = self.config.stage
+        one = partial(self.player, teacher=stage.planner == "teacher", expert=stage.plays == "expert")
+        players = [one(agent=paradigm(name)) for name in stage.agents] or [one()]
+        graded = stage.planner == "policy" and "plan_quality" in stage.terms
+        return [replace(player, candidates=stage.candidates, graded=graded) for player in players]
+
+
+@dataclass
+class Bench(Arena):
+    """What a run needs: the policy that plays, and learns."""
+
+    tokenizer: Any
+    policy: Policy
+    algorithm: Algorithm
+
+    @classmethod
+    def of(cls, config: Config, folder: Path) -> Bench:
+        """Load everything; a model from scratch is made in the run folder first."""
+        torch.manual_seed(config.seed)
+        source = model_path(config, folder)
+        tokenizer = policy.load_tokenizer(source)
+        chat = Chat(tokenizer, **plain(config.model.template))
+        algorithm = algorithms.load(**plain(config.algorithm))
+        actor = Policy(load_model(config, source), algorithm.critic)
+        actor.learns(config.stage.trains)
+        engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
+        tutor = teacher.build(plain(config.teacher))
+        return cls(config, chat, engine, scoring(config), tutor, tokenizer, actor, algorithm)
+
+    def play(self, *given: Any) -> list[Episode]:
+        """By as many processes as torch has threads, where the policy plays on CPU and nobody's connections would be forked.
+
+        Where it plays is looked up each time: the trainer takes it to the accelerator.
+        """
+        here = next(self.policy.parameters()).device.type == "cpu" and not isinstance(self.tutor, teacher.Remote)
+        apart = partial(play_apart, workers=torch.get_num_threads())
+        return apart(*given) if here and sys.platform == "linux" else play(*given)
+
+
+def remote(config: Config) -> Arena:
+    """What a panel needs where a model behind an address plays."""
+    from pilotrl.engine.openai import OpenAiEngine, Transcript
+
+    chat = Transcript()
+    player = OpenAiEngine(make(plain(config.model.endpoint)), chat)
+    return Arena(config, chat, player, scoring(config), teacher.build(plain(config.teacher)))
+
+
+def quiet() -> None:
+    """Keep libraries from talking over the progress of the run, and a log on a full disk from being an error of its own."""
+    logging.raiseExceptions = False
+    transformers_logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric", "bm25s"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "The `srun` command is available")
+    warnings.filterwarnings("ignore", module="lightning")  # workers for the data source, length of it, optimizer steps
+
+
+def paradigm(name: str) -> Agent:
+    """The agent of `conf/agent/NAME.yaml`."""
+    agent: Agent = OmegaConf.merge(OmegaConf.structured(Agent), OmegaConf.load(CONF / "agent" / f"{name}.yaml"))  # type: ignore[assignment]
+    return agent
+
+
+def scoring(config: Config) -> Scoring:
+    return Scoring(
+        judges={name: judge_of(config, str(settings["_target_"])) for name, settings in worlds(config).items()},
+        terms=list(config.stage.terms),
+        weights=dict(config.reward.weights),
+        overlong_buffer=config.reward.overlong_buffer,
+        overlong_penalty=config.reward.overlong_penalty,
+        trains={role: limit for role, limit in reply_tokens(config).items() if role in config.stage.trains},
+        unselected=config.stage.train_unselected,
+    )
+
+
+def reply_tokens(config: Config) -> dict[Role, int]:
+    """How many tokens a reply of each role may have."""
+    return {"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens}
+
+
+def judge_of(config: Config, env: str) -> Judge:
+    """The judge, told how the actions of `env`, a class's dotted path, read in words where that needs telling."""
+    world = import_module(env.rpartition(".")[0])
+    return judge.build(plain(config.judge), getattr(world, "resolve", None))
+
+
+def load_model(config: Config, source: str) -> Any:
+    """The model of a run: its weights, and what of them learns."""
+    model = config.model
+    return policy.load_model(source, model.dtype, model.gradient_checkpointing, **plain(model.lora), roles=model.roles)
+
+
+def engine_of(actor: Policy, end: int, slots: int, roles: str) -> Engine:
+    """Who generates: in one lane or, where each role has weights of its own, in one for each."""
+    if roles == "shared":
+        return LocalEngine(actor.model, end, slots)
+    return Lanes({role: LocalEngine(Voice(actor, role), end, slots) for role in get_args(Role)})
+
+
+def model_path(config: Config, folder: Path) -> str:
+    """Where the weights that this run starts from lie."""
+    if config.parent is not None:
+        return str(Path(config.parent) / "policy")
+    made = config.model.scratch
+    if made is None:
+        return config.model.path
+    target = folder / "scratch"
+    if not (target / "config.json").is_file():
+        corpus = from_scratch.texts(envs.build({**plain(config.env), "split": "train"}), made.texts)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as place:  # ranks may do this at once: the first one counts
+            draft = Path(place) / target.name
+            from_scratch.build(
+                draft,
+                [*corpus, *words(config.model.prompts)],
+                seed=config.seed,
+                **sizes(config),
+            )
+            try:
+                os.rename(draft, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+    return str(target)
+
+
+def sizes(config: Config) -> dict[str, int]:
+    """Of a model from scratch."""
+    made = {name: size for name, size in plain(config.model.scratch).items() if name != "texts"}
+    return made | {"positions": config.model.max_length}
+
+
+def memory(config: Config) -> Memory:
+    """What a run needs at most, known before anything is loaded."""
+    model, fresh = config.model, config.model.scratch is not None and config.parent is None
+    length = model.max_length
+    return model_info.memory(
+        from_scratch.architecture(**sizes(config)) if fresh else model_info.config_of(model_path(config, Path())),
+        model.dtype,
+        model.gradient_checkpointing,
+        **plain(model.lora),
+        row=max(config.train.micro_tokens, length),
+        trained=1.0 if config.stage.world else 0.25,
+        slots=config.engine.slots,
+        length=length,
+        sets=1 if model.roles == "shared" else 2,
+        learning=1 if model.roles == "shared" else len(config.stage.trains),
+    )
+
+
+def words(name: str) -> Sequence[str]:
+    """The prompts, as text to learn a tokenizer from: often enough to get tokens of their own."""
+    return [text.format(next=i, plan="", step="") for text in prompts.load(name).values() for i in range(1, 31)]
+
+

@@ -1,0 +1,84 @@
+"""What a step of training is logged as, and what MLflow is told that a run is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pilotrl.config.schema import Config
+from pilotrl.rewards import terms
+from pilotrl.runs.describe import env_name, git_revision
+from pilotrl.tracking.sync_state import Card
+from pilotrl.types import Episode
+
+
+def card(config: Config, path: Path) -> Card:
+    """What the run is called in MLflow."""
+    params: Any = OmegaConf.to_container(config, resolve=True)
+    tags = {
+        "stage": config.stage.name,
+        "env": env_name(config),
+        "model": config.model.name,
+        "agent": config.agent.name,
+        "algorithm": config.algorithm.name,
+        "seed": str(config.seed),
+        "starts_from": config.parent or ("random weights" if config.model.scratch else config.model.path),
+        "folder": str(path.absolute()),
+        "mlflow.source.git.commit": git_revision() or "",
+    }
+    return Card(
+        experiment=config.tracking.experiment,
+        run_name=f"{config.stage.name}-{env_name(config)}-{config.seed}",
+        params=params,
+        tags={name: value for name, value in tags.items() if value},
+        parent=config.parent,
+        judge=str(config.judge["_target_"]).rpartition(".")[2],
+        traces=config.tracking.traces,
+        traces_every=config.checkpoint.calls_every,
+        model_mb=config.tracking.model_mb,
+    )
+
+
+TOTALS = {
+    "env/episodes": "episodes",
+    "train/broken": "broken_episodes",
+    "train/unscored": "unscored_verdicts",
+    "tokens/generated": "generated_tokens",
+    "tokens/trained": "trained_tokens",
+    "seconds/rollout": "rollout_seconds",
+    "seconds/update": "update_seconds",
+}
+"""Metrics that summary.json adds up over the steps, and what it calls them."""
+
+
+def played(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What a step's episodes amounted to, before anything was learned from them."""
+    whole = [episode for episode in episodes if episode.outcome != "broken"]
+
+    def mean(values: Iterable[float | None]) -> float:
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else math.nan
+
+    return {
+        "reward/total": mean(episode.reward for episode in whole),
+        **{f"reward/{term}": mean(episode.terms[term] for episode in whole) for term in terms.TERMS},
+        "env/success": mean(float(episode.outcome == "solved") for episode in whole),
+        "env/score": mean(episode.score for episode in whole),
+        "env/turns": mean(float(len(episode.turns)) for episode in whole),
+        "env/episodes": len(episodes),
+        "train/broken": len(episodes) - len(whole),
+        "train/unscored": sum(terms.unscored_verdicts(episode) for episode in whole),
+        "tokens/generated": sum(episode.tokens for episode in episodes),
+    }
+
+
+def by_env(episodes: Iterable[Episode]) -> dict[str, float]:
+    """Success in each environment of a mixture that was played."""
+    solved = [(episode.task.env, episode.outcome == "solved") for episode in episodes if episode.outcome != "broken"]
+    names = sorted({name for name, _ in solved})
+    return {f"env/{name}/success": fmean(yes for other, yes in solved if other == name) for name in names}

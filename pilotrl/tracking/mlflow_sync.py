@@ -1,0 +1,181 @@
+"""Makes MLflow equal to a run folder, however often it is called and wherever the last call died.
+
+The folder is the truth: metrics.jsonl, episodes.jsonl, summary.json, policy/. What was sent is remembered in
+`mlflow.json`; what is sent a second time has the name that it had the first time, so that MLflow has it once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pilotrl.store.redact import hide_credentials
+from pilotrl.tracking import mlflow_client, registry
+from pilotrl.tracking.run_description import description, panel_points
+from pilotrl.tracking.sync_state import EPISODES, METRICS, Ledger, Sent, Status, sent_nothing
+from pilotrl.tracking.traces import Traces, is_shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+SUMMARY = "summary.json"
+ARTIFACTS = ("panel.json", SUMMARY, "learning_curve.png", "report.html")
+"""Files of a run folder that MLflow gets as they are, once they exist, and again when they change."""
+AXES = ("step", "time")
+"""Keys of a line of metrics.jsonl that say where it stands: training step, and seconds since 1970."""
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
+BATCH = 1000
+"""Metrics that MLflow takes in one request."""
+TRACES = 16
+"""Traces whose spans go in one request."""
+
+
+class Feed:
+    """What MLflow has of one run folder, and how the rest gets there.
+
+    uri: where MLflow is, with credentials if it needs them; they are kept in memory only."""
+
+    def __init__(self, ledger: Ledger, uri: str) -> None:
+        self._ledger = ledger
+        self._folder = ledger.folder
+        self._uri = uri
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+        self._sweep = registry.sweep_of(self._folder)
+        self._status: Status | None = None
+
+    def send(self) -> None:
+        """Sends what MLflow has not: parameters, complete lines of metrics, traces, files, the result, status.
+
+        Raises whatever MLflow raises; what had arrived by then does not count twice when it is sent again."""
+        mlflow_client.load()
+        with mlflow_client.alone(self._uri):
+            client, self._client = self._client or self._open(), None
+            sent = self._ledger.read()
+            self._send_place(client, sent)
+            self._send_metrics(client, sent)
+            self._send_traces(client, sent)
+            self._send_files(client, sent)
+            self._send_result(client, sent)
+            self._send_status(client, sent)
+            self._client = client  # kept when all went well: else whatever MLflow is when it comes back is looked at anew
+
+    def complaint(self, error: BaseException) -> str:
+        """One line about what went wrong, without credentials."""
+        return mlflow_client.complaint(self._uri, error)
+
+    def _open(self) -> MlflowClient:
+        """A client whose run exists, has its parameters, and says whose weights it started from."""
+        client, sent = mlflow_client.connect(self._uri), self._ledger.read()
+        self._experiment = mlflow_client.experiment(client, sent["experiment"], self._uri)
+        run = mlflow_client.find_run(client, self._experiment, sent["run_id"], sent["id"]) or self._create(client, sent)
+        if run.info.run_id != sent["run_id"]:
+            self._ledger.update(uri=hide_credentials(self._uri), run_id=run.info.run_id, **sent_nothing())
+        mlflow_client.send_params(client, run, sent["params"])
+        if (parent := registry.parent_in(self._uri, sent["parent"])) is not None:
+            registry.link_parent(client, run, parent)
+        self._status = run.info.status
+        return client
+
+    def _create(self, client: MlflowClient, sent: Sent) -> Run:
+        tags = {**sent["tags"], NOTE: description(sent["tags"], {})}
+        return mlflow_client.create_run(client, self._experiment, sent["run_name"], sent["created"], sent["id"], tags)
+
+    def _send_place(self, client: MlflowClient, sent: Sent) -> None:
+        """Below the run of its sweep, as soon as that is in MLflow, which may be later than this one."""
+        if self._sweep and (sweep := registry.parent_in(self._uri, str(self._sweep))) is not None:
+            client.set_tag(sent["run_id"], "mlflow.parentRunId", sweep.run_id)
+            self._sweep = None
+
+    def _send_metrics(self, client: MlflowClient, sent: Sent) -> None:
+        """MLflow drops what it has, and of steps that were played again it shows the later."""
+        start, lines = self._ledger.fresh(METRICS, sent)
+        metrics = [metric for line in lines for metric in _metrics(json.loads(line), sent["created"])]
+        for first in range(0, len(metrics), BATCH):
+            client.log_batch(sent["run_id"], metrics=metrics[first : first + BATCH])
+        self._ledger.move(METRICS, sent, start + sum(map(len, lines)))
+
+    def _send_traces(self, client: MlflowClient, sent: Sent) -> None:
+        """The episodes of the sample, a few at a time; those of a training step once it is over and has its time."""
+        if not sent["traces"]:
+            return
+        end, lines = self._ledger.fresh(EPISODES, sent)
+        times = self._ledger.times() if lines else {}
+        traces = Traces(self._uri, self._experiment, sent["run_id"], sent["judge"])
+        for line in lines:
+            record = json.loads(line)
+            if is_shown(record, sent["traces"], sent["traces_every"]):
+                if (when := _when(record, times, sent)) is None:
+                    break
+                traces.add(record, when)
+            end += len(line)
+            if len(traces) == TRACES:
+                traces.send()
+                self._ledger.move(EPISODES, sent, end)
+        traces.send()
+        self._ledger.move(EPISODES, sent, end)
+
+    def _send_files(self, client: MlflowClient, sent: Sent) -> None:
+        there = dict(sent["artifacts"])
+        if "config.yaml" not in there:
+            client.log_dict(sent["run_id"], sent["params"], "config.yaml")
+            there["config.yaml"] = 0
+        for path in (self._folder / name for name in ARTIFACTS):
+            if path.exists() and there.get(path.name) != (changed := path.stat().st_mtime_ns):
+                client.log_artifact(sent["run_id"], str(path))
+                there[path.name] = changed
+        if there != sent["artifacts"]:
+            self._ledger.update(artifacts=there)
+
+    def _send_result(self, client: MlflowClient, sent: Sent) -> None:
+        """What is there once summary.json is, which is written last: the policy, its panels, what it gained."""
+        path = self._folder / SUMMARY
+        if not path.exists() or sent["result"] == (result := path.stat().st_mtime_ns):
+            return
+        summary = json.loads(path.read_text())
+        model = registry.send_model(client, self._experiment, sent, summary, self._folder / "policy")
+        over = max(self._ledger.times().values(), default=sent["created"])
+        points = [
+            _metric(name, value, step, over if step else sent["created"], model if step else None)
+            for name, value, step in panel_points(summary)
+        ]
+        client.log_batch(sent["run_id"], metrics=points)
+        before = description(sent["tags"], {})
+        if client.get_run(sent["run_id"]).data.tags.get(NOTE) == before:  # nobody has written another
+            client.set_tag(sent["run_id"], NOTE, description(sent["tags"], summary))
+        self._ledger.update(result=result, model_id=model)
+
+    def _send_status(self, client: MlflowClient, sent: Sent) -> None:
+        if sent["status"] == self._status:
+            return
+        if sent["status"] == "RUNNING":
+            client.update_run(sent["run_id"], "RUNNING")
+        else:
+            client.set_terminated(sent["run_id"], sent["status"], int(1000 * sent["ended"]))
+        self._status = sent["status"]
+
+
+def _metrics(line: Mapping[str, Any], created: float) -> list[Metric]:
+    """The numbers of one line, at its own step and time: the same whenever they are sent, so that none counts twice."""
+    numbers = {key: value for key, value in line.items() if key not in AXES and isinstance(value, int | float)}
+    return [_metric(key, value, line["step"], line.get("time", created)) for key, value in numbers.items()]
+
+
+def _metric(name: str, value: float, step: int, when: float, model: str | None = None) -> Metric:
+    """A point; `when` in seconds since 1970; `model` is the one that was measured."""
+    from mlflow.entities import Metric
+
+    return Metric(name, float(value), int(1000 * when), step, model_id=model)
+
+
+def _when(record: Mapping[str, Any], times: Mapping[int, float], sent: Sent) -> float | None:
+    """When an episode was played, as far as anybody noted: with its step, or before the first or after the last.
+
+    None: its step is not over yet."""
+    known = max(times.values(), default=sent["created"])
+    if record["phase"] == "train":
+        return times.get(record["step"], None if sent["status"] == "RUNNING" else known)
+    return sent["created"] if record["phase"].startswith("before") else known

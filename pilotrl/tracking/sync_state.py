@@ -1,0 +1,117 @@
+"""`mlflow.json` in a run folder: what the run is called in MLflow, how much of it is shown, and what has been sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pilotrl.store.redact import hide_credentials, without_secrets
+from pilotrl.store.run_folder import write_whole
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+Sent = Mapping[str, Any]
+"""The contents of `mlflow.json`: a card, `uri`, `status`, and what MLflow has."""
+
+LEDGER = "mlflow.json"
+METRICS = "metrics.jsonl"
+EPISODES = "episodes.jsonl"
+TAIL = 1024
+"""Bytes before a cursor by which a file that was cut back in between is told from one that only grew."""
+START = {"bytes": 0, "tail": hashlib.sha256(b"").hexdigest()}
+"""Cursor of a file of which nothing was sent."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a run is called in MLflow, and how much of it is shown there."""
+
+    experiment: str
+    run_name: str
+    params: Mapping[str, Any]
+    """The resolved configuration, nested as it is; secrets in it are dropped before anything is kept or sent."""
+    tags: Mapping[str, str]
+    """Shown beside the run. `folder` and `starts_from` are in its description, too."""
+    parent: str | None = None
+    """Folder of the run whose weights this one started from."""
+    judge: str = "judge"
+    """Who gives verdicts."""
+    traces: int = 0
+    """Tasks of each panel whose first episode is shown as a trace; 0: no traces at all."""
+    traces_every: int = 0
+    """Steps between those of which a group of training episodes is shown, too; 0: none."""
+    model_mb: float = 0.0
+    """Weights of at most so many megabytes are copied to MLflow."""
+
+
+class Ledger:
+    """`mlflow.json` of a run folder. Two threads may use one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+
+    def read(self) -> dict[str, Any]:
+        """Raises OSError or ValueError where the file is not there or was damaged."""
+        sent: dict[str, Any] = json.loads((self.folder / LEDGER).read_text())
+        return sent
+
+    def begin(self, uri: str, card: Card) -> None:
+        """The run begins, or goes on. Of it, what was sent before stays noted."""
+        wanted = asdict(card) | {"params": without_secrets(card.params), "tags": dict(card.tags)}
+        self.update(uri=hide_credentials(uri), status="RUNNING", ended=None, **wanted)
+
+    def end(self, status: Status, when: float) -> None:
+        """The run ended, `when` seconds after 1970."""
+        self.update(status=status, ended=when)
+
+    def update(self, **changes: Any) -> None:
+        """Replaces the given keys; a crash leaves the old file or the new one."""
+        with self._lock:
+            path = self.folder / LEDGER
+            new = {"created": time.time(), "id": uuid.uuid4().hex, "run_id": None} | sent_nothing()
+            sent = (self.read() if path.exists() else new) | changes
+            write_whole(path, json.dumps(sent, indent=1))
+
+    def fresh(self, name: str, sent: Sent) -> tuple[int, list[bytes]]:
+        """Complete lines of a file that were not sent, and the byte where they begin.
+
+        That is 0 if the file no longer ends there as it did: the run was cut back to a checkpoint in between."""
+        path, cursor = self.folder / name, sent[name]
+        if not path.exists():
+            return 0, []
+        with path.open("rb") as file:
+            start = cursor["bytes"] if _tail(file, cursor["bytes"]) == cursor["tail"] else 0
+            file.seek(start)
+            lines = file.read().splitlines(keepends=True)
+        return start, [line for line in lines if line.endswith(b"\n")]  # the last may be half written
+
+    def times(self) -> dict[int, float]:
+        """When each step of training was over, in seconds since 1970, where metrics.jsonl says so."""
+        _, lines = self.fresh(METRICS, {METRICS: START})
+        return {line["step"]: line["time"] for line in map(json.loads, lines) if "time" in line}
+
+    def move(self, name: str, sent: Sent, end: int) -> None:
+        """All bytes of a file before `end` have arrived."""
+        path = self.folder / name
+        if path.exists():
+            with path.open("rb") as file:
+                cursor = {"bytes": end, "tail": _tail(file, end)}
+            if cursor != sent[name]:
+                self.update(**{name: cursor})
+
+
+def sent_nothing() -> dict[str, Any]:
+    """The part of `mlflow.json` that says what MLflow has, for a run of which it has nothing."""
+    return {METRICS: START, EPISODES: START, "artifacts": {}, "model_id": None, "result": None}
+
+
+def _tail(file: IO[bytes], end: int) -> str:
+    file.seek(max(0, end - TAIL))
+    return hashlib.sha256(file.read(min(TAIL, end))).hexdigest()

@@ -1,0 +1,266 @@
+"""Scored episodes to tensors: the only bridge between the text half and the tensor half.
+
+The calls of an episode form a token trie, laid out as linear rows: a call continues the last row of its adapter where that row's
+tokens, sampled ids included, are an exact prefix of its prompt; otherwise it begins a row of its own. What another adapter said
+in between is context there. A candidate plan that was not selected is a row that nothing continues, if it is learned from at all.
+A token is trained because a call sampled it, never because of what it looks like.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from pilotrl.models.micro_batch import Micro
+from pilotrl.models.prefix import common
+from pilotrl.types import Call, Episode, Role
+
+COPY = 8
+"""What is shared is run once, but each row copies its keys and values: the memory of less than an eighth of a token."""
+
+
+@dataclass
+class Batch:
+    """The episodes of one step. E episodes in order of play, C trained calls in order of episode and time, N trained tokens."""
+
+    step: int
+    version: int
+    """Of the weights that played it."""
+    rows: list[Tensor]
+    """Token ids; rows without a trained token are left out, and a row ends with its last trained token."""
+    row_episode: list[int]
+    row_adapter: list[str | None]
+    token_row: Tensor
+    token_position: Tensor
+    token_call: Tensor
+    logprobs: Tensor
+    call_row: Tensor
+    call_position: Tensor
+    call_episode: Tensor
+    call_turn: Tensor
+    """[C] from 1; 0 for the words of the world, which are one call a row."""
+    call_weight: Tensor
+    """[C] of a call's tokens in the loss: 1 for what a trained role said."""
+    steered: Tensor
+    """[C] bool: the episode went on with it; False for a candidate plan that was not selected."""
+    turn_rewards: Tensor
+    """[2, C] float64 in [0, 1]: what each call earned by itself, a planner's and an executor's; NaN without a verdict."""
+    rewards: Tensor
+    """[E] float64, NaN where broken or unscored."""
+    group: Tensor
+    success: Tensor
+    terminated: Tensor
+    episodes: list[Episode]
+    trained: list[Call | None]
+    """The C trained calls themselves; None for the words of the world."""
+    groups: int
+    """Of the step, on all ranks; numbered from 0."""
+    group_size: int
+    recomputed: Tensor | None = None
+    """[N] as `logprobs`, again under the weights that played, before they learned; where the step's calls are kept."""
+
+    def parts(self, count: int, seed: int) -> list[list[int]]:
+        """This rank's episodes in each of `count` minibatches (fewer, where a step has fewer groups).
+
+        All ranks' groups are dealt at random, so that an episode's minibatch does not depend on who played it; whole, since
+        episodes of a group begin alike, and their advantages add up to nothing.
+        """
+        place = torch.randperm(self.groups, generator=torch.Generator().manual_seed(seed)).tolist()
+        parts = min(count, self.groups)
+        dealt = [place[episode.group] % parts for episode in self.episodes]
+        return [[i for i, part in enumerate(dealt) if part == number] for number in range(parts)]
+
+    def micros(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[Micro]:
+        """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike side by
+        side, in pieces of at most `tokens` tokens that have to be run (at least one row); eight that are shared count as one."""
+        wanted, adapters = set(episodes), self.row_adapter
+        rows = [i for i, e in enumerate(self.row_episode) if e in wanted and (among is None or among[i])]
+        texts = {i: self.rows[i].tolist() for i in rows}
+        fit, size = list[int](), 0.0
+        for row in sorted(rows, key=lambda i: (adapters[i] or "", texts[i])):
+            alike = bool(fit) and adapters[fit[-1]] == adapters[row]
+            same, length = common(texts[fit[-1]], texts[row]) if alike else 0, len(texts[row])
+            if fit and (not alike or size + length - same + same / COPY > tokens):
+                yield self.micro(fit)
+                fit, size, same = [], 0.0, 0
+            fit.append(row)
+            size += length - same + same / COPY
+        if fit:
+            yield self.micro(fit)
+
+    def micro(self, rows: Sequence[int]) -> Micro:
+        """A forward pass over some rows; what one begins with as the one before it does is not run again."""
+        ids, position, fresh, path = list[int](), list[int](), list[int](), list[int]()
+        start = torch.full((len(self.rows),), -1)
+        before: list[int] = []
+        for number in rows:
+            row = self.rows[number].tolist()
+            same = common(before, row)
+            start[number] = len(path)
+            path += [*path[len(path) - len(before) :][:same], *range(len(ids), len(ids) + len(row) - same)]
+            ids += row[same:]
+            position += range(same, len(row))
+            fresh.append(len(row) - same)
+            before = row
+        mine, call = start[self.token_row] >= 0, (start[self.call_row] >= 0).nonzero()[:, 0]
+        place, told = torch.tensor(path), torch.tensor(ids)
+        spot = start[self.token_row[mine]] + self.token_position[mine]
+        return Micro(
+            ids=told,
+            position=torch.tensor(position),
+            fresh=fresh,
+            lengths=[len(self.rows[number]) for number in rows],
+            path=place,
+            sampled=told[place[spot]],
+            token_state=place[spot - 1],
+            token_call=self.token_call[mine],
+            logprobs=self.logprobs[mine],
+            call=call,
+            call_state=place[start[self.call_row[call]] + self.call_position[call]],
+            adapter=self.row_adapter[rows[0]],
+        )
+
+    def tokens(self, episodes: Sequence[int], among: Tensor | None = None) -> int:
+        """Trained tokens of some episodes; `among` [rows] bool: in those rows only."""
+        counted = self.calls(episodes)[self.token_call]
+        return int((counted if among is None else counted & among[self.token_row]).sum())
+
+    def rows_with(self, calls: Tensor) -> Tensor:
+        """[rows] bool, those in which any of the calls [C] bool stands."""
+        rows = torch.zeros(len(self.rows), dtype=torch.bool)
+        rows[self.call_row[calls]] = True
+        return rows
+
+    def credit(self, advantages: Tensor) -> None:
+        """Note the advantages [C] on the calls, for whoever reads the episodes."""
+        for call, advantage in zip(self.trained, advantages.tolist(), strict=True):
+            if call:
+                call.advantage = advantage
+
+    def calls(self, episodes: Sequence[int]) -> Tensor:
+        """[C] bool, the calls of some episodes."""
+        return torch.isin(self.call_episode, torch.tensor(episodes, dtype=torch.long))
+
+
+def collate(
+    episodes: Sequence[Episode],
+    trains: Sequence[str],
+    step: int,
+    version: int,
+    groups: int,
+    group_size: int,
+    world: float = 0.0,
+    unselected: bool = False,
+) -> Batch:
+    """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is.
+
+    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining; `unselected`
+    candidate plans are only if asked for.
+    """
+    lists = _Lists(world)
+    for index, episode in enumerate(episodes):
+        if episode.reward is not None:
+            lists.add(index, [call for call in episode.calls if call.selected or unselected], trains)
+    return Batch(
+        step=step,
+        version=version,
+        rows=[torch.tensor(row) for row in lists.rows],
+        row_episode=lists.row_episode,
+        row_adapter=lists.row_adapter,
+        **{name: torch.tensor(getattr(lists, name), dtype=torch.long) for name in INDICES},
+        logprobs=torch.tensor(lists.logprobs, dtype=torch.float32),
+        call_weight=torch.tensor(lists.call_weight, dtype=torch.float64),
+        steered=torch.tensor([call is None or call.selected for call in lists.trained], dtype=torch.bool),
+        turn_rewards=torch.tensor([_earned(lists.trained, role) for role in get_args(Role)], dtype=torch.float64),
+        rewards=torch.tensor([math.nan if e.reward is None else e.reward for e in episodes], dtype=torch.float64),
+        group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
+        success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
+        terminated=torch.tensor([episode.outcome in ("solved", "failed") for episode in episodes], dtype=torch.bool),
+        episodes=list(episodes),
+        trained=lists.trained,
+        groups=groups,
+        group_size=group_size,
+    )
+
+
+def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
+    """Calls of one adapter grouped: each one's prompt begins with all tokens of the one before, sampled ids included."""
+    rows: list[list[Call]] = []
+    last: dict[str | None, list[Call]] = {}
+    for call in calls:
+        row = last.get(call.adapter)
+        if row and call.selected and call.prompt[: len(whole := row[-1].prompt + row[-1].ids)] == whole:
+            row.append(call)
+        else:
+            rows.append([call])
+            last |= {call.adapter: rows[-1]} if call.selected else {}
+    return rows
+
+
+def _earned(calls: Sequence[Call | None], role: str) -> list[float]:
+    return [math.nan if c is None or c.role != role or c.earned is None else c.earned for c in calls]
+
+
+INDICES = ("token_row", "token_position", "token_call", "call_row", "call_position", "call_episode", "call_turn")
+"""Columns of whole numbers."""
+
+
+@dataclass
+class _Lists:
+    """The columns of a batch while they grow."""
+
+    world: float
+    rows: list[list[int]] = field(default_factory=list)
+    row_episode: list[int] = field(default_factory=list)
+    row_adapter: list[str | None] = field(default_factory=list)
+    token_row: list[int] = field(default_factory=list)
+    token_position: list[int] = field(default_factory=list)
+    token_call: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    call_row: list[int] = field(default_factory=list)
+    call_position: list[int] = field(default_factory=list)
+    call_episode: list[int] = field(default_factory=list)
+    call_turn: list[int] = field(default_factory=list)
+    call_weight: list[float] = field(default_factory=list)
+    trained: list[Call | None] = field(default_factory=list)
+
+    def add(self, episode: int, calls: Sequence[Call], trains: Sequence[str]) -> None:
+        """The rows of an episode, each up to its last call of a trained role; those calls, in order of time."""
+        place: dict[int, int] = {}
+        for row in rows_of(calls):
+            trained = [call for call in row if call.role in trains and call.ids]
+            if not trained:
+                continue
+            place |= {id(call): len(self.rows) for call in trained}
+            self.rows.append(trained[-1].prompt + trained[-1].ids)
+            self.row_episode.append(episode)
+            self.row_adapter.append(row[0].adapter)
+            if self.world:
+                sampled = {spot for call in row for spot in _places(call)}
+                told = [spot for spot in range(1, len(self.rows[-1])) if spot not in sampled]
+                self._call(len(self.rows) - 1, None, told, [0.0] * len(told))
+        for call in (call for call in calls if id(call) in place):
+            self._call(place[id(call)], call, _places(call), call.logprobs)
+
+    def _call(self, row: int, call: Call | None, places: Sequence[int], logprobs: Sequence[float]) -> None:
+        """A call in a row, or the words of the world there, with the places of its tokens."""
+        self.token_row += [row] * len(places)
+        self.token_position += places
+        self.token_call += [len(self.call_row)] * len(places)
+        self.logprobs += logprobs
+        self.call_row.append(row)
+        self.call_position.append(places[0] - 1)
+        self.call_episode.append(self.row_episode[row])
+        self.call_turn.append(call.turn if call else 0)
+        self.call_weight.append(1.0 if call else self.world)
+        self.trained.append(call)
+
+
+def _places(call: Call) -> range:
+    """Where the sampled tokens of a call stand in its row."""
+    return range(len(call.prompt), len(call.prompt) + len(call.ids))

@@ -1,0 +1,158 @@
+"""The Lightning data source: play, grade, score, collate, yield. One batch is one step.
+
+It has a length, because Lightning prefetches from a source without one: batch k + 1 would be played before update k, silently
+off-policy. The training step asserts the version of the weights all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from pilotrl.engine import Engine
+from pilotrl.envs import Env, home
+from pilotrl.rewards.judge import Judge, Remote
+from pilotrl.rewards.judge.grading import begin, grade
+from pilotrl.rewards.terms import score
+from pilotrl.rollout.agent import Player, Playing, Ticket
+from pilotrl.rollout.schedule import schedule
+from pilotrl.rollout.scheduler import play
+from pilotrl.training.batch import Batch, collate
+from pilotrl.types import Episode, Role, Task, UserError
+
+if TYPE_CHECKING:
+    from pilotrl.endpoint import Endpoint
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How episodes become rewards."""
+
+    judges: Mapping[str, Judge]
+    """Who grades, by the name of the environment."""
+    terms: Sequence[str]
+    weights: Mapping[str, float]
+    overlong_buffer: float
+    overlong_penalty: float
+    trains: Mapping[Role, int]
+    """The roles that learn, and how many tokens a reply of each may have."""
+    unselected: bool
+    """Candidate plans that were not selected are graded, and learned from, too."""
+
+    def __call__(self, episodes: Sequence[Episode]) -> None:
+        """Grade every turn against the step in force, and plans, then fill in terms and rewards."""
+        for env, judge in self.judges.items():
+            grade(judge, [episode for episode in episodes if episode.task.env == env], self.unselected)
+        for episode in episodes:
+            score(episode, self.terms, self.weights, self.overlong_buffer, self.overlong_penalty, self.trains)
+
+    def begin(self, episode: Episode) -> None:
+        """An episode is over, others are not: a judge that takes its time may start on it."""
+        if judge := self.judges.get(episode.task.env):
+            begin(judge, episode, self.unselected)
+
+    def endpoints(self) -> set[Endpoint]:
+        """Whom the judges ask."""
+        return {endpoint for judge in self.judges.values() if isinstance(judge, Remote) for endpoint in judge.endpoints()}
+
+
+def check_starts(episodes: Sequence[Episode]) -> None:
+    """The episodes of a group began alike: else one of them may be better only because its task was easier.
+
+    Raises UserError where they did not.
+    """
+    starts: dict[int, str] = {}
+    for episode in episodes:
+        if episode.outcome != "broken" and starts.setdefault(episode.group, episode.observation) != episode.observation:
+            raise UserError(f"env={episode.task.env}: task {episode.task.id} starts in several ways; reset by the task")
+
+
+class Rollouts(IterableDataset[Batch]):
+    """Batches of played and scored episodes, one a step, from the step that the weights have come to."""
+
+    def __init__(
+        self,
+        *,
+        env: str,
+        split: str,
+        make_env: Callable[[], Env],
+        engine: Engine,
+        players: Sequence[Player],
+        scoring: Scoring,
+        trains: Sequence[str],
+        steps: int,
+        tasks: int,
+        group_size: int,
+        seed: int,
+        shuffle_rewards: bool,
+        version: Callable[[], int],
+        rank: int,
+        ranks: int,
+        on_episode: Callable[[int, int, int], None],
+        world: float = 0.0,
+        over: Callable[[], bool] = lambda: False,
+        first: int | None = None,
+        play: Playing = play,
+    ) -> None:
+        self.env, self.split, self.make_env, self.engine = env, split, make_env, engine
+        self.players, self.scoring, self.trains = players, scoring, trains
+        self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
+        self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
+        self.rank, self.ranks, self.world, self.over, self.play = rank, ranks, world, over, play
+        self.seconds = 0.0
+        self.names = make_env().tasks[:first]
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self.version(), self.steps):
+            if self.over():
+                return
+            yield self.batch(step)
+
+    def batch(self, step: int) -> Batch:
+        """Play one step's groups (this rank's share) and turn them into tensors."""
+        start, version = time.perf_counter(), self.version()
+        tickets = self.tickets(step, version)
+        done = iter(range(1, len(tickets) + 1))
+
+        def over(episode: Episode) -> None:
+            self.scoring.begin(episode)
+            self.on_episode(step, next(done), len(tickets))
+
+        episodes = self.play(tickets, self.make_env, self.engine, (self.seed, self.split, step), over)
+        check_starts(episodes)
+        self.scoring(episodes)
+        shape = self.tasks, self.group_size
+        batch = collate(episodes, self.trains, step, version, *shape, self.world, self.scoring.unselected)
+        if self.shuffle_rewards:
+            batch.rewards = shuffled(batch.rewards, self.seed, step)
+            batch.turn_rewards = torch.stack([shuffled(row, self.seed, step) for row in batch.turn_rewards])
+        self.seconds = time.perf_counter() - start
+        return batch
+
+    def tickets(self, step: int, version: int) -> list[Ticket]:
+        """Groups in order; a rank plays every `ranks`-th group, whole."""
+        names = schedule(self.names, self.seed, step, self.tasks)
+        players = [replace(player, version=version) for player in self.players]
+        return [
+            Ticket(Task(home(self.env, name), name, self.split, self.seed), group, sample, players[group % len(players)])
+            for group, name in enumerate(names)
+            if group % self.ranks == self.rank
+            for sample in range(self.group_size)
+        ]
+
+
+def shuffled(values: Tensor, seed: int, step: int) -> Tensor:
+    """Control: the same values, dealt out at random among the entries that have one."""
+    valid = (~values.isnan()).nonzero()[:, 0]
+    order = torch.from_numpy(np.random.default_rng((seed, step, 1)).permutation(len(valid)))
+    return values.index_copy(0, valid, values[valid[order]])

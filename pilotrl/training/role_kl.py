@@ -1,0 +1,65 @@
+"""How far training has moved what each role says, also where the role is not trained: weights are shared.
+
+A probe is played before training, by the policy's own plans, and kept. Then KL(initial || current) is estimated on the
+tokens that the initial weights sampled, as k3 (joschu.net/blog/kl-approx.html): never negative, unbiased, and exactly 0
+where nothing has moved, since both sides come from the same forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from pilotrl.models.policy import Policy
+from pilotrl.training.batch import Batch, collate
+from pilotrl.training.checkpoint import save_whole
+from pilotrl.types import Episode, Role
+
+NOTHING = torch.empty(0)
+"""Of episodes in which nobody said anything: all broken, or full from the start."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the initial weights said."""
+
+    batch: Batch
+    temperature: float
+    micro_tokens: int
+    initial: Tensor
+    """[N] log-probabilities of all sampled tokens, in the order of `logprobs`."""
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], policy: Policy, temperature: float, micro_tokens: int) -> Probe:
+        """Of episodes that these very weights played."""
+        for episode in episodes:
+            episode.reward = 0.0  # what has none makes no rows
+        batch = collate(episodes, get_args(Role), step=0, version=0, groups=len(episodes), group_size=1)
+        return cls(batch, temperature, micro_tokens, logprobs(policy, batch, temperature, micro_tokens))
+
+    def save(self, path: Path) -> None:
+        """A run that goes on later no longer has the initial weights."""
+        save_whole(self, path)
+
+    def drift(self, policy: Policy) -> dict[str, float]:
+        """Nats a token, by role; without a role that said nothing."""
+        moved = logprobs(policy, self.batch, self.temperature, self.micro_tokens).double() - self.initial.double()
+        k3 = moved.expm1() - moved
+        speakers = [call.role if call else None for call in self.batch.trained]
+        every = range(len(self.batch.episodes))
+        calls = torch.cat([NOTHING.long(), *(micro.token_call for micro in self.batch.micros(every, self.micro_tokens))])
+        said = {role: torch.tensor([speaker == role for speaker in speakers])[calls] for role in get_args(Role)}
+        return {role: float(k3[mine].mean()) for role, mine in said.items() if mine.any()}
+
+
+@torch.no_grad()
+def logprobs(policy: Policy, batch: Batch, temperature: float, micro_tokens: int) -> Tensor:
+    """[N] of a batch's trained tokens under the weights of now, micro-batch by micro-batch."""
+    device = next(policy.parameters()).device
+    micros = batch.micros(range(len(batch.episodes)), micro_tokens)
+    return torch.cat([NOTHING, *(policy(micro.to(device), temperature).logprobs.cpu() for micro in micros)])

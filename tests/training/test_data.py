@@ -1,0 +1,253 @@
+"""The data source: one batch a step, played by the weights of that step, of tasks that (seed, step) decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from pilotrl.envs.toy import ToyEnv
+from pilotrl.rewards.judge import PlanItem
+from pilotrl.rollout.schedule import schedule
+from pilotrl.training.batch import Batch
+from pilotrl.training.data import Rollouts
+from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, Written
+from tests.conftest import Graded
+
+TASKS = [f"t{i}" for i in range(10)]
+
+
+def test_a_schedule_is_a_function_of_seed_and_step() -> None:
+    assert schedule(TASKS, 0, 7, 4) == schedule(TASKS, 0, 7, 4)
+    assert schedule(TASKS, 0, 7, 4) != schedule(TASKS, 1, 7, 4)
+    assert schedule(TASKS, 0, 7, 4) != schedule(TASKS, 0, 8, 4)
+
+
+@pytest.mark.parametrize("count", [1, 4, 10, 25])
+def test_every_task_is_played_once_before_any_is_played_again(count: int) -> None:
+    played = [task for step in range(20) for task in schedule(TASKS, 0, step, count)]
+    epochs = [played[i : i + 10] for i in range(0, len(played) - 9, 10)]
+    assert all(sorted(epoch) == TASKS for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def steps_of(source: Rollouts, events: list[str]) -> None:
+    """Write down when a batch is played."""
+    played = source.batch
+
+    def batch(step: int) -> Batch:
+        events.append(f"play {step}")
+        return played(step)
+
+    source.batch = batch  # type: ignore[method-assign]
+
+
+def test_a_batch_is_played_after_the_update_before_it(training: Callable[..., Any]) -> None:
+    run, events = training(steps=3, tasks=1, group_size=2), []
+    steps_of(run.source, events)
+    updated = run.module.training_step
+
+    def training_step(batch: Batch, batch_idx: int) -> None:
+        assert {call.version for episode in batch.episodes for call in episode.calls} == {batch.version} == {batch.step}
+        updated(batch, batch_idx)
+        events.append(f"update {batch.step}")
+
+    run.module.training_step = training_step
+    run.fit()
+    assert events == [f"{what} {step}" for step in range(3) for what in ("play", "update")]
+
+
+def test_a_source_without_a_length_would_be_off_policy_and_is_caught(training: Callable[..., Any]) -> None:
+    run = training(steps=3, tasks=1, group_size=2)
+
+    class Endless(DataLoader):  # type: ignore[type-arg]
+        """Hides the length, so that Lightning fetches ahead."""
+
+        def __len__(self) -> int:
+            raise TypeError("no length")
+
+    with pytest.raises(RuntimeError, match="weights of version 0, these are version 1"):
+        run.fit(source=Endless(run.source, batch_size=None))
+
+
+def test_a_source_goes_on_from_the_step_that_the_weights_have_come_to(training: Callable[..., Any]) -> None:
+    run, events = training(steps=4, tasks=1, group_size=2), []
+    steps_of(run.source, events)
+    run.module.version += 2
+    assert [batch.version for batch in run.source] == [2, 2]
+    assert (events, len(run.source)) == (["play 2", "play 3"], 4)
+
+
+def test_a_batch_is_the_same_whenever_it_is_played(training: Callable[..., Any]) -> None:
+    one, other = training(), training()
+    one.source.batch(0)
+    assert one.source.batch(1).episodes == other.source.batch(1).episodes
+    assert one.source.batch(1).episodes != other.source.batch(2).episodes
+    assert one.source.batch(1).episodes != training(seed=1).source.batch(1).episodes
+
+
+def test_a_task_that_comes_again_is_sampled_anew(training: Callable[..., Any]) -> None:
+    source = training(tasks=1, group_size=2).source
+    source.names = source.names[:1]
+    said = [[call.ids for e in source.batch(step).episodes for call in e.calls] for step in (0, 1)]
+    source.split = "valid"
+    said.append([call.ids for e in source.batch(0).episodes for call in e.calls])
+    assert said[0] != said[1] != said[2] != said[0]
+
+
+def test_ranks_share_whole_groups_and_play_what_one_would_have_played(training: Callable[..., Any]) -> None:
+    whole = {(e.group, e.sample): e for e in training().source.batch(0).episodes}
+    shares = [training(rank=rank, ranks=3).source.batch(0).episodes for rank in range(3)]
+    assert [{e.group for e in share} for share in shares] == [{0, 3}, {1}, {2}]
+    assert sum(map(len, shares)) == len(whole) == 12
+    for episode in (e for share in shares for e in share):
+        same = whole[episode.group, episode.sample]
+        assert episode.task == same.task
+        assert [call.ids for call in episode.calls] == [call.ids for call in same.calls]
+    assert training(rank=4, ranks=5).source.batch(0).rows == []
+
+
+def test_a_group_whose_episodes_do_not_start_alike_is_none(training: Callable[..., Any]) -> None:
+    source, made = training(tasks=1).source, 0
+
+    class Moody(ToyEnv):
+        def reset(self, **given: Any) -> tuple[str, dict[str, Any]]:
+            nonlocal made
+            made += 1
+            text, info = super().reset(**given)
+            return f"{text} It is {made} o'clock.", info
+
+    source.make_env = lambda: Moody(split="train", max_turns=4, seed=0)
+    with pytest.raises(UserError, match="starts in several ways"):
+        source.batch(0)
+
+
+def test_paradigms_take_turns_group_by_group(training: Callable[..., Any]) -> None:
+    source = training(tasks=4, group_size=2).source
+    source.players = [source.players[0], replace(source.players[0], plans="never", teacher=False)]
+    kinds = [ticket.player.plans for ticket in source.tickets(0, 0)]
+    assert kinds == ["always", "always", "never", "never"] * 2
+
+
+def test_shuffled_rewards_are_the_same_rewards_given_to_others(training: Callable[..., Any]) -> None:
+    def batch(**changes: Any) -> Batch:
+        source = training(tasks=8, **changes).source
+        score = source.scoring
+
+        def scoring(episodes: Sequence[Episode]) -> None:
+            score(episodes)
+            for i, episode in enumerate(episodes):
+                episode.reward = None if i == 5 else i / 100
+                for t, call in enumerate(episode.calls):
+                    call.earned = (i + t) % 3 / 2
+
+        source.scoring = Graded(scoring)  # type: ignore[assignment]
+        played: Batch = source.batch(0)
+        return played
+
+    plain, control, again = batch(), batch(shuffle_rewards=True), batch(shuffle_rewards=True)
+    for name in ("rewards", "turn_rewards"):
+        true, dealt = getattr(plain, name), getattr(control, name)
+        assert torch.equal(dealt.nan_to_num(-1), getattr(again, name).nan_to_num(-1))
+        assert torch.equal(dealt.isnan(), true.isnan())
+        assert (dealt != true).nan_to_num(0).float().mean() > 0.5
+        assert torch.equal(dealt.nan_to_num(-1).sort()[0], true.nan_to_num(-1).sort()[0])
+    assert plain.rewards.isnan().tolist() == [i == 5 for i in range(24)]
+    assert [episode.reward for episode in control.episodes] == [episode.reward for episode in plain.episodes]
+
+
+# Scoring
+
+
+class Clerk:
+    """A judge who writes down what it is shown, and fails as often as it is told to."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures, self.seen = failures, list[tuple[str, str, str]]()
+
+    def grade(self, items: Sequence[tuple[str, str, str]]) -> list[int | None]:
+        if self.failures:
+            self.failures -= 1
+            raise WorldError("no answer")
+        self.seen += items
+        return [2] * len(items)
+
+
+@pytest.fixture
+def episode() -> Episode:
+    """Three turns; the second one has no step in force."""
+    plans = (("a1", "a2"), ("b1",), ("c1", "", "c3", "c4"))
+    turns = [Turn(plan, "", f"act {t}", f"saw {t}", True, True, 0.0) for t, plan in enumerate(plans, 1)]
+    return Episode(Task("toy", "t", "train", 0), 0, 0, "saw 0", turns=turns, outcome="failed")
+
+
+def test_an_action_is_graded_against_its_step_and_what_was_seen_before_it(
+    training: Callable[..., Any], episode: Episode
+) -> None:
+    clerk = Clerk()
+    replace(training().source.scoring, judges={"toy": clerk})([episode])
+    assert clerk.seen == [("a1", "saw 0", "act 1"), ("c3", "saw 2", "act 3")]
+    assert [turn.adherence for turn in episode.turns] == [2, None, 2]
+    assert episode.terms["adherence"] == 1.0
+    assert episode.reward is not None
+
+
+def test_a_judge_that_fails_is_asked_again_and_then_leaves_no_verdict(
+    training: Callable[..., Any], episode: Episode
+) -> None:
+    scoring = training().source.scoring
+    replace(scoring, judges={"toy": Clerk(failures=2)})([episode])
+    assert episode.reward is not None
+    replace(scoring, judges={"toy": Clerk(failures=99)})([episode])
+    assert (episode.reward, episode.terms["adherence"]) == (None, None)
+    assert [turn.adherence for turn in episode.turns] == [None] * 3
+
+
+class Planner(Clerk):
+    """A judge of plans who writes down what it is shown."""
+
+    def __init__(self, failures: int = 0) -> None:
+        super().__init__()
+        self.tired, self.shown = failures, list[PlanItem]()
+
+    def grade_plans(self, items: Sequence[PlanItem]) -> list[PlanScores | None]:
+        self.tired -= 1
+        if self.tired >= 0:
+            raise WorldError("no answer")
+        self.shown += items
+        return [PlanScores(5, 4, 3)] * len(items)
+
+
+def planned(episode: Episode) -> list[Call]:
+    """Plans of the first two turns, the second one unreadable; each was preferred to another."""
+    episode.calls = [
+        Call("planner", [1], [2], [0.0], "end", (), turn=turn, selected=selected, written=Written(steps, ("r",)))
+        for turn, steps in ((1, ("a1", "a2")), (2, None))
+        for selected in (True, False)
+    ]
+    return episode.calls
+
+
+def test_a_plan_is_graded_against_what_its_writer_had_seen(training: Callable[..., Any], episode: Episode) -> None:
+    judge, scoring, calls = Planner(), training().source.scoring, planned(episode)
+    replace(scoring, judges={"toy": judge}, terms=["plan_quality"])([episode])
+    assert judge.shown == [PlanItem("saw 0", "saw 0", (), ("a1", "a2"), ("r",))]
+    assert [call.written.scores for call in calls if call.written] == [(5, 4, 3), None, (1, 1, 1), None]
+    assert episode.terms["plan_quality"] == 0.75 / 2
+    assert [call.earned for call in calls] == [0.75, None, 0.0, None]
+    replace(scoring, judges={"toy": judge}, terms=["plan_quality"], unselected=True)([episode])
+    assert [call.earned for call in calls] == [0.75, 0.75, 0.0, 0.0]
+    assert episode.terms["plan_quality"] == 0.75 / 2  # of those that were followed
+
+
+def test_a_judge_of_plans_that_fails_leaves_no_reward(training: Callable[..., Any], episode: Episode) -> None:
+    scoring, calls = training().source.scoring, planned(episode)[:1]
+    episode.calls = calls
+    replace(scoring, judges={"toy": Planner(failures=2)}, terms=["plan_quality"])([episode])
+    assert episode.reward == 0.75
+    replace(scoring, judges={"toy": Planner(failures=99)}, terms=["plan_quality"])([episode])
+    assert (episode.reward, episode.terms["plan_quality"]) == (None, None)
