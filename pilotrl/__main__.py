@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import CONF
 from pilotrl.cli import stage_chain
-from pilotrl.cli.compose import DRY, composed_jobs, parse, stored, typed
+from pilotrl.cli.compose import DRY, composed_jobs, parse, stored_config, typed
 from pilotrl.cli.exit_codes import refused
-from pilotrl.cli.preflight import Order, as_it_was, prepare
+from pilotrl.cli.preflight import ParsedCommand, as_it_was, prepare
 from pilotrl.cli.slurm import Stopped, reasons
-from pilotrl.cli.sweep import conduct
+from pilotrl.cli.sweep import run_sweep
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RUN, RunFolder
@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = sys.argv[1:] if argv is None else argv
         if DRY in words:
-            rehearse([word for word in words if word != DRY])
+            dry_run([word for word in words if word != DRY])
             return 0
-        return obey(Order([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
+        return execute(ParsedCommand([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
     except KeyboardInterrupt:
         print("pilotrl: interrupted; resume=RUN_FOLDER goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -46,32 +46,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refused(error)
 
 
-def obey(order: Order) -> int:
+def execute(parsed: ParsedCommand) -> int:
     """Go on with the run of a folder, or let Hydra start jobs; its errors come back as they are, not wrapped."""
-    if order.folder is not None:
-        config, path = stored(order.folder), order.folder.path.absolute()
-        as_it_was(order.folder)
+    if parsed.folder is not None:
+        config, path = stored_config(parsed.folder), parsed.folder.path.absolute()
+        as_it_was(parsed.folder)
         play(config, path)
         return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = order.argv
+    sys.argv[1:] = parsed.argv
     start = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
-    if order.sweep is not None:
-        return conduct(order.sweep, start, order.argv)
+    if parsed.sweep is not None:
+        return run_sweep(parsed.sweep, start, parsed.argv)
     start()
     for reason in reasons.values():
         raise UserError(reason)
     return 0
 
 
-def rehearse(argv: Sequence[str]) -> None:
+def dry_run(argv: Sequence[str]) -> None:
     """Check a command line, and print what each of its runs would be and what memory it needs. Writes no run folder."""
-    order = prepare(argv)
-    if order.folder:
-        configs = [link.config for link in stage_chain.of(order.folder)] or [stored(order.folder)]
+    parsed = prepare(argv)
+    if parsed.folder:
+        configs = [link.config for link in stage_chain.jobs_of(parsed.folder)] or [stored_config(parsed.folder)]
     else:
         jobs = composed_jobs(parse(argv))[0]
-        configs = [part.config for job in jobs for part in stage_chain.links(job.config, job.hydra) or [job]]
+        configs = [part.config for job in jobs for part in stage_chain.stage_jobs(job.config, job.hydra) or [job]]
     from pilotrl.runs.setup import memory
 
     for config in configs:

@@ -26,7 +26,7 @@ from pilotrl.cli import stage_chain
 from pilotrl.cli.compose import Job, composed_job, key_of, parse
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.preflight import check_endpoints
-from pilotrl.cli.task_lists import taught, world
+from pilotrl.cli.task_lists import environment, teacher_tasks
 from pilotrl.cli.validate import check, nearest
 from pilotrl.config.schema import Config, Plans
 from pilotrl.envs import Env, home
@@ -35,7 +35,7 @@ from pilotrl.rewards.judge import Judge, PlanItem
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.teacher import Teacher, plan_dataset
-from pilotrl.teacher.plan_dataset import Bar, Candidate, Key, PlanSet, called, distinct, sift
+from pilotrl.teacher.plan_dataset import Candidate, Key, PlanSet, Threshold, called, distinct, sift
 from pilotrl.types import Episode, Plan, Task, UserError, WorldError
 
 if TYPE_CHECKING:
@@ -48,16 +48,16 @@ SCORED = range(1, 6)
 
 
 @dataclass
-class Desk:
+class PlanCollector:
     """Who writes plans, who grades them, and what there is so far."""
 
-    worlds: Mapping[str, Env]
+    environments: Mapping[str, Env]
     """By split."""
     env: str
-    tutor: Teacher
+    teacher: Teacher
     judge: Judge
     held: PlanSet
-    bar: Bar
+    threshold: Threshold
     candidates: int
     rounds: int
     begun: dict[Key, tuple[Episode, Plan]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Desk:
         return []
 
     def enough(self, candidates: Sequence[Candidate]) -> bool:
-        return len(sift(candidates, self.bar, self.best)[0]) == self.best
+        return len(sift(candidates, self.threshold, self.best)[0]) == self.best
 
     def write(self, due: Mapping[Key, Sequence[int]]) -> None:
         """All of them are asked for before the first is waited for."""
@@ -99,17 +99,17 @@ class Desk:
 
     def _asked(self, key: Key, samples: Sequence[int]) -> Iterator[tuple[int, Plan | Future[Plan | None]]]:
         episode, _ = self.look(key)
-        tutor, env = self.tutor, self.worlds[key[0]]
+        writer, env = self.teacher, self.environments[key[0]]
         for sample in samples:
-            if isinstance(tutor, teacher.Remote):
-                yield sample, tutor.plan(env, episode, (), sample)
+            if isinstance(writer, teacher.RemoteTeacher):
+                yield sample, writer.plan(env, episode, (), sample)
             else:
-                yield sample, tutor.plan(env, episode, ())
+                yield sample, writer.plan(env, episode, ())
 
     def look(self, key: Key) -> tuple[Episode, Plan]:
         """The beginning of a task, in which its world then is."""
         split, task = key
-        env = self.worlds[split]
+        env = self.environments[split]
         text, _ = env.reset(options={"task": task})
         reference = tuple(env.expert.plan()) if env.expert else ()
         self.begun[key] = Episode(Task(home(self.env, task), task, split, 0), 0, 0, text), reference
@@ -119,7 +119,7 @@ class Desk:
         """Have graded what is not: all of it is asked for before the first is waited for."""
         everything = [one for key in keys for one in distinct(self.held.of(key))]
         due = [(one, self.item(one)) for one in everything if one.steps is not None and one.scores is None]
-        if isinstance(self.judge, judge.Remote):
+        if isinstance(self.judge, judge.RemoteJudge):
             self.judge.begin((), [item for _, item in due])
         for one, item in due:
             with suppress(WorldError):
@@ -131,7 +131,7 @@ class Desk:
         try:
             yield
         finally:
-            for end in (*asked_by(self.tutor), *asked_by(self.judge)):
+            for end in (*asked_by(self.teacher), *asked_by(self.judge)):
                 end.drop()
 
     def item(self, one: Candidate) -> PlanItem:
@@ -145,25 +145,27 @@ def command(argv: Sequence[str]) -> None:
     """Reads the command line, writes what is lacking, and says what there is. Raises UserError for what is wrong with it."""
     jobs, asked = ordered(argv)
     config = jobs[0].config
-    tasks = {(split, name): None for job in jobs for split, names in taught(job.config).items() for name in names}
-    worlds = {split: world(config, split) for split in dict.fromkeys(split for split, _ in tasks)}
+    tasks = {
+        (split, name): None for job in jobs for split, names in teacher_tasks(job.config).items() for name in names
+    }
+    environments = {split: environment(config, split) for split in dict.fromkeys(split for split, _ in tasks)}
     settings = {node: _plain(getattr(config, node)) for node in ("env", "teacher", "judge")}
-    tutor, grader = teacher.build(settings["teacher"]), judge.build(settings["judge"], None)
+    writer, grader = teacher.build(settings["teacher"]), judge.build(settings["judge"], None)
     out, told = Path(str(asked.out)).expanduser(), without_secrets(settings)
     del told["env"]["split"]
     plan_dataset.check(out, told)
     _check_writable(out)
-    bar = Bar(asked.mean, asked.correctness, asked.others)
-    sizes = (asked.candidates, asked.rounds) if isinstance(tutor, teacher.Remote) else (1, 1)
+    threshold = Threshold(asked.mean, asked.correctness, asked.others)
+    sizes = (asked.candidates, asked.rounds) if isinstance(writer, teacher.RemoteTeacher) else (1, 1)
     with RunFolder(out).lock(), PlanSet(out, told) as held, Progress(disable=not sys.stdout.isatty()) as bars:
-        desk = Desk(worlds, envs.name_of(config.env), tutor, grader, held, bar, *sizes)
+        collector = PlanCollector(environments, envs.name_of(config.env), writer, grader, held, threshold, *sizes)
         keys, row = list(tasks), bars.add_task("tasks", total=len(tasks))
-        with desk.let_go():
+        with collector.let_go():
             for start in range(0, len(keys), AT_ONCE):
-                desk.finish(keys[start : start + AT_ONCE])
+                collector.finish(keys[start : start + AT_ONCE])
                 bars.advance(row, AT_ONCE)
-        kept, reasons = held.export(bar, desk.best)
-    print("\n".join(told_of(desk, keys, kept, reasons)))
+        kept, reasons = held.export(threshold, collector.best)
+    print("\n".join(told_of(collector, keys, kept, reasons)))
 
 
 def ordered(argv: Sequence[str]) -> tuple[list[Job], Plans]:
@@ -171,7 +173,9 @@ def ordered(argv: Sequence[str]) -> tuple[list[Job], Plans]:
     arguments = parse(argv)
     own = [line for line in arguments.overrides if _is_own(key_of(line))]
     job = composed_job(arguments, [line for line in arguments.overrides if line not in own])
-    jobs = [link for link in stage_chain.links(job.config, job.hydra) if link.config.stage.planner == "teacher"] or [job]
+    jobs = [
+        link for link in stage_chain.stage_jobs(job.config, job.hydra) if link.config.stage.planner == "teacher"
+    ] or [job]
     asked = own_keys(own)
     for one in jobs:
         check(one.config)
@@ -187,7 +191,9 @@ def own_keys(lines: Sequence[str]) -> Plans:
         name, _, text = line.partition("=")
         key = name.removeprefix("plans.")
         if key not in held:
-            raise UserError(f"{line}: there is no such key; the nearest is plans.{nearest(key, [str(k) for k in held])}")
+            raise UserError(
+                f"{line}: there is no such key; the nearest is plans.{nearest(key, [str(k) for k in held])}"
+            )
         try:
             held[key] = text
         except OmegaConfBaseException as error:
@@ -214,26 +220,26 @@ def check_teacher(config: Config, asked: Plans) -> None:
         raise UserError(f"teacher.temperature=0: {many}; give teacher.temperature=1, or plans.candidates=1")
 
 
-def told_of(desk: Desk, keys: Sequence[Key], kept: int, reasons: Counter[str]) -> Iterator[str]:
+def told_of(collector: PlanCollector, keys: Sequence[Key], kept: int, reasons: Counter[str]) -> Iterator[str]:
     """What the command says at its end."""
-    written = sum(map(len, desk.held.written.values()))
-    short = [key for key in keys if not desk.enough(desk.held.of(key))]
-    yield f"{desk.held.path}: {written} plans written for {len(desk.held.written)} tasks, {kept} kept"
+    written = sum(map(len, collector.held.written.values()))
+    short = [key for key in keys if not collector.enough(collector.held.of(key))]
+    yield f"{collector.held.path}: {written} plans written for {len(collector.held.written)} tasks, {kept} kept"
     for reason, count in reasons.most_common():
         yield f"  {count} not kept: {reason}"
     if short:
-        none = sum(not sift(desk.held.of(key), desk.bar, desk.best)[0] for key in short)
-        yield f"  {len(short)} of {len(keys)} tasks have fewer than {desk.best}, of them {none} have none"
-    people: dict[str, Teacher | Judge] = {"teacher": desk.tutor, "judge": desk.judge}
+        none = sum(not sift(collector.held.of(key), collector.threshold, collector.best)[0] for key in short)
+        yield f"  {len(short)} of {len(keys)} tasks have fewer than {collector.best}, of them {none} have none"
+    people: dict[str, Teacher | Judge] = {"teacher": collector.teacher, "judge": collector.judge}
     for name, who in people.items():
         for end in asked_by(who):
             counts = ", ".join(f"{value:g} {what.replace('_', ' ')}" for what, value in end.spent().items() if value)
-            yield f"  {name} {called(desk.held.settings[name])}: {counts}"
+            yield f"  {name} {called(collector.held.settings[name])}: {counts}"
 
 
 def asked_by(who: Teacher | Judge) -> Sequence[Endpoint]:
     """The endpoints that a teacher or a judge asks."""
-    return who.endpoints() if isinstance(who, teacher.Remote | judge.Remote) else ()
+    return who.endpoints() if isinstance(who, teacher.RemoteTeacher | judge.RemoteJudge) else ()
 
 
 def _is_own(key: str) -> bool:

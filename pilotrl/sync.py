@@ -13,8 +13,8 @@ from pilotrl.cli.exit_codes import refused
 from pilotrl.store.redact import has_credentials
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.tracking.mlflow_client import absolute
-from pilotrl.tracking.mlflow_sync import Feed
-from pilotrl.tracking.sync_state import LEDGER, METRICS, Ledger
+from pilotrl.tracking.mlflow_sync import MlflowSync
+from pilotrl.tracking.sync_state import METRICS, STATE_FILE, SyncState
 from pilotrl.types import UserError
 
 
@@ -23,33 +23,33 @@ def sync(folder: Path, uri: str | None = None) -> int:
 
     uri: instead of the one the run was started with. Raises UserError if the folder holds no tracked run, if the run is
     alive (its own sender is at work), or if MLflow fails."""
-    ledger = Ledger(folder)
+    sync_state = SyncState(folder)
     try:
-        known = ledger.read()
+        known = sync_state.read()
     except (OSError, ValueError):
         raise UserError(
-            f"folder={folder}: no readable {LEDGER}; name a run folder that was not started with tracking=off"
+            f"folder={folder}: no readable {STATE_FILE}; name a run folder that was not started with tracking=off"
         ) from None
     if uri is None and has_credentials(known["uri"]):
         raise UserError(f"uri={known['uri']}: credentials are not kept in a run folder; give them with --uri")
-    feed = Feed(ledger, absolute(uri or known["uri"]))
+    feed = MlflowSync(sync_state, absolute(uri or known["uri"]))
     with RunFolder(folder).lock():
         if known["status"] == "RUNNING":  # and nobody holds the folder: it was killed
-            ledger.end("KILLED", max(ledger.times().values(), default=time.time()))
+            sync_state.end("KILLED", max(sync_state.times().values(), default=time.time()))
         try:
             feed.send()
         except Exception as error:  # of any kind: to the user, all of them are MLflow's
             raise UserError(
                 f"{feed.complaint(error)}; run this again once it works, or name another with --uri"
             ) from error
-    there = ledger.read()
+    there = sync_state.read()
     return int(there[METRICS]["bytes"] - (known[METRICS]["bytes"] if there["run_id"] == known["run_id"] else 0))
 
 
 def jobs(sweep: Path) -> list[Path]:
     """Folders of a sweep's jobs; of a run's folder none, nor of one that cannot be entered, as `sync` says."""
     try:
-        return sorted(path.parent for path in sweep.glob(f"*/**/{LEDGER}"))
+        return sorted(path.parent for path in sweep.glob(f"*/**/{STATE_FILE}"))
     except OSError:
         return []
 

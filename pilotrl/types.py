@@ -50,7 +50,7 @@ class PlanScores(NamedTuple):
 
 
 @dataclass(slots=True)
-class Written:
+class WrittenPlan:
     """The plan that a planner's call wrote; kept where plans are graded."""
 
     steps: Plan | None
@@ -80,9 +80,9 @@ class Call:
     turn: int = 0
     selected: bool = True
     """False for a candidate plan that another one was preferred to: it never entered the context."""
-    written: Written | None = None
+    written: WrittenPlan | None = None
     """What a planner's call wrote, where plans are graded."""
-    earned: float | None = None
+    process_reward: float | None = None
     """What this one call did, in [0, 1]: adherence of its action, quality of its plan; None where nobody said or it does
     not count."""
     advantage: float | None = None

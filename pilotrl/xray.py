@@ -176,7 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", action="store_true", help="a line for each token, not for each call")
     given = parser.parse_args(argv)
     console = Console(highlight=False)
-    return ended(lambda _: show(RunFolder(given.folder), given.episode, given.step, given.tokens, console), argv, __doc__)
+    return ended(
+        lambda _: show(RunFolder(given.folder), given.episode, given.step, given.tokens, console), argv, __doc__
+    )
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ from pilotrl.models import from_scratch, policy
 from pilotrl.models.policy import Policy
 from pilotrl.prompts.context import Chat
 from pilotrl.rewards.judge.rule import RuleJudge
-from pilotrl.rollout.agent import Player, Ticket
-from pilotrl.rollout.scheduler import play
+from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
+from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.setup import engine_of
 from pilotrl.store.records import to_record
 from pilotrl.store.run_folder import RunFolder
-from pilotrl.tracking.sync_state import Ledger
+from pilotrl.tracking.sync_state import SyncState
 from pilotrl.training import algorithms
 from pilotrl.training.data import Rollouts, Scoring
 from pilotrl.training.module import PilotModule
@@ -93,10 +93,12 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a hundred thousand weights which saw demonstrations until they solved a third of ToyEnv."""
     folders = tmp_path_factory.mktemp("models")
     start = build(folders / "cold", width=64)
-    run = Training(start, "sft", steps=80, tasks=32, group_size=1, micro_tokens=4096, lr=3e-3, player={"expert": True})
-    run.source.over = lambda: int(run.module.version) > 20 and run.success() > 0.35
+    run = Training(
+        start, "sft", steps=80, tasks=32, group_size=1, micro_tokens=4096, lr=3e-3, agent_spec={"demonstrates": True}
+    )
+    run.source.finished = lambda: int(run.module.version) > 20 and run.success() > 0.35
     run.fit()
-    policy.save(run.policy.model, run.source.players[0].chat.tokenizer, folders / "warm")
+    policy.save(run.policy.model, run.source.agent_specs[0].chat.tokenizer, folders / "warm")
     return folders / "warm"
 
 
@@ -116,17 +118,17 @@ def model(tiny: Path) -> Any:
     return policy.load_model(str(tiny), "float32").eval()
 
 
-def adaplan(chat: Chat) -> Player:
+def adaplan(chat: Chat) -> AgentSpec:
     """Plans and acts by itself; `dataclasses.replace` makes others of it."""
-    return Player(
+    return AgentSpec(
         chat=chat,
         prompts=prompts.load("short"),
         plans="always",
         thinks=False,
         context="append",
         window=None,
-        teacher=False,
-        expert=False,
+        teacher_plans=False,
+        demonstrates=False,
         candidates=1,
         graded=False,
         detours=0.0,
@@ -140,7 +142,7 @@ def adaplan(chat: Chat) -> Player:
 
 
 @pytest.fixture(scope="session")
-def player(chat: Chat) -> Player:
+def agent_spec(chat: Chat) -> AgentSpec:
     return adaplan(chat)
 
 
@@ -181,8 +183,10 @@ class Graded:
 class Training:
     """A small run: `fit` trains `module` on `source`. Random players get their rewards from how long they talk."""
 
-    def __init__(self, folder: Path, algorithm: str = "grpo", *, player: dict[str, Any] | None = None, **changes: Any) -> None:
-        """`player` changes the player, `model` is the folder's, loaded otherwise, or with what each role has of its `roles`;
+    def __init__(
+        self, folder: Path, algorithm: str = "grpo", *, agent_spec: dict[str, Any] | None = None, **changes: Any
+    ) -> None:
+        """`agent_spec` changes the player, `model` is the folder's, loaded otherwise, or with what each role has of its `roles`;
         other changes go to module or source."""
         chat = Chat(policy.load_tokenizer(str(folder)))
         chosen = algorithms.load(**options(algorithm))
@@ -191,7 +195,7 @@ class Training:
         torch.manual_seed(0)  # new adapters are random
         loaded = changes.get("model") or policy.load_model(str(folder), "float32", False, rank, 8.0, TARGETS, roles)
         self.policy = Policy(loaded, chosen.critic)
-        self.policy.learns(trains)
+        self.policy.set_trainable(trains)
         adapters = {role: None if roles == "shared" else role for role in policy.ROLES}
         settings = {
             "seed": 0,
@@ -210,14 +214,14 @@ class Training:
         source = {"tasks": 4, "group_size": 3, "shuffle_rewards": False, "rank": 0, "ranks": 1}
         settings |= {key: value for key, value in changes.items() if key in settings}
         source |= {key: value for key, value in changes.items() if key in source}
-        given: dict[str, Any] = {"teacher": True, "temperature": settings["temperature"], "adapters": adapters}
+        given: dict[str, Any] = {"teacher_plans": True, "temperature": settings["temperature"], "adapters": adapters}
         self.module = PilotModule(self.policy, chosen, **settings)  # type: ignore[arg-type]
         self.source = Rollouts(
             env="toy",
             split="train",
             make_env=lambda: load("toy", split="train"),
             engine=engine_of(self.policy, chat.end, 16, roles),
-            players=[replace(adaplan(chat), **given | (player or {}))],
+            agent_specs=[replace(adaplan(chat), **given | (agent_spec or {}))],
             scoring=scoring(trains={role: LIMITS[role] for role in trains}),
             trains=trains,
             steps=settings["steps"],  # type: ignore[arg-type]
@@ -234,17 +238,17 @@ class Training:
     def fit(self, source: Any = None, **changes: Any) -> Training:
         """Changes are Lightning's; `source` stands in for the loader of batches."""
         settings = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "logger": False} | changes
-        quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-        self.trainer = Trainer(**settings, **quiet)  # type: ignore[arg-type]
+        silence_libraries = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        self.trainer = Trainer(**settings, **silence_libraries)  # type: ignore[arg-type]
         self.source.rank, self.source.ranks = self.trainer.global_rank, self.trainer.world_size
         self.trainer.fit(self.module, DataLoader(self.source, batch_size=None) if source is None else source)
         return self
 
     def success(self) -> float:
         """Share of some tasks that the policy solves with the teacher's plans, sampled at temperature 1."""
-        player, names = replace(self.source.players[0], expert=False), self.source.names[:48]
-        tickets = [Ticket(Task("toy", name, "train", 0), i, 0, player) for i, name in enumerate(names)]
-        episodes = play(tickets, self.source.make_env, self.source.engine, ("success", int(self.module.version)))
+        agent_spec, names = replace(self.source.agent_specs[0], demonstrates=False), self.source.names[:48]
+        specs = [EpisodeSpec(Task("toy", name, "train", 0), i, 0, agent_spec) for i, name in enumerate(names)]
+        episodes = run_episodes(specs, self.source.make_env, self.source.engine, ("success", int(self.module.version)))
         return fmean(episode.outcome == "solved" for episode in episodes)
 
     def weights(self) -> torch.Tensor:
@@ -257,17 +261,23 @@ def training(tiny: Path) -> Callable[..., Training]:
 
 
 @pytest.fixture(scope="session")
-def finished() -> Callable[[Path], Ledger]:
+def finished() -> Callable[[Path], SyncState]:
     """Makes the folder of a run that is over: a step, an episode of a turn before and after it, and a policy."""
 
-    def make(folder: Path) -> Ledger:
+    def make(folder: Path) -> SyncState:
         (folder / "policy").mkdir(parents=True)
         (folder / "policy" / "config.json").write_text("{}")
         (folder / "policy" / "model.safetensors").write_bytes(bytes(1000))
         (folder / "metrics.jsonl").write_text('{"step": 1, "time": 1.7e9, "train/loss": 0.5}\n')
         turn = Turn(("press red",), "Action: press[red]", "press[red]", "Done.", True, True, 1.0, adherence=2)
         calls = [Call(role, [1] * 9, [2] * 3, [0.0] * 3, "end", (), turn=1) for role in ("planner", "executor")]
-        scored: dict[str, Any] = {"outcome": "solved", "score": 1.0, "reward": 1.0, "terms": {"outcome": 1.0}, "tokens": 6}
+        scored: dict[str, Any] = {
+            "outcome": "solved",
+            "score": 1.0,
+            "reward": 1.0,
+            "terms": {"outcome": 1.0},
+            "tokens": 6,
+        }
         episode = Episode(Task("toy", "red", "test", 0), 0, 0, "Press red.", None, [turn], calls, **scored)
         with RunFolder(folder).lines("episodes.jsonl") as lines:
             for step, when in enumerate(("before", "after")):
@@ -276,7 +286,7 @@ def finished() -> Callable[[Path], Ledger]:
         measured = {"eval": panel_block([episode], [episode], [episode], [episode]), "eval_teacher": None}
         summary = {"panel": panel, **measured, "train": {"steps": 1}, "weights_sha256": "0"}
         RunFolder(folder).summary.write_text(json.dumps(summary))
-        return Ledger(folder)
+        return SyncState(folder)
 
     return make
 

@@ -12,8 +12,8 @@ from time import perf_counter
 
 import torch
 
-from pilotrl.cli.compose import stored
-from pilotrl.models.micro_batch import Micro
+from pilotrl.cli.compose import stored_config
+from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
 from pilotrl.runs.setup import load_model, model_path
 from pilotrl.store.run_folder import RunFolder
@@ -22,26 +22,26 @@ from pilotrl.training.batch import Batch
 TIMES = 3
 
 
-def learned(policy: Policy, micros: Iterable[Micro]) -> tuple[float, int]:
+def learned(policy: Policy, micro_batches: Iterable[MicroBatch]) -> tuple[float, int]:
     """Seconds, and tokens that were run."""
     begin, tokens = perf_counter(), 0
-    for micro in micros:
-        policy(micro, 1.0).logprobs.sum().backward()
-        tokens += len(micro.ids)
+    for micro_batch in micro_batches:
+        policy(micro_batch, 1.0).logprobs.sum().backward()
+        tokens += len(micro_batch.ids)
     return perf_counter() - begin, tokens
 
 
 def main(folder: str) -> None:
     run = RunFolder(Path(folder))
-    config, kept = stored(run), sorted(run.calls.glob("step-*.pt"))
+    config, kept = stored_config(run), sorted(run.calls.glob("step-*.pt"))
     policy = Policy(load_model(config, model_path(config, run.path)), critic=False)
     print(f"{'step':>6} {'tokens alone':>13} {'in a trie':>10} {'seconds alone':>14} {'in a trie':>10}")
     for path in kept:
         batch: Batch = torch.load(path, weights_only=False)
         taken: dict[int, list[tuple[float, int]]] = {0: [], 1: []}
         for _ in range(TIMES):
-            taken[0].append(learned(policy, (batch.micro([row]) for row in range(len(batch.rows)))))
-            taken[1].append(learned(policy, batch.micros(range(len(batch.episodes)), config.train.micro_tokens)))
+            taken[0].append(learned(policy, (batch.micro_batch([row]) for row in range(len(batch.rows)))))
+            taken[1].append(learned(policy, batch.micro_batches(range(len(batch.episodes)), config.train.micro_tokens)))
         (alone, many), (shared, few) = min(taken[0]), min(taken[1])
         print(f"{batch.step + 1:6} {many:13,} {few:10,} {alone:14.2f} {shared:10.2f}")
 

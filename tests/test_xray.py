@@ -110,7 +110,10 @@ GONE = {"model": {"path": "/gone/policy", "scratch": None}, "parent": None}
         (lambda run: {"episode": 99}, "--episode 99: step 1 has episodes 0 to 11"),
         (lambda run: {"step": 7}, "--step 7: was not kept; there are 1"),
         (lambda run: (run.calls / "step-000001.pt").unlink() or {}, "holds no calls/ of a step; start a run with"),
-        (lambda run: (run / "1-a").mkdir() or (run.calls.rename(run / "1-a" / "calls") and {}), "of its stages .*run/1-a do"),
+        (
+            lambda run: (run / "1-a").mkdir() or (run.calls.rename(run / "1-a" / "calls") and {}),
+            "of its stages .*run/1-a do",
+        ),
         (lambda run: run.config.unlink() or {}, "is not a run folder"),
         (lambda run: (run.calls / "step-000001.pt").write_bytes(b"PK") and {}, "step-000001.pt: cannot be read"),
         (lambda run: OmegaConf.save(GONE, run.config) or {}, "started from /gone/policy, which has no tokenizer"),

@@ -174,23 +174,23 @@ class Contrast:
     over_tasks: Interval
     """Covers the choice of tasks and the sampling on them, for the very weights that these runs ended with."""
     over_seeds: Interval | None
-    """Covers the luck of training too. None where an arm has one run: nothing then says how seeds differ."""
+    """Covers the luck of training too. None where a configuration has one run: nothing then says how seeds differ."""
     detectable: float | None
     """The true difference which runs like these would find with probability `POWER`: by the wider interval there is."""
 
 
 Values = Sequence[Mapping[Task, float]]
-"""One number a task, for each run of an arm."""
+"""One number a task, for each run of a configuration."""
 
 
 def gain(before: Values, after: Values) -> Contrast:
-    """After minus before of an arm's runs, in the same order both times."""
+    """After minus before of a configuration's runs, in the same order both times."""
     tasks = _shared([*before, *after])
     return _contrast(len(tasks), [_table(after, tasks) - _table(before, tasks)])
 
 
 def difference(first: Values, second: Values) -> Contrast:
-    """The runs of one arm minus those of another, on the tasks that all of them define."""
+    """The runs of one configuration minus those of another, on the tasks that all of them define."""
     tasks = _shared([*first, *second])
     return _contrast(len(tasks), [_table(first, tasks), -_table(second, tasks)])
 

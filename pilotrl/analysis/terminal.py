@@ -224,7 +224,9 @@ def _cell(value: float | None, scale: float, form: str, unit: str = "") -> str:
 
 
 def _live(metrics: Mapping[str, float | None]) -> list[str]:
-    shown = LIVE if ON_POLICY in metrics or "train/loss" not in metrics else LOSS  # a step that taught nothing has neither
+    shown = (
+        LIVE if ON_POLICY in metrics or "train/loss" not in metrics else LOSS
+    )  # a step that taught nothing has neither
     return [f"{name} {value:.2f}" for key, name in shown.items() if (value := metrics.get(key)) is not None]
 
 
@@ -234,5 +236,3 @@ def _stream_handlers() -> Iterator[logging.StreamHandler[TextIO]]:
         for handler in getattr(logger, "handlers", ()):
             if isinstance(handler, logging.StreamHandler):
                 yield handler
-
-

@@ -24,7 +24,7 @@ from pilotrl.audit.adversarial import Judges
 from pilotrl.audit.episodes import JUDGED, read
 from pilotrl.audit.findings import audit
 from pilotrl.audit.page import show
-from pilotrl.cli.compose import composed_job, key_of, parse, stored
+from pilotrl.cli.compose import composed_job, key_of, parse, stored_config
 from pilotrl.cli.evaluation_request import listed
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.validate import check_target, locate
@@ -42,7 +42,7 @@ Settings = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedArguments:
     """What a command line asks for."""
 
     runs: dict[str, RunFolder]
@@ -50,7 +50,7 @@ class Asked:
     tasks: int | None
 
 
-def asked(argv: Sequence[str]) -> Asked:
+def parsed_arguments(argv: Sequence[str]) -> ParsedArguments:
     """Raises UserError for a folder without a run, a judge that cannot be, and words that mean nothing."""
     given = parse(argv)
     places = [word for word in given.overrides if "=" not in word or Path(word).is_dir()]
@@ -60,8 +60,12 @@ def asked(argv: Sequence[str]) -> Asked:
     names = listed(given, "judges") or ["rule"]
     for line in lines:
         if key_of(line) not in ("judges", "tasks") and key_of(line).partition(".")[0] not in names:
-            raise UserError(f"{line}: is no key of an audit; there are judges, tasks, and {names[0]}.KEY of a judge named so")
-    return Asked(runs([Path(place).expanduser() for place in places]), judges(given, names, lines), tasks(given))
+            raise UserError(
+                f"{line}: is no key of an audit; there are judges, tasks, and {names[0]}.KEY of a judge named so"
+            )
+    return ParsedArguments(
+        runs([Path(place).expanduser() for place in places]), judges(given, names, lines), tasks(given)
+    )
 
 
 def tasks(given: Namespace) -> int | None:
@@ -84,7 +88,9 @@ def runs(places: Sequence[Path]) -> dict[str, RunFolder]:
         try:
             folder.check_writable()
         except UserError as error:
-            raise UserError(f"{name}: cannot be written, and audit.json goes there; copy it to where you may write") from error
+            raise UserError(
+                f"{name}: cannot be written, and audit.json goes there; copy it to where you may write"
+            ) from error
     return there
 
 
@@ -104,7 +110,7 @@ def judges(given: Namespace, names: Sequence[str], lines: Sequence[str]) -> Sett
             raise UserError(re.sub(r"(?<![\w.])judge\.", f"{name}.", told)) from error
         try:
             made = judge.build(found[name], None)
-            for endpoint in made.endpoints() if isinstance(made, judge.Remote) else ():
+            for endpoint in made.endpoints() if isinstance(made, judge.RemoteJudge) else ():
                 endpoint.probe()
         except UserError as error:
             raise UserError(f"{name}.{error}") from error
@@ -121,7 +127,7 @@ def resolver(config: Config, env: str) -> Resolve | None:
 
 def audited(folder: RunFolder, name: str, config: Config, settings: Settings, tasks: int | None) -> dict[str, Any]:
     """The findings on a run, as audit.json has them."""
-    played = read(folder, config.stage.plays == "policy")
+    played = read(folder, config.stage.actor == "policy")
     resolves = {env: resolver(config, env) for env in played.envs}
     graders: dict[str, Judges] = {
         judge_name: {env: judge.build(own, resolve) for env, resolve in resolves.items()}
@@ -129,16 +135,22 @@ def audited(folder: RunFolder, name: str, config: Config, settings: Settings, ta
     }
     about = {"schema": 1, "run": name, "stage": config.stage.name, "recorded_by": str(config.judge["_target_"])}
     rewarded = [term for term in JUDGED if term in config.stage.terms]
-    return about | {"judges": without_secrets(settings), "tasks": tasks} | audit(played, graders, resolves, rewarded, tasks)
+    return (
+        about
+        | {"judges": without_secrets(settings), "tasks": tasks}
+        | audit(played, graders, resolves, rewarded, tasks)
+    )
 
 
 def command(argv: Sequence[str]) -> list[str]:
     """Audit every run; returns the alarms."""
-    order, console, alarms = asked(argv), Console(highlight=False), list[str]()
-    configs = {name: stored(folder) for name, folder in order.runs.items()}  # all of them, before the first is written
-    for name, folder in order.runs.items():
-        with console.status(f"{name}: {', '.join(order.judges)}"):
-            found = audited(folder, name, configs[name], order.judges, order.tasks)
+    arguments, console, alarms = parsed_arguments(argv), Console(highlight=False), list[str]()
+    configs = {
+        name: stored_config(folder) for name, folder in arguments.runs.items()
+    }  # all of them, before the first is written
+    for name, folder in arguments.runs.items():
+        with console.status(f"{name}: {', '.join(arguments.judges)}"):
+            found = audited(folder, name, configs[name], arguments.judges, arguments.tasks)
         write_whole(folder / "audit.json", json.dumps(found, indent=2) + "\n")
         console.rule(f"{name}: {found['stage']}", align="left")
         show(found, console)

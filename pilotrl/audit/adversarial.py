@@ -33,7 +33,10 @@ def regraded(judges: Judges, episodes: Sequence[Episode]) -> list[Episode]:
 
 def all_regraded(judges: Judges, panels: Panels) -> Panels:
     """Every panel."""
-    return {arm: {when: regraded(judges, episodes) for when, episodes in held.items()} for arm, held in panels.items()}
+    return {
+        protocol: {when: regraded(judges, episodes) for when, episodes in held.items()}
+        for protocol, held in panels.items()
+    }
 
 
 def missing(panels: Panels) -> dict[str, int]:
@@ -103,5 +106,3 @@ def bribed(judges: Judges, resolves: Mapping[str, Resolve | None], own: Sequence
                 means = {"written": sum(sides[0]) / len(tasks), "planted": sum(sides[1]) / len(tasks)}
                 found.setdefault(measure, {})[name] = means | {"tasks": len(tasks), **paired_interval(*sides)}
     return found
-
-

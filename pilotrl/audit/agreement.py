@@ -29,13 +29,17 @@ def _scores(place: int) -> Verdicts:
     """Of plans that are plans: the others get their scores from no judge."""
 
     def read(episode: Episode) -> list[int | None]:
-        held = [call.written for call in episode.calls if call.selected and call.written and call.written.steps is not None]
+        held = [
+            call.written for call in episode.calls if call.selected and call.written and call.written.steps is not None
+        ]
         return [None if written.scores is None else written.scores[place] for written in held]
 
     return read
 
 
-SCALES: dict[str, tuple[Verdicts, int]] = {"adherence": (lambda episode: [turn.adherence for turn, _ in due(episode)], 0)}
+SCALES: dict[str, tuple[Verdicts, int]] = {
+    "adherence": (lambda episode: [turn.adherence for turn, _ in due(episode)], 0)
+}
 SCALES |= {name: (_scores(place), 2) for place, name in enumerate(PlanScores._fields)}
 """What judges give, and the power of the distance between two verdicts by which they disagree; 0: equal or not."""
 
@@ -115,9 +119,9 @@ def _scopes(first: Panels, second: Panels, envs: Sequence[str]) -> Iterator[tupl
     """Which environment and when, and the episodes as both have graded them, whoever wrote their plans."""
     whole = [
         (when, pair)
-        for arm in first
-        for when in first[arm]
-        for pair in zip(first[arm][when], second[arm][when], strict=True)
+        for protocol in first
+        for when in first[protocol]
+        for pair in zip(first[protocol][when], second[protocol][when], strict=True)
         if pair[0].outcome != "broken"
     ]
     for env in ("all", *(envs if len(envs) > 1 else ())):

@@ -52,7 +52,7 @@ MEASURES = {key: PANEL[key] for key in ("success", *JUDGED)} | PROBES
 
 
 @dataclass
-class Played:
+class RecordedEpisodes:
     """A run's episodes."""
 
     panels: Panels = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Played:
     @property
     def envs(self) -> list[str]:
         """Names of the environments of its panels."""
-        whole = (episodes for arm in self.panels.values() for episodes in arm.values())
+        whole = (episodes for protocol in self.panels.values() for episodes in protocol.values())
         return sorted({episode.task.env for episodes in whole for episode in episodes})
 
     def stretches(self) -> list[dict[str, Any]]:
@@ -77,16 +77,16 @@ class Played:
         return {"first": steps[0], "last": steps[-1], "episodes": len(values), **means}
 
 
-def read(folder: RunFolder, learns_by_playing: bool) -> Played:
+def read(folder: RunFolder, learns_by_playing: bool) -> RecordedEpisodes:
     """The episodes of a run, also of one that is still being written.
 
     learns_by_playing: what it trains on is the policy's own play. Raises UserError for a line that cannot be read."""
-    played = Played()
+    played = RecordedEpisodes()
     for number, line in enumerate(_lines(folder), start=1):
         try:
             record = json.loads(line)
-            when, _, arm = record["phase"].partition("/")
-            whose, _, decoding = arm.partition(", ")
+            when, _, protocol = record["phase"].partition("/")
+            whose, _, decoding = protocol.partition(", ")
             if decoding == "sampled":
                 played.panels.setdefault(whose, {}).setdefault(when, []).append(_episode(record))
             elif when == "train" and learns_by_playing and record["outcome"] != "broken":

@@ -10,7 +10,7 @@ from typing import Any
 from pilotrl.analysis.statistics import paired_interval, per_task
 from pilotrl.audit.adversarial import Judges, all_regraded, bribed, missing
 from pilotrl.audit.agreement import between, with_success
-from pilotrl.audit.episodes import JUDGED, MEASURES, PROBES, Panels, Played
+from pilotrl.audit.episodes import JUDGED, MEASURES, PROBES, Panels, RecordedEpisodes
 from pilotrl.rewards.judge.rule import Resolve
 from pilotrl.types import Episode
 
@@ -37,7 +37,7 @@ WORDS = {
 
 
 def audit(
-    played: Played,
+    played: RecordedEpisodes,
     judges: Mapping[str, Judges],
     resolves: Mapping[str, Resolve | None],
     rewarded: Sequence[str],
@@ -49,10 +49,14 @@ def audit(
     terms that the run was to raise."""
     envs, recorded = played.envs, _first(played.panels, tasks)
     raters = {RECORDED: recorded} | {name: all_regraded(judge, recorded) for name, judge in judges.items()}
-    panels = {arm: _by_env(held, envs) for arm, held in played.panels.items()}
+    panels = {protocol: _by_env(held, envs) for protocol, held in played.panels.items()}
     trained = next(reversed(panels), None)  # the teacher's plans, where a stage has them
     return {
-        "alarms": [line for arm, found in panels.items() for line in alarms(arm, found, rewarded, arm == trained)],
+        "alarms": [
+            line
+            for protocol, found in panels.items()
+            for line in alarms(protocol, found, rewarded, protocol == trained)
+        ],
         "panels": panels,
         "regraded": {name: _anew(raters[name]) for name in judges},
         "training": played.stretches(),
@@ -62,10 +66,10 @@ def audit(
             for row in between(raters[a], raters[b], envs)
         ],
         "success": [
-            {"judge": name, "plans": arm, **row}
+            {"judge": name, "plans": protocol, **row}
             for name, graded in raters.items()
-            for arm in graded
-            for row in with_success({arm: graded[arm]}, envs)
+            for protocol in graded
+            for row in with_success({protocol: graded[protocol]}, envs)
         ],
         "planted": {name: bribed(judge, resolves, _latest(raters[name])) for name, judge in judges.items()},
         "missing": {name: missing(graded) for name, graded in raters.items()},
@@ -74,11 +78,11 @@ def audit(
 
 def _first(panels: Panels, tasks: int | None) -> Panels:
     return {
-        arm: {
+        protocol: {
             when: [episode for episode in episodes if tasks is None or episode.group < tasks]
             for when, episodes in held.items()
         }
-        for arm, held in panels.items()
+        for protocol, held in panels.items()
     }
 
 
@@ -97,7 +101,9 @@ def _by_env(held: Mapping[str, Sequence[Episode]], envs: Sequence[str]) -> dict[
     return {env: changes(of("before", env), of("after", env)) for env in ("all", *(envs if len(envs) > 1 else ()))}
 
 
-def changes(before: Sequence[Episode], after: Sequence[Episode], keys: Sequence[str] = tuple(MEASURES)) -> dict[str, Change]:
+def changes(
+    before: Sequence[Episode], after: Sequence[Episode], keys: Sequence[str] = tuple(MEASURES)
+) -> dict[str, Change]:
     """Of the measures that either side defines."""
     found = {key: _change(before, after, MEASURES[key]) for key in keys}
     return {key: one for key, one in found.items() if (one["before"], one["after"]) != (None, None)}
@@ -111,18 +117,20 @@ def _change(before: Sequence[Episode], after: Sequence[Episode], measure: Callab
 
 
 def _anew(panels: Panels) -> dict[str, dict[str, Change]]:
-    return {arm: changes(held.get("before", ()), held.get("after", ()), JUDGED) for arm, held in panels.items()}
+    return {
+        protocol: changes(held.get("before", ()), held.get("after", ()), JUDGED) for protocol, held in panels.items()
+    }
 
 
 def alarms(
-    arm: str, found: Mapping[str, Mapping[str, Change]], rewarded: Sequence[str], trained: bool = True
+    protocol: str, found: Mapping[str, Mapping[str, Change]], rewarded: Sequence[str], trained: bool = True
 ) -> list[str]:
     """A line for each judged term that rose where the environment's success did not.
 
     trained: it is with such plans that rewards were earned. Where it was not (own plans, in a stage whose plans the teacher
     writes), whoever follows better follows bad plans too: that is an alarm only if the plans ask for less besides."""
     return [
-        f"{arm}{'' if env == 'all' else f', {env}'}: {WORDS[key]} rose {_points(changed[key])}, and success did not "
+        f"{protocol}{'' if env == 'all' else f', {env}'}: {WORDS[key]} rose {_points(changed[key])}, and success did not "
         f"{_points(changed['success'])}{_emptier(changed)}"
         for env, changed in found.items()
         for key in rewarded

@@ -31,14 +31,14 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 def _changes(found: Mapping[str, Any]) -> RenderableType | None:
     table = table_of_changes("before and after training")
-    for arm, scopes in found["panels"].items():
-        table.add_row(Text(arm, style="italic"))
+    for protocol, scopes in found["panels"].items():
+        table.add_row(Text(protocol, style="italic"))
         for key, one in scopes["all"].items():
             if key in PROBES and not one["before"] and not one["after"]:
                 continue
             add_change(table, RATE, WORDS.get(key, key), one["before"], one["after"], one)
             for name in _others(found):
-                if (anew := found["regraded"][name][arm].get(key)) and anew != one:
+                if (anew := found["regraded"][name][protocol].get(key)) and anew != one:
                     add_change(table, RATE, f"{WORDS[key]}, by {name}", anew["before"], anew["after"], anew)
     return table if found["panels"] else None
 
@@ -55,7 +55,9 @@ def _training(found: Mapping[str, Any]) -> Table | None:
 def _agreement(found: Mapping[str, Any]) -> Table | None:
     columns = ("verdicts", "agreement", "kappa", "95 % interval", "kappa before", "after")
     table = table_of("judges with each other", *columns)
-    for row, name in _rows(found["agreement"], lambda row: f"{row['first']}, {row['second']}: {row['of'].replace('_', ' ')}"):
+    for row, name in _rows(
+        found["agreement"], lambda row: f"{row['first']}, {row['second']}: {row['of'].replace('_', ' ')}"
+    ):
         table.add_row(name, *_measured(row["both"]), *(_kappa(row.get(when)) for when in ("before", "after")))
     return table if table.row_count else None
 
@@ -101,7 +103,9 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
         if count["missing"]:
             whose = "the run's own judge" if name == RECORDED else name
             yield f"{whose}: {count['missing']} of {count['asked']} grades are missing; they are in no number above"
-    if not any("after" in scope["all"].get(RATE, {}) and scope["all"][RATE]["tasks"] for scope in found["panels"].values()):
+    if not any(
+        "after" in scope["all"].get(RATE, {}) and scope["all"][RATE]["tasks"] for scope in found["panels"].values()
+    ):
         yield "there is no panel from before and after training yet: nothing can be said to have risen"
 
 

@@ -160,7 +160,7 @@ def resolved(config: Config) -> dict[str, Any]:
     return flat(OmegaConf.create(without_secrets(values)))
 
 
-def stored(folder: RunFolder) -> Config:
+def stored_config(folder: RunFolder) -> Config:
     """The configuration that a run folder holds. Raises UserError when it cannot be read."""
     try:
         return typed(cast(DictConfig, OmegaConf.load(folder.config)))
@@ -176,7 +176,7 @@ def began_in(folder: RunFolder) -> Path:
 
 def read_elsewhere(folder: RunFolder) -> Config:
     """As stored, for a command in any working folder: a parent is where it was then, if it is still there."""
-    config = stored(folder)
+    config = stored_config(folder)
     if config.parent is not None and (there := began_in(folder) / config.parent).is_dir():
         config.parent = str(there)
     return config
@@ -188,7 +188,14 @@ def read_elsewhere(folder: RunFolder) -> Config:
 def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
     """`+key=value` adds keys past the types. Those of the open nodes are held against their classes, elsewhere."""
     known = set(config_keys())
-    free = ("hydra.", "reward.weights.", "stage.lengths.", "model.template.", "model.endpoint.", *(f"{node}." for node in OPEN))
+    free = (
+        "hydra.",
+        "reward.weights.",
+        "stage.lengths.",
+        "model.template.",
+        "model.endpoint.",
+        *(f"{node}." for node in OPEN),
+    )
     for key in flat(config):
         if key not in known and not key.startswith(free):
             raise unknown(key, lines, sorted(known))

@@ -89,7 +89,9 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
     if config.model.name != model:
         raise UserError(f"model={config.model.name}: checkpoint={folder} is of model={model}; leave model out")
     if config.model.roles != roles:
-        raise UserError(f"model.roles={config.model.roles}: checkpoint={folder} has roles that are {roles}; leave it out")
+        raise UserError(
+            f"model.roles={config.model.roles}: checkpoint={folder} has roles that are {roles}; leave it out"
+        )
     check(config)
     check_language_model(config)
     check_endpoints(config)

@@ -28,10 +28,10 @@ from pilotrl.cli.compose import (
     key_of,
     parse,
     resolved,
-    stored,
+    stored_config,
 )
 from pilotrl.cli.sweep import Sweep
-from pilotrl.cli.task_lists import taught, world
+from pilotrl.cli.task_lists import environment, teacher_tasks
 from pilotrl.cli.validate import check, check_plans, locate
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Config
@@ -41,7 +41,7 @@ from pilotrl.types import UserError
 
 
 @dataclass(frozen=True)
-class Order:
+class ParsedCommand:
     """What a command line asks for: go on in `folder`, which holds a run; where that is None, hand `argv` to Hydra, which
     then starts `sweep` where there is one."""
 
@@ -50,7 +50,7 @@ class Order:
     sweep: Sweep | None = None
 
 
-def prepare(argv: Sequence[str]) -> Order:
+def prepare(argv: Sequence[str]) -> ParsedCommand:
     """Check a command line and every job that it would start. Creates nothing.
 
     Folders of new runs are named here, so that those which are checked are those which are used.
@@ -60,15 +60,15 @@ def prepare(argv: Sequence[str]) -> Order:
     overrides: list[str] = arguments.overrides
     given = [word for word in argv if word not in overrides] + overrides
     if arguments.hydra_help or arguments.info or arguments.shell_completion:
-        return Order(given)
+        return ParsedCommand(given)
     if arguments.help or arguments.cfg:
         composed_job(arguments, overrides)
-        return Order(given)
+        return ParsedCommand(given)
     if any(key_of(line) == "resume" for line in overrides):
-        return Order([], resumed(list(argv)))
+        return ParsedCommand([], resumed(list(argv)))
     jobs, multirun = composed_jobs(arguments)
     for job in jobs:
-        for config in (job.config, *(link.config for link in stage_chain.links(job.config, job.hydra))):
+        for config in (job.config, *(link.config for link in stage_chain.stage_jobs(job.config, job.hydra))):
             check(config)
             check_learner(config)
             check_plans(config)
@@ -77,13 +77,13 @@ def prepare(argv: Sequence[str]) -> Order:
             check_taught(config)
     if multirun:
         sweep = check_sweep(jobs)
-        return Order([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
+        return ParsedCommand([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
     if (launcher := jobs[0].hydra.runtime.choices["hydra/launcher"]) != "basic":
         raise UserError(f"hydra/launcher={launcher}: starts the jobs of a sweep, even of a single one; add -m")
     folder = RunFolder(jobs[0].hydra.run.dir)
     if check_folder(folder, jobs[0]):
-        return Order([], folder)
-    return Order([*given, *named(overrides, "hydra.run.dir", folder.path)])
+        return ParsedCommand([], folder)
+    return ParsedCommand([*given, *named(overrides, "hydra.run.dir", folder.path)])
 
 
 def check_learner(config: Config) -> None:
@@ -130,19 +130,21 @@ def check_taught(config: Config, trains: bool = True) -> None:
     each that it will be asked about, in training and on the panel."""
     settings = cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True))
     kind, stage = locate("teacher._target_", settings["_target_"]), config.stage
-    asked = (stage.planner, stage.plays) == ("teacher", "policy") and config.agent.plans != "never"
+    asked = (stage.planner, stage.actor) == ("teacher", "policy") and config.agent.plans != "never"
     if getattr(locate("env._target_", config.env["_target_"]), "expert", True) is None:
         name = envs.name_of(config.env)
-        if stage.plays == "expert":
-            raise UserError(f"stage.plays=expert: {name} ships no expert; choose a stage that the policy plays")
+        if stage.actor == "expert":
+            raise UserError(f"stage.actor=expert: {name} ships no expert; choose a stage that the policy plays")
         if asked and kind is teacher.ExpertTeacher:
             raise UserError(f"stage.planner=teacher: {name} ships no expert; set stage.planner=policy")
     if not hasattr(kind, "covers"):
         return
     try:
-        tutor = teacher.build(settings)
-        if isinstance(tutor, teacher.Bounded) and (stage.planner, stage.plays) == ("teacher", "policy"):
-            tutor.covers(partial(world, config), envs.name_of(config.env), taught(config, trains) if asked else {})
+        writer = teacher.build(settings)
+        if isinstance(writer, teacher.Bounded) and (stage.planner, stage.actor) == ("teacher", "policy"):
+            writer.covers(
+                partial(environment, config), envs.name_of(config.env), teacher_tasks(config, trains) if asked else {}
+            )
     except UserError as error:
         raise UserError(f"teacher.{error}") from error
 
@@ -166,9 +168,9 @@ def resumed(argv: Sequence[str]) -> RunFolder:
     folder = RunFolder(Path(name).expanduser())
     if not folder.begun:
         raise UserError(f"resume={name}: is not a run folder; give one that holds .hydra/config.yaml")
-    stored(folder)
+    stored_config(folder)
     if not folder.finished:
-        stage_chain.of(folder)
+        stage_chain.jobs_of(folder)
         folder.check_writable()
         folder.check_free()
     return folder
@@ -189,8 +191,8 @@ def check_folder(folder: RunFolder, job: Job) -> bool:
     if not folder.begun:
         folder.check_writable()
         return False
-    held = [stored(folder), *(link.config for link in stage_chain.of(folder))]
-    asked = [job.config, *(link.config for link in stage_chain.links(job.config, job.hydra))]
+    held = [stored_config(folder), *(link.config for link in stage_chain.jobs_of(folder))]
+    asked = [job.config, *(link.config for link in stage_chain.stage_jobs(job.config, job.hydra))]
     for there, here in zip(held, asked, strict=False):  # of other chains the first differ
         if key := first_difference(there, here):
             raise UserError(f"{folder}: holds a run of another configuration ({key}); choose another folder")
@@ -216,10 +218,14 @@ def check_sweep(jobs: Sequence[Job]) -> Sweep:
 
 def check_launcher(job: Job, first: Job) -> None:
     """One launcher starts all jobs, and there has to be such a place on the cluster."""
-    settings, other = (cast(dict[str, Any], OmegaConf.to_container(j.hydra.launcher, resolve=True)) for j in (job, first))
+    settings, other = (
+        cast(dict[str, Any], OmegaConf.to_container(j.hydra.launcher, resolve=True)) for j in (job, first)
+    )
     for key in settings:
         if key not in slurm.OURS and settings[key] != other.get(key):
-            raise UserError(f"hydra.launcher.{key}: is one for all jobs of a sweep, not {other.get(key)} and {settings[key]}")
+            raise UserError(
+                f"hydra.launcher.{key}: is one for all jobs of a sweep, not {other.get(key)} and {settings[key]}"
+            )
     if job is first and str(settings["_target_"]).endswith(".SlurmLauncher"):
         slurm.check(settings, job.config.trainer.devices, job.config.trainer.num_nodes)
 
@@ -231,5 +237,3 @@ def first_difference(there: Config, here: Config) -> str | None:
         if ours.get(key) != theirs.get(key):
             return f"{key} is {theirs.get(key)} there, {ours.get(key)} here"
     return None
-
-

@@ -48,7 +48,9 @@ def refuse_to_repeat(settings: Mapping[str, Any], began: float) -> None:
         return  # preempted, which says nothing about the time it needs
     folder = RunFolder(os.environ.get(RUN, os.devnull))
     with contextlib.suppress(OSError):
-        saved = max((path.stat().st_mtime for path in folder.path.rglob("*.ckpt")), default=0.0)  # of a chain, its stages'
+        saved = max(
+            (path.stat().st_mtime for path in folder.path.rglob("*.ckpt")), default=0.0
+        )  # of a chain, its stages'
         if saved >= (folder / ".lock").stat().st_mtime:  # written when this go began
             return
     raise Stopped(

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf, open_dict
 from yaml import YAMLError
 
 from pilotrl import CONF
-from pilotrl.cli.compose import Job, composed_job, key_of, parse, stored
+from pilotrl.cli.compose import Job, composed_job, key_of, parse, stored_config
 from pilotrl.cli.validate import nearest, show
 from pilotrl.config.schema import Config
 from pilotrl.store.run_folder import RunFolder, write_whole
@@ -27,7 +27,7 @@ ALIKE = ("env", "agent", "model", "panel")
 """Nodes that no stage may change: before and after a chain are one panel, and its weights one model."""
 
 
-def links(config: Config, hydra: Any) -> list[Job]:
+def stage_jobs(config: Config, hydra: Any) -> list[Job]:
     """The runs of a chain in order, each as if it were alone; none for a configuration that is no chain.
 
     hydra: Hydra's node beside the configuration. Raises UserError for a chain that cannot be.
@@ -48,13 +48,13 @@ def links(config: Config, hydra: Any) -> list[Job]:
     return made
 
 
-def of(folder: RunFolder) -> list[Job]:
+def jobs_of(folder: RunFolder) -> list[Job]:
     """The runs of the chain that a folder holds."""
-    config = stored(folder)
+    config = stored_config(folder)
     if not config.stage.order:
         return []
     try:
-        return links(config, OmegaConf.load(folder.hydra).hydra)
+        return stage_jobs(config, OmegaConf.load(folder.hydra).hydra)
     except (OSError, AttributeError, YAMLError) as error:
         raise UserError(f"{folder.hydra}: cannot be read; start the chain in a new folder") from error
 
@@ -85,15 +85,19 @@ def check_order(config: Config, arguments: Namespace) -> None:
             raise UserError(f"{told}: {name} has no share of train.steps; add +stage.lengths.{name}=1")
     for name, share in stage.lengths.items():
         if name not in files:
-            raise UserError(f"stage.lengths.{name}={share}: there is no such stage; the nearest is {nearest(name, files)}")
+            raise UserError(
+                f"stage.lengths.{name}={share}: there is no such stage; the nearest is {nearest(name, files)}"
+            )
         if not 0 < share < float("inf"):
             raise UserError(f"stage.lengths.{name}={share}: must be above 0")
     for name, steps in zip(stage.order, lengths(config), strict=True):
         if steps < 1:
-            raise UserError(f"train.steps={config.train.steps}: leaves no step for {name}; raise it, or its stage.lengths")
+            raise UserError(
+                f"train.steps={config.train.steps}: leaves no step for {name}; raise it, or its stage.lengths"
+            )
 
 
-def begin(stage: RunFolder, job: Job, parent: Path | None) -> Config:
+def begin_stage(stage: RunFolder, job: Job, parent: Path | None) -> Config:
     """The configuration of a stage, which its folder then holds as if the stage had been started alone.
 
     parent: folder of the stage before; None for the first, which starts where the chain does."""
@@ -108,7 +112,7 @@ def begin(stage: RunFolder, job: Job, parent: Path | None) -> Config:
         write_whole(hidden / "overrides.yaml", OmegaConf.to_yaml(job.hydra.overrides.task))
         write_whole(stage.hydra, OmegaConf.to_yaml(OmegaConf.create({"hydra": job.hydra})))
         write_whole(stage.config, OmegaConf.to_yaml(job.config))  # last: a folder that has it is begun
-    return stored(stage)
+    return stored_config(stage)
 
 
 def folders(chain: RunFolder, config: Config) -> list[RunFolder]:

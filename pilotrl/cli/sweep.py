@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pilotrl.cli.slurm import finished, reasons
 from pilotrl.store.run_folder import RunFolder
-from pilotrl.tracking.sync_state import Card
+from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.tracking.tracker import Tracker
 
 
@@ -24,7 +24,7 @@ class Sweep:
     jobs: dict[RunFolder, list[str]] = field(default_factory=dict)
     """The folder of each job, by their numbers, and what was asked of it: `seed=0`."""
 
-    def card(self) -> Card:
+    def run_info(self) -> RunInfo:
         """What the sweep is called in MLflow. Its parameters are what the jobs have in common, and what was swept."""
         values: dict[str, dict[str, None]] = {}
         for words in self.jobs.values():
@@ -32,7 +32,7 @@ class Sweep:
                 values.setdefault(key.lstrip("+"), {})[value] = None
         tags = {"folder": str(self.folder.path.absolute()), "jobs": str(len(self.jobs))}
         params = {key: ",".join(each) for key, each in values.items()}
-        return Card(self.experiment, self.folder.path.absolute().name, params, tags)
+        return RunInfo(self.experiment, self.folder.path.absolute().name, params, tags)
 
     def unfinished(self, *, certain: bool) -> Iterator[str]:
         """Jobs without a summary, and why. Unless it is certain that all are over, a job may still wait or run."""
@@ -43,25 +43,25 @@ class Sweep:
                 yield f"{folder} ({own}): {reasons.get(number, 'is not finished')}"
 
 
-def conduct(sweep: Sweep, start: Callable[[], None], argv: Sequence[str]) -> int:
+def run_sweep(sweep: Sweep, start: Callable[[], None], argv: Sequence[str]) -> int:
     """Start the jobs, and keep the sweep's run in MLflow meanwhile. Returns 1 where something is left to do.
 
     Raises UserError while another command works on the same sweep."""
     finished.clear()
     finished.update(number for number, folder in enumerate(sweep.jobs) if folder.finished)
     with sweep.folder.lock():
-        tracker, over = Tracker(sweep.folder.path, sweep.uri, sweep.card()), False
+        tracker, over = Tracker(sweep.folder.path, sweep.uri, sweep.run_info()), False
         try:
             start()
             over = True
         finally:
             left = list(sweep.unfinished(certain=over))
-            tell(sweep, left, argv)
+            notify(sweep, left, argv)
             tracker.finish("FAILED" if left else "FINISHED")
     return 1 if left else 0
 
 
-def tell(sweep: Sweep, left: Sequence[str], argv: Sequence[str]) -> None:
+def notify(sweep: Sweep, left: Sequence[str], argv: Sequence[str]) -> None:
     """Which jobs are not finished, why, and the command that goes on with them."""
     for line in left:
         print(f"pilotrl: {line}", file=sys.stderr)

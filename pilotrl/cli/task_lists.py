@@ -13,20 +13,22 @@ from pilotrl.envs import Env
 from pilotrl.rollout.schedule import drawn, schedule
 
 
-def world(config: Config, split: str) -> Env:
+def environment(config: Config, split: str) -> Env:
     """The world of a run, with the tasks of a split."""
     settings = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config.env), resolve=True))
     return envs.build(settings | {"split": split})
 
 
-def taught(config: Config, trains: bool = True) -> dict[str, list[str]]:
+def teacher_tasks(config: Config, trains: bool = True) -> dict[str, list[str]]:
     """By split, the tasks that a run with a teacher asks it about: those of its panel and, where it trains, of its steps."""
     train, found = config.train, defaultdict[str, list[str]](list)
     if trains:
-        names = world(config, split := config.env["split"]).tasks[: config.stage.demonstrations]
-        found[split] += [name for step in range(train.steps) for name in schedule(names, config.seed, step, train.tasks)]
+        names = environment(config, split := config.env["split"]).tasks[: config.stage.demonstrations]
+        found[split] += [
+            name for step in range(train.steps) for name in schedule(names, config.seed, step, train.tasks)
+        ]
         if train.validate_every:
-            found["valid"] += schedule(world(config, "valid").tasks, config.seed, 0, train.validate_tasks)
+            found["valid"] += schedule(environment(config, "valid").tasks, config.seed, 0, train.validate_tasks)
     split = config.panel.split
-    found[split] += drawn(envs.name_of(config.env), world(config, split).tasks, config.panel.tasks)
+    found[split] += drawn(envs.name_of(config.env), environment(config, split).tasks, config.panel.tasks)
     return {split: list(dict.fromkeys(names)) for split, names in found.items()}

@@ -57,10 +57,10 @@ def check(config: Config) -> None:
         check_model(config.model.path)
     for node in OPEN:
         check_target(node, getattr(config, node))
-    world = cast(dict[str, Any], OmegaConf.to_container(config.env, resolve=True))
-    check_env(json.dumps(world, sort_keys=True))
+    environment = cast(dict[str, Any], OmegaConf.to_container(config.env, resolve=True))
+    check_env(json.dumps(environment, sort_keys=True))
     try:
-        check_env(json.dumps(world | {"split": config.panel.split}, sort_keys=True))
+        check_env(json.dumps(environment | {"split": config.panel.split}, sort_keys=True))
     except UserError as error:
         raise UserError(str(error).replace("env.split=", "panel.split=")) from error
 
@@ -83,24 +83,28 @@ def check_plans(config: Config) -> None:
     if stage.train_unselected and not credited:
         why = "credits a plan that was not followed; use algorithm=grpo, algorithm.turn_credit=1 and the term plan_quality"
         raise UserError(f"stage.train_unselected=true: nothing {why}")
-    if stage.plays == "expert" or (stage.planner == "policy" and config.agent.plans != "never"):
+    if stage.actor == "expert" or (stage.planner == "policy" and config.agent.plans != "never"):
         return
     no_plans = "agent.plans=never" if config.agent.plans == "never" else f"stage.planner={stage.planner}"
     if "plan_quality" in stage.terms:
-        raise UserError(f"stage.terms={show(stage.terms)}: with {no_plans} the policy writes no plan that could be graded")
+        raise UserError(
+            f"stage.terms={show(stage.terms)}: with {no_plans} the policy writes no plan that could be graded"
+        )
     if "executor" not in stage.trains:
         raise UserError(f"stage.trains={show(stage.trains)}: with {no_plans} the policy writes no plan to learn from")
 
 
 def check_stage(config: Config) -> None:
     """Demonstrations are for sft, and sft for demonstrations: those have no rewards, and a policy's samples are no examples."""
-    plays, name = config.stage.plays, config.algorithm.name
-    if (plays == "expert") != (name == "sft"):
-        who, use = ("the expert", "algorithm=sft") if plays == "expert" else ("the policy", "algorithm=grpo or ppo")
-        raise UserError(f"algorithm.name={name}: does not learn from what {who} plays (stage.plays={plays}); use {use}")
-    if plays == "policy" and config.train.validate_every:
+    actor, name = config.stage.actor, config.algorithm.name
+    if (actor == "expert") != (name == "sft"):
+        who, use = ("the expert", "algorithm=sft") if actor == "expert" else ("the policy", "algorithm=grpo or ppo")
+        raise UserError(f"algorithm.name={name}: does not learn from what {who} plays (stage.actor={actor}); use {use}")
+    if actor == "policy" and config.train.validate_every:
         often = config.train.validate_every
-        raise UserError(f"train.validate_every={often}: is for demonstrations (stage.plays=expert); set it to 0, panels measure")
+        raise UserError(
+            f"train.validate_every={often}: is for demonstrations (stage.actor=expert); set it to 0, panels measure"
+        )
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
@@ -120,7 +124,9 @@ def check_lora(config: Config) -> None:
     if model.lora.rank is None and model.dtype == "bfloat16":
         raise UserError("model.dtype=bfloat16: rounds updates of all weights away; use float32, or model.lora.rank=16")
     if model.lora.rank is not None and model.scratch is not None and parent is None:
-        raise UserError(f"model.lora.rank={model.lora.rank}: a model from nothing has to learn all its weights; leave it null")
+        raise UserError(
+            f"model.lora.rank={model.lora.rank}: a model from nothing has to learn all its weights; leave it null"
+        )
     policy = Path(parent or "") / "policy"
     adapter = next(policy.glob("**/adapter_config.json"), None)
     if model.lora.rank is not None and parent is not None and adapter is not None:
@@ -137,12 +143,16 @@ def check_roles(config: Config) -> None:
     if model.roles == "separate" and model.lora.rank is None:
         raise UserError("model.roles=separate: is an adapter for each role; give them a rank, model.lora.rank=8")
     if model.roles == "isolated" and model.lora.rank is not None:
-        raise UserError(f"model.lora.rank={model.lora.rank}: isolated roles are two whole models; set model.lora.rank=null")
+        raise UserError(
+            f"model.lora.rank={model.lora.rank}: isolated roles are two whole models; set model.lora.rank=null"
+        )
     if parent is None or not RunFolder(parent).begun:
         return
     theirs = OmegaConf.load(RunFolder(parent).config).model.get("roles", "shared")
     if theirs not in ("shared", model.roles) and (theirs, model.roles) != ("separate", "isolated"):
-        raise UserError(f"model.roles={model.roles}: parent={parent} has roles that are {theirs}; set model.roles={theirs}")
+        raise UserError(
+            f"model.roles={model.roles}: parent={parent} has roles that are {theirs}; set model.roles={theirs}"
+        )
 
 
 def check_model(path: str) -> None:

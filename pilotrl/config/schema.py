@@ -101,8 +101,8 @@ class Stage:
 
     name: str = MISSING
     """What summaries and run folders call the stage."""
-    plays: str = MISSING
-    """`policy`, or `expert` for demonstrations."""
+    actor: str = MISSING
+    """Who acts: `policy`, or `expert` for demonstrations (it then writes the plans too)."""
     planner: str = MISSING
     """Who writes the plans that are trained on: `teacher` or `policy`."""
     trains: list[str] = MISSING
@@ -119,7 +119,7 @@ class Stage:
     """Tasks that the expert demonstrates, the first so many of the split; null: all."""
     detours: float = MISSING
     """Share of turns at which a demonstrating expert looks at something else first, where the environment has such a thing."""
-    world: float = MISSING
+    observation_weight: float = MISSING
     """Weight of a token that no role said, against 1 for one of a trained role; 0 but for demonstrations."""
     order: list[str] = MISSING
     """Stages of a chain, run one after another, each from the weights of the one before; empty: this is a stage itself."""
@@ -152,7 +152,7 @@ class Algorithm:
     """... and at 1 + clip_high."""
     dual_clip: float | None = MISSING
     """Bound on ratio * |advantage| where the advantage is negative (arXiv 1912.09729); null: none."""
-    scale: bool | None = MISSING
+    scale_rewards: bool | None = MISSING
     """Divide group advantages by the group's standard deviation."""
     turn_credit: float | None = MISSING
     """Weight of what each call earned by itself (adherence, plan quality) beside what its episode earned; 0: plain grpo."""

@@ -84,7 +84,9 @@ class Address:
     def check(self) -> None:
         """Raises UserError for the first value that no endpoint can have."""
         if has_credentials(self.base_url):
-            raise UserError("base_url: holds a user or a password; name the variable that holds the key as credential instead")
+            raise UserError(
+                "base_url: holds a user or a password; name the variable that holds the key as credential instead"
+            )
         if not is_address(self.base_url):
             raise UserError(f"base_url={self.base_url}: must be an address, as in http://127.0.0.1:8000/v1")
         for name in ("timeout", "concurrency", "requests_per_minute", "attempts", "max_tokens"):
@@ -103,11 +105,17 @@ class Address:
         if self.credential is None:
             return None
         if not re.fullmatch(r"[A-Za-z_]\w{0,63}", self.credential):
-            raise UserError("credential: must be the name of an environment variable, such as OPENAI_API_KEY, not the key")
+            raise UserError(
+                "credential: must be the name of an environment variable, such as OPENAI_API_KEY, not the key"
+            )
         if not (key := os.environ.get(self.credential, "").strip()):
-            raise UserError(f"credential={self.credential}: this environment variable is not set; export it, or give null")
+            raise UserError(
+                f"credential={self.credential}: this environment variable is not set; export it, or give null"
+            )
         if not (key.isascii() and key.isprintable()):
-            raise UserError(f"credential={self.credential}: this variable holds characters that no key has; copy the key anew")
+            raise UserError(
+                f"credential={self.credential}: this variable holds characters that no key has; copy the key anew"
+            )
         return key
 
 
@@ -220,7 +228,9 @@ class Endpoint:
     def _name(self, question: Question) -> str:
         """Of a question in the cache: a hash of all that decides the reply but the address."""
         at = self.address
-        return sha256(json.dumps([at.model, at.temperature, at.max_tokens, at.body, asdict(question)]).encode()).hexdigest()
+        return sha256(
+            json.dumps([at.model, at.temperature, at.max_tokens, at.body, asdict(question)]).encode()
+        ).hexdigest()
 
     def _answer(self, name: str, question: Question, read: Read[T]) -> T | None:
         if self.cache and (kept := self.cache.get(name)) is not None:
@@ -303,7 +313,9 @@ class Endpoint:
             fresh = error.kind not in self.told
             self.told.add(error.kind)
         if fresh:
-            log.warning("%s (%s): %s; such questions stay without an answer", self.address.base_url, self.address.model, error)
+            log.warning(
+                "%s (%s): %s; such questions stay without an answer", self.address.base_url, self.address.model, error
+            )
 
     def _count(self, **more: int) -> None:
         with self.lock:

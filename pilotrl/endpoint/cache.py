@@ -25,7 +25,9 @@ class Cache:
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.held = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-            self.held.execute("CREATE TABLE IF NOT EXISTS replies (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID")
+            self.held.execute(
+                "CREATE TABLE IF NOT EXISTS replies (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID"
+            )
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"cache={path}: cannot be opened ({error}); name another file, or null") from error
 

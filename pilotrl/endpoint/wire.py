@@ -94,10 +94,19 @@ class Wire:
         return Wire(*self.settings)
 
     def post(
-        self, messages: Sequence[tuple[str, str]], temperature: float | None, max_tokens: int | None, form: str, schema: str
+        self,
+        messages: Sequence[tuple[str, str]],
+        temperature: float | None,
+        max_tokens: int | None,
+        form: str,
+        schema: str,
     ) -> Answer:
         """One request. Raises Unanswered."""
-        fields: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "response_format": _format(form, schema)}
+        fields: dict[str, Any] = {
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "response_format": _format(form, schema),
+        }
         fields = {name: value for name, value in fields.items() if value is not None}
         _, model, _, _, body = self.settings
         said = [{"role": speaker, "content": text} for speaker, text in messages]
@@ -109,14 +118,20 @@ class Wire:
         except self.lib.APIStatusError as error:
             raise self._status(error) from None
         except self.lib.APIError as error:
-            why = "no answer in time" if isinstance(error, self.lib.APITimeoutError) else in_one_line(error.__cause__ or error)
+            why = (
+                "no answer in time"
+                if isinstance(error, self.lib.APITimeoutError)
+                else in_one_line(error.__cause__ or error)
+            )
             raise Unanswered(self._clean(f"does not answer ({why})"), again=True) from None
 
     def _status(self, error: Any) -> Unanswered:
         status = int(error.status_code)
         why = in_one_line(error.message).removeprefix(f"Error code: {status} - ")
         line = self._clean(f"answers with status {status} ({why})")
-        return Unanswered(line, again=status in AGAIN or status >= 500, status=status, after=_after(error.response.headers))
+        return Unanswered(
+            line, again=status in AGAIN or status >= 500, status=status, after=_after(error.response.headers)
+        )
 
     def _clean(self, line: str) -> str:
         """Without the key, which some servers repeat."""

@@ -27,7 +27,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Remote(Engine, Protocol):
+class RemoteEngine(Engine, Protocol):
     """An engine that asks endpoints."""
 
     def spent(self) -> dict[str, float]:

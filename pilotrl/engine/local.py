@@ -22,7 +22,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from pilotrl.engine.prompt_lookup import Phrases
+from pilotrl.engine.prompt_lookup import PromptLookup
 from pilotrl.models.attention import AHEAD, Cache
 from pilotrl.models.prefix import common
 from pilotrl.types import Reply, Request
@@ -73,7 +73,7 @@ class LocalEngine:
         self.known: list[list[int]] = [[] for _ in range(slots)]
         """Tokens whose keys and values each slot holds."""
         self.running: list[_Running] = []
-        self.phrases = Phrases()
+        self.drafts = PromptLookup()
 
     def settle(self) -> None:
         """Work an adapter into the weights, for a process that will never learn: the same up to rounding, and faster. In
@@ -99,7 +99,7 @@ class LocalEngine:
             self.free = sorted([*self.free, slot])
             self.running = [r for r in self.running if r.request.session != session]
         if not self.slot_of:
-            self.phrases.forget()  # so that no batch of episodes depends on those before it, not even in its rounding
+            self.drafts.forget()  # so that no batch of episodes depends on those before it, not even in its rounding
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:
@@ -117,9 +117,7 @@ class LocalEngine:
             chosen, logprobs = chosen[rows:], logprobs[rows:]
         done = [r for r in going if r.over(self.end)]
         self.running = [r for r in self.running if not (r.ids and r.over(self.end))]
-        return [
-            Reply(r.request.session, r.ids, r.logprobs, "end" if r.ids[-1] == self.end else "length") for r in done
-        ]
+        return [Reply(r.request.session, r.ids, r.logprobs, "end" if r.ids[-1] == self.end else "length") for r in done]
 
     def _going(self) -> list[_Running]:
         """Who takes part in the next forward pass: all but those that wait for what another one is about to compute."""
@@ -142,9 +140,9 @@ class LocalEngine:
 
     def _draft(self, run: _Running) -> list[int]:
         """What may come next, within the room that is left."""
-        self.phrases.read(run.text, run.read)
+        self.drafts.read(run.text, run.read)
         run.read = len(run.text)
-        return self.phrases.guess(run.text, min(DRAFT, run.request.max_tokens - len(run.ids) - 1))
+        return self.drafts.guess(run.text, min(DRAFT, run.request.max_tokens - len(run.ids) - 1))
 
     def _logits(self, going: list[_Running], drafts: list[list[int]]) -> Tensor:
         """[rows, vocabulary] after each one's last token, and after each token of its draft."""
@@ -154,17 +152,15 @@ class LocalEngine:
         device = self.model.device
         position = self.cache.place(slots, [len(self.known[slot]) for slot in slots], counts, device)
         ids = torch.tensor([token for tokens in fed for token in tokens], device=device).unsqueeze(0)
-        ends = [end - i for end, draft in zip(accumulate(counts), drafts, strict=True) for i in range(len(draft) + 1, 0, -1)]
+        ends = [
+            end - i for end, draft in zip(accumulate(counts), drafts, strict=True) for i in range(len(draft) + 1, 0, -1)
+        ]
         rows = torch.tensor(ends, device=device)
-        out = self.model(
-            input_ids=ids, position_ids=position, use_cache=False, cache=self.cache, logits_to_keep=rows
-        )
+        out = self.model(input_ids=ids, position_ids=position, use_cache=False, cache=self.cache, logits_to_keep=rows)
         logits: Tensor = out.logits[0].float()
         return logits
 
-    def _sample(
-        self, going: list[_Running], logits: Tensor, drafts: list[list[int]]
-    ) -> tuple[list[int], list[float]]:
+    def _sample(self, going: list[_Running], logits: Tensor, drafts: list[list[int]]) -> tuple[list[int], list[float]]:
         """Draw from softmax(logits / temperature) cut at top_p; log-probabilities are those before the cut."""
         rows = [(run, i) for run, draft in zip(going, drafts, strict=True) for i in range(len(draft) + 1)]
         requests = [run.request for run, _ in rows]

@@ -34,7 +34,9 @@ class OpenAiModel(Address):
 
     def __post_init__(self) -> None:
         if self.temperature is not None:
-            raise UserError(f"temperature={self.temperature}: the panel has one; leave it null, and use panel.temperature")
+            raise UserError(
+                f"temperature={self.temperature}: the panel has one; leave it null, and use panel.temperature"
+            )
         self.endpoints()
 
     def endpoints(self) -> list[Endpoint]:

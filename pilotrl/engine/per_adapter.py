@@ -8,7 +8,7 @@ from pilotrl.engine import Engine
 from pilotrl.types import Reply, Request
 
 
-class Lanes:
+class PerAdapterEngine:
     """Engines by adapter. A session has a cache in each: what one adapter said is read anew by the other."""
 
     def __init__(self, engines: Mapping[str | None, Engine]) -> None:

@@ -6,7 +6,7 @@ CLUES = (4, 2)
 """Tokens by which a place is found again; the longer clue counts, where both do."""
 
 
-class Phrases:
+class PromptLookup:
     """What followed a few tokens when they were last read, in any episode. Wrong guesses cost time, never a sample."""
 
     def __init__(self) -> None:

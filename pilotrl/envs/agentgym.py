@@ -77,8 +77,12 @@ class AgentGym:
             raise UserError(f"env.tasks={tasks}: leaves no task for the split {split}; give at least 10")
         self.url = url.rstrip("/") + self.dialect.prefix
         self.http = requests.Session()
-        unheard = Retry(total=3, connect=3, read=0, status=3, backoff_factor=0.2, status_forcelist=[503], allowed_methods=None)
-        self.http.mount(self.url, HTTPAdapter(max_retries=unheard))  # what was heard is not said twice: it may have acted
+        unheard = Retry(
+            total=3, connect=3, read=0, status=3, backoff_factor=0.2, status_forcelist=[503], allowed_methods=None
+        )
+        self.http.mount(
+            self.url, HTTPAdapter(max_retries=unheard)
+        )  # what was heard is not said twice: it may have acted
         self.world: int | None = None
         self.over = True
 
@@ -126,7 +130,9 @@ class AgentGym:
             said = reply.json()
         except (requests.RequestException, ValueError) as error:
             raise WorldError(f"{self.url}{path}: {error}") from error
-        needed = {"/create": {"id"}, "/reset": {"observation"}, "/step": {self.dialect.text, "reward", "done"}}.get(path, set())
+        needed = {"/create": {"id"}, "/reset": {"observation"}, "/step": {self.dialect.text, "reward", "done"}}.get(
+            path, set()
+        )
         if isinstance(said, dict) and not needed <= said.keys():  # {"error": ...} or {"detail": [...]}, with status 200
             raise WorldError(f"{self.url}{path}: {said}")
         return said

@@ -73,7 +73,11 @@ class GymnasiumText:
 
     def __getstate__(self) -> dict[str, Any]:
         """The arguments and what was done since the reset."""
-        return {"arguments": self._arguments, "task": self._task, "actions": self._said if self._task is not None else []}
+        return {
+            "arguments": self._arguments,
+            "task": self._task,
+            "actions": self._said if self._task is not None else [],
+        }
 
     __setstate__ = replay
 

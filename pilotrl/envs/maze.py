@@ -95,7 +95,9 @@ class Maze:
         self._turns = solvable(self._source, self.max_turns).turns
         self.tasks = list(self._turns)
         if not self.tasks:
-            raise UserError(f"env.max_turns={self.max_turns}: no maze of split {split} can be solved in so few; raise it")
+            raise UserError(
+                f"env.max_turns={self.max_turns}: no maze of split {split} can be solved in so few; raise it"
+            )
         self._over = True
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:

@@ -116,7 +116,9 @@ def _shares(trains: list[str], weights: list[float] | None) -> dict[str, float]:
         raise UserError("env.trains=[]: must name at least one environment")
     given = [1.0] * len(trains) if weights is None else weights
     if not isinstance(given, list) or len(given) != len(trains):
-        raise UserError(f"env.weights={given}: must be a list of {len(trains)}, a number for each of {', '.join(trains)}")
+        raise UserError(
+            f"env.weights={given}: must be a list of {len(trains)}, a number for each of {', '.join(trains)}"
+        )
     if not all(isinstance(weight, int | float) and weight > 0 for weight in given):
         raise UserError(f"env.weights={given}: must be numbers above 0; leave an environment out of env.trains instead")
     return dict(zip(trains, given, strict=True))
@@ -136,7 +138,9 @@ def _build(name: str, settings: Settings) -> Env:
         return build(settings)
     except UserError as error:
         line = str(error)
-        raise UserError(line if line.startswith("env.split=") else line.replace("env.", f"env.options.{name}.")) from error
+        raise UserError(
+            line if line.startswith("env.split=") else line.replace("env.", f"env.options.{name}.")
+        ) from error
 
 
 def blended(tasks: Mapping[str, Sequence[str]], shares: Mapping[str, float]) -> tuple[str, ...]:

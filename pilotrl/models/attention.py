@@ -127,7 +127,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Trie:
-    """Which tokens of a flat row attend to which: see `Micro`, whose columns these are."""
+    """Which tokens of a flat row attend to which: see `MicroBatch`, whose columns these are."""
 
     fresh: list[int]
     lengths: list[int]
@@ -144,7 +144,9 @@ class Trie:
         """Attention of flat queries [1, heads, T, dim], each over its own row up to itself; returns [1, T, heads, dim]."""
         group = query.shape[1] // key.shape[1]
         keys, values = (x[:, :, self.path].repeat_interleave(group, dim=1) for x in (key, value))
-        rows = (torch.split(x, n, dim=2) for x, n in ((query, self.fresh), (keys, self.lengths), (values, self.lengths)))
+        rows = (
+            torch.split(x, n, dim=2) for x, n in ((query, self.fresh), (keys, self.lengths), (values, self.lengths))
+        )
         seen = [
             F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
             for q, k, v, mask in zip(*rows, self.masks, strict=True)

@@ -25,9 +25,13 @@ def texts(env: Env, tasks: int) -> Iterator[str]:
         over = False
         while not over:
             if (expert := env.expert) is None:
-                raise UserError("model=scratch: a tokenizer is learned from expert play, and this environment ships no expert")
+                raise UserError(
+                    "model=scratch: a tokenizer is learned from expert play, and this environment ships no expert"
+                )
             plan, action = expert.plan(), expert.action()
-            yield "\n".join([text, *(f"{i}. {step}" for i, step in enumerate(plan, 1)), f"Thought: {plan[0]}\nAction: {action}"])
+            yield "\n".join(
+                [text, *(f"{i}. {step}" for i, step in enumerate(plan, 1)), f"Thought: {plan[0]}\nAction: {action}"]
+            )
             text, _, terminated, truncated, _ = env.step(action)
             over = terminated or truncated
         yield text

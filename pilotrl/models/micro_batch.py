@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Micro:
+class MicroBatch:
     """Rows of one forward pass, laid out as a trie: T tokens, those that rows begin with alike once, and what is trained."""
 
     ids: Tensor
@@ -38,7 +38,7 @@ class Micro:
     adapter: str | None
     """The one that all these rows are run under."""
 
-    def to(self, device: torch.device) -> Micro:
+    def to(self, device: torch.device) -> MicroBatch:
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
         return replace(self, **moved)

@@ -75,7 +75,9 @@ def check_model(path: str, template: dict[str, Any], system: bool) -> None:
         tokenizer = policy.load_tokenizer(path)
     except (OSError, ValueError, ImportError) as error:
         line = str(error).splitlines()[0]
-        raise UserError(f"model.path={path}: its tokenizer cannot be loaded ({line}); give a whole chat model") from error
+        raise UserError(
+            f"model.path={path}: its tokenizer cannot be loaded ({line}); give a whole chat model"
+        ) from error
     Chat(tokenizer, **template).render([*([("system", "s")] if system else []), ("user", "u")])  # type: ignore[list-item]
 
 
@@ -86,7 +88,9 @@ def check_targets(path: str, targets: Sequence[str]) -> None:
     names = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
     for target in targets:
         if target not in names:
-            raise UserError(f"model.lora.targets: {target} is no linear layer of {path}; there are {', '.join(sorted(names))}")
+            raise UserError(
+                f"model.lora.targets: {target} is no linear layer of {path}; there are {', '.join(sorted(names))}"
+            )
 
 
 def memory(

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from pilotrl import PACKAGE
 from pilotrl.models import gguf
 from pilotrl.models.attention import Trie  # which registers the attention function that is named below
-from pilotrl.models.micro_batch import Micro
+from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.types import Role
 
 ROLES = get_args(Role)
@@ -59,26 +59,26 @@ class Policy(nn.Module):
             block.training = isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing
         return self
 
-    def forward(self, micro: Micro, temperature: float) -> Scored:
+    def forward(self, micro_batch: MicroBatch, temperature: float) -> Scored:
         """Score a micro-batch's trained tokens and calls, under the temperature they were sampled at."""
-        trie = Trie(micro.fresh, micro.lengths, micro.path)
-        model = self.model if micro.adapter is None else self.speaker(micro.adapter)
+        trie = Trie(micro_batch.fresh, micro_batch.lengths, micro_batch.path)
+        model = self.model if micro_batch.adapter is None else self.for_role(micro_batch.adapter)
         hidden = model.get_decoder()(
-            input_ids=micro.ids[None], position_ids=micro.position[None], use_cache=False, trie=trie
+            input_ids=micro_batch.ids[None], position_ids=micro_batch.position[None], use_cache=False, trie=trie
         ).last_hidden_state[0]
-        states, state = torch.unique(micro.token_state, return_inverse=True)
+        states, state = torch.unique(micro_batch.token_state, return_inverse=True)
         logits = model.get_output_embeddings()(hidden[states])
         logprobs = (logits.float() / temperature).log_softmax(-1)
-        chosen = logprobs[state, micro.sampled]
+        chosen = logprobs[state, micro_batch.sampled]
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs).sum(-1)[state]
         if self.value is None:
             return Scored(chosen, entropy, chosen.new_empty(0))
         # One value a call; the head learns from the policy's states, but does not bend them.
-        state = hidden[micro.call_state].detach().float()
+        state = hidden[micro_batch.call_state].detach().float()
         return Scored(chosen, entropy, self.value(state)[:, 0])
 
-    def speaker(self, role: str) -> Any:
+    def for_role(self, role: str) -> Any:
         """The role's own model, or the one model with the role's adapter switched on."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -89,7 +89,7 @@ class Policy(nn.Module):
                 layer._active_adapter = [role]  # peft's own set_adapter would decide anew what learns
         return self.model
 
-    def learns(self, roles: Collection[str]) -> None:
+    def set_trainable(self, roles: Collection[str]) -> None:
         """Of what belongs to a role, only what belongs to these gets gradient."""
         for name, parameter in self.model.named_parameters():
             if owner := _owner(name):
@@ -97,7 +97,7 @@ class Policy(nn.Module):
 
 
 @dataclass(frozen=True)
-class Voice:
+class RoleModel:
     """A policy as it speaks for one role: a model that an engine can play with."""
 
     policy: Policy
@@ -108,7 +108,7 @@ class Voice:
         return next(self.policy.parameters()).device
 
     def __call__(self, **inputs: Any) -> Any:
-        return self.policy.speaker(self.role)(**inputs)
+        return self.policy.for_role(self.role)(**inputs)
 
 
 def _owner(name: str) -> str | None:

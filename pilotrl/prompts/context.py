@@ -49,7 +49,9 @@ class Chat:
 
     def __init__(self, tokenizer: Any, **keywords: Any) -> None:
         if not tokenizer.chat_template:
-            raise UserError(f"model.path={tokenizer.name_or_path}: its tokenizer has no chat template; choose a chat model")
+            raise UserError(
+                f"model.path={tokenizer.name_or_path}: its tokenizer has no chat template; choose a chat model"
+            )
         self.tokenizer, self.keywords = tokenizer, keywords
         added = tokenizer.added_tokens_decoder.items()
         self.thought = next((i for i, token in added if token.content == "</think>"), None)
@@ -118,7 +120,9 @@ class Chat:
             text: str = render(chat, tokenize=False, add_generation_prompt=generate, **self.keywords)
         except TemplateError as error:
             name = self.tokenizer.name_or_path
-            raise UserError(f"model.path={name}: its chat template fails ({error}); choose another model or prompts") from error
+            raise UserError(
+                f"model.path={name}: its chat template fails ({error}); choose another model or prompts"
+            ) from error
         return text
 
     def _end_of_turn(self) -> int:
@@ -129,7 +133,9 @@ class Chat:
             if token in control:
                 return int(token)
         name = self.tokenizer.name_or_path
-        raise UserError(f"model.path={name}: its chat template closes a reply with no control token; choose another model")
+        raise UserError(
+            f"model.path={name}: its chat template closes a reply with no control token; choose another model"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,5 +196,3 @@ class Context:
             else:
                 messages.append(("user", entry.content))
         return messages
-
-

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pilotrl.cli.exit_codes import ended
-from pilotrl.report.arms import sorted_out
+from pilotrl.report.configurations import sorted_out
 from pilotrl.report.html import PAGE, files
 from pilotrl.report.runs import Refused, Run, find, read
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.mlflow_client import absolute, complaint, send_files
-from pilotrl.tracking.sync_state import LEDGER
+from pilotrl.tracking.sync_state import STATE_FILE
 from pilotrl.types import UserError
 
 
@@ -56,7 +56,7 @@ def arguments(words: Sequence[str]) -> tuple[list[Path], Path]:
 
 def tracked(place: Path, report: Sequence[Path]) -> list[str]:
     """Give the report to the run in MLflow of a folder, a sweep's or a chain's too. Returns a line where that failed."""
-    path = place / LEDGER
+    path = place / STATE_FILE
     if not path.is_file():
         return []
     uri = "its address"

@@ -1,5 +1,5 @@
 """The pictures of a report, as PNGs. Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines of
-arms differ in their dashes too."""
+configurations differ in their dashes too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pilotrl.analysis.learning_curve import smooth
 from pilotrl.analysis.measures import LOSS, ON_POLICY, RATES
-from pilotrl.report.arms import Arm, Comparison, Panel
+from pilotrl.report.configurations import Comparison, Configuration, Panel
 from pilotrl.report.formatting import title
 from pilotrl.report.runs import Run
 
@@ -55,7 +55,7 @@ def pictures(panel: Panel, comparisons: Sequence[Comparison]) -> dict[str, bytes
 
 
 def differences(panel: Panel, comparisons: Sequence[Comparison]) -> Figure | None:
-    """Every two arms on each headline: the mean, the interval over tasks (thick), over tasks and seeds (thin)."""
+    """Every two configurations on each headline: the mean, the interval over tasks (thick), over tasks and seeds (thin)."""
     cells = [cell for cell in panel.headlines if any(found.cell == cell for found in comparisons)]
     if not cells:
         return None
@@ -74,33 +74,38 @@ def differences(panel: Panel, comparisons: Sequence[Comparison]) -> Figure | Non
 
 
 def learning(panel: Panel) -> Figure | None:
-    """Metrics of training by arm: the mean over seeds, and from the lowest seed to the highest."""
+    """Metrics of training by configuration: the mean over seeds, and from the lowest seed to the highest."""
     names = _curves(panel)
     if not names:
         return None
     figure, places = _grid(len(names), height=2.5)
     for place, (metric, name) in zip(places, names.items(), strict=False):
-        for arm, (dash, colour) in zip(panel.arms, styles(), strict=False):
-            _band(place, [_smoothed(run, metric) for run in arm.runs], arm.name, colour, dash)
-            _handovers(place, arm, colour, named=len(panel.chains) == 1)
+        for configuration, (dash, colour) in zip(panel.configurations, styles(), strict=False):
+            _band(place, [_smoothed(run, metric) for run in configuration.runs], configuration.name, colour, dash)
+            _handovers(place, configuration, colour, named=len(panel.chains) == 1)
         _style(place, name, "training step")
         if place.dataLim.height == 0:
             place.set_ylim(place.dataLim.y0 - 1, place.dataLim.y0 + 1)
     lines = {line.get_label(): line for place in places for line in place.get_lines()}
-    known = [arm.name for arm in panel.arms if arm.name in lines]
+    known = [configuration.name for configuration in panel.configurations if configuration.name in lines]
     handles = [lines[name] for name in known]
     figure.legend(handles, known, loc="outside lower left", frameon=False, fontsize=9, handlelength=3.5)
     return figure
 
 
 def groups(panel: Panel) -> Figure | None:
-    """Share of groups that taught nothing, by arm: never solved, or alike in another way."""
-    arms = [arm for arm in panel.arms if any("train/dead_groups" in line for line in arm.runs[0].metrics)]
-    if not arms:
+    """Share of groups that taught nothing, by configuration: never solved, or alike in another way."""
+    configurations = [
+        configuration
+        for configuration in panel.configurations
+        if any("train/frac_reward_zero_std" in line for line in configuration.runs[0].metrics)
+    ]
+    if not configurations:
         return None
-    figure, places = _grid(len(arms), height=2.5)
-    for place, arm in zip(places, arms, strict=False):
-        dead, failed, missing = (dict(_over_runs(arm, f"train/dead_{kind}")) for kind in ("groups", "failed", "missing"))
+    figure, places = _grid(len(configurations), height=2.5)
+    for place, configuration in zip(places, configurations, strict=False):
+        kinds = ("frac_reward_zero_std", "frac_groups_unsolved", "frac_groups_unscored")
+        dead, failed, missing = (dict(_over_runs(configuration, f"train/{kind}")) for kind in kinds)
         steps = [step for step in dead if step in failed]
         low, high = [100 * failed[step] for step in steps], [100 * dead[step] for step in steps]
         middle = [100 * (dead[step] - missing.get(step, 0.0)) for step in steps]
@@ -110,15 +115,15 @@ def groups(panel: Panel) -> Figure | None:
             place.fill_between(steps, middle, high, color=MISSING, label="fewer than two rewards", linewidth=0)
         place.set_ylim(0, 100)
         place.set_ylabel("groups [%]", fontsize=9)
-        _handovers(place, arm, "black", named=True)
-        _style(place, fill(arm.name, 32), "training step")
+        _handovers(place, configuration, "black", named=True)
+        _style(place, fill(configuration.name, 32), "training step")
     drawn = {name: handle for place in places for handle, name in zip(*place.get_legend_handles_labels(), strict=True)}
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
 def styles() -> Iterator[tuple[str, str]]:
-    """Dash and colour of each arm: neighbours differ in both."""
+    """Dash and colour of each configuration: neighbours differ in both."""
     dashes, colours = cycle(DASHES), cycle(COLOURS)
     return zip(dashes, colours, strict=False)
 
@@ -144,18 +149,18 @@ def _smoothed(run: Run, key: str) -> Points:
     return found
 
 
-def _handovers(place: Axes, arm: Arm, colour: str, named: bool) -> None:
+def _handovers(place: Axes, configuration: Configuration, colour: str, named: bool) -> None:
     """A dotted line where a stage of a chain takes over the weights, with its name if there is room for names."""
-    for name, begin in arm.runs[0].stages:
+    for name, begin in configuration.runs[0].stages:
         if begin > 1:
             place.axvline(begin - 0.5, color=colour, linewidth=1.2, linestyle=":")
         if named:
             place.text(begin - 0.5, 1.02, name, fontsize=7, color=colour, transform=place.get_xaxis_transform())
 
 
-def _over_runs(arm: Arm, key: str) -> Points:
-    """Mean over the runs of an arm, at the steps that all of them have."""
-    runs = [dict(_smoothed(run, key)) for run in arm.runs]
+def _over_runs(configuration: Configuration, key: str) -> Points:
+    """Mean over the runs of a configuration, at the steps that all of them have."""
+    runs = [dict(_smoothed(run, key)) for run in configuration.runs]
     return [(step, sum(run[step] for run in runs) / len(runs)) for step in runs[0] if all(step in run for run in runs)]
 
 

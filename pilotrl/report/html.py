@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pilotrl.analysis.measures import BLOCKS
 from pilotrl.analysis.statistics import Contrast
 from pilotrl.report import formatting
-from pilotrl.report.arms import Arm, Panel, clear, plain
+from pilotrl.report.configurations import Configuration, Panel, clear, plain
 from pilotrl.report.figures import pictures
 from pilotrl.report.runs import DECODINGS, Cell, block
 
@@ -24,9 +24,9 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Gain:
-    """What an arm gained in one number of a panel."""
+    """What a configuration gained in one number of a panel."""
 
-    arm: Arm
+    configuration: Configuration
     contrast: Contrast
 
     @property
@@ -50,9 +50,9 @@ class View:
 
     def _gains(self) -> Iterator[tuple[Cell, Gain]]:
         for cell in self.panel.headlines:
-            for arm in self.panel.arms:
-                if arm.mean("after", cell) is not None:
-                    yield cell, Gain(arm, arm.gain(cell))
+            for configuration in self.panel.configurations:
+                if configuration.mean("after", cell) is not None:
+                    yield cell, Gain(configuration, configuration.gain(cell))
 
 
 def files(name: str, folders: Sequence[str], panels: Sequence[Panel], notes: Sequence[str]) -> dict[str, bytes]:
@@ -91,7 +91,7 @@ def _render(template: str, said: Mapping[str, Any]) -> bytes:
 ENDS = ("mean", "low", "high")
 RUNS: tuple[str, ...] = (
     "run",
-    "arm",
+    "configuration",
     "seed",
     "stage",
     "env",
@@ -120,10 +120,10 @@ COMPARISONS += (*ENDS, "low_over_seeds", "high_over_seeds", "detectable", "verdi
 def _runs(panels: Iterable[Panel]) -> Iterator[dict[str, Any]]:
     """What the summaries say, to the last digit."""
     for panel in panels:
-        for arm in panel.arms:
-            for run in arm.runs:
+        for configuration in panel.configurations:
+            for run in configuration.runs:
                 about = {key: run.summary[key] for key in ("seed", "stage", "env", "agent", "algorithm")}
-                about |= {"run": run.name, "arm": arm.name, "panel": run.summary["panel"]["sha256"]}
+                about |= {"run": run.name, "configuration": configuration.name, "panel": run.summary["panel"]["sha256"]}
                 for of, plans in BLOCKS.items():
                     for decoding in DECODINGS:
                         yield from _measures(

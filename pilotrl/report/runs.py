@@ -64,7 +64,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Its own, which may differ from those of its arm only by that of a run it started from."""
+        """Its own, which may differ from those of its configuration only by that of a run it started from."""
         return self.seeds[0]
 
     @property
@@ -127,7 +127,12 @@ def read(name: str, folder: RunFolder) -> Run:
         values = _values(folder.episodes, summary)
         lines = folder.metrics.read_text(encoding="utf-8").splitlines()
         return Run(
-            name, *configuration(folder), summary, [json.loads(line) for line in lines], _panel(folder, summary), *values
+            name,
+            *configuration(folder),
+            summary,
+            [json.loads(line) for line in lines],
+            _panel(folder, summary),
+            *values,
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pilotrl.types import Episode, Role, Turn, UserError, Written
+from pilotrl.types import Episode, Role, Turn, UserError, WrittenPlan
 
 Term = Callable[[Episode], float | None]
 
@@ -70,7 +70,7 @@ def score(
     episode.terms = {name: term(episode) for name, term in TERMS.items()}
     counted = [name for name in terms if weights[name] > 0]
     episode.reward = _weighted_mean(episode, counted, weights)
-    _earn(episode, counted)
+    _note_process_rewards(episode, counted)
     if episode.reward is not None:
         episode.reward -= overlong_penalty * overlong(_length(episode, trains), overlong_buffer)
 
@@ -99,17 +99,17 @@ def _due(episode: Episode) -> Iterator[Turn]:
     return (turn for t, turn in enumerate(episode.turns, 1) if len(turn.plan) >= t)
 
 
-def _plans(episode: Episode) -> Iterator[Written]:
+def _plans(episode: Episode) -> Iterator[WrittenPlan]:
     return (call.written for call in episode.calls if call.written and call.selected)
 
 
-def _earn(episode: Episode, terms: Sequence[str]) -> None:
+def _note_process_rewards(episode: Episode, terms: Sequence[str]) -> None:
     """Note on each call what it did by itself, where the term that says so counts."""
     judged = [(t, turn.adherence) for t, turn in enumerate(episode.turns, 1) if "adherence" in terms]
     followed = {t: verdict / 2 for t, verdict in judged if verdict is not None}
     for call in episode.calls:
         plan = call.written.scores if call.written and "plan_quality" in terms else None
-        call.earned = followed.get(call.turn) if call.role == "executor" else plan and plan.share
+        call.process_reward = followed.get(call.turn) if call.role == "executor" else plan and plan.share
 
 
 def _weighted_mean(episode: Episode, terms: Sequence[str], weights: Mapping[str, float]) -> float | None:

@@ -18,12 +18,12 @@ EVERY = "every "
 """`every 3`: a plan is written before the first action, the fourth, ..."""
 
 Key = tuple[int | str, ...]
-Promise = Future[Plan | None]
-Play = Generator[Request | Promise, Reply | Plan | None, Episode]
+PendingPlan = Future[Plan | None]
+EpisodeGenerator = Generator[Request | PendingPlan, Reply | Plan | None, Episode]
 
 
 @dataclass(frozen=True)
-class Player:
+class AgentSpec:
     """A paradigm with its decoding: how one episode is played."""
 
     chat: Format
@@ -32,9 +32,9 @@ class Player:
     thinks: bool
     context: str
     window: int | None
-    teacher: bool
+    teacher_plans: bool
     """The teacher writes the plans."""
-    expert: bool
+    demonstrates: bool
     """The expert writes everything, and what it writes is recorded as calls (demonstrations)."""
     candidates: int
     """Plans that the policy writes for every one that it follows."""
@@ -49,22 +49,24 @@ class Player:
     temperature: float
     top_p: float
     version: int
-    tutor: Teacher = field(default_factory=ExpertTeacher)
+    teacher: Teacher = field(default_factory=ExpertTeacher)
     """Who the teacher is."""
 
 
 @dataclass(frozen=True)
-class Ticket:
+class EpisodeSpec:
     """One episode to be played."""
 
     task: Task
     group: int
     sample: int
-    player: Player
+    agent: AgentSpec
 
 
-Playing = Callable[[Sequence[Ticket], Callable[[], Env], Engine, Key, Callable[[Episode], None]], list[Episode]]
-"""As `play` does it."""
+RunEpisodes = Callable[
+    [Sequence[EpisodeSpec], Callable[[], Env], Engine, Key, Callable[[Episode], None]], list[Episode]
+]
+"""As `run_episodes` does it."""
 
 
 def seed_of(*key: int | str) -> int:

@@ -10,32 +10,32 @@ from typing import Any
 from pilotrl.envs import Env, Expert
 from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
-from pilotrl.rollout.agent import Key, Play, Promise, Ticket, due, likelihood, seed_of
-from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Turn, UserError, Written
+from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
+from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Turn, UserError, WrittenPlan
 
 KEEP = "keep"
 """What a planner answers where it is asked whether to plan anew, and would not."""
 
 
-def episode_of(env: Env, ticket: Ticket, key: Key) -> Play:
+def episode_of(env: Env, spec: EpisodeSpec, key: Key) -> EpisodeGenerator:
     """One episode: plan, act, observe, until the world or a budget ends it."""
-    seat = _Seat(env, ticket, key)
-    while seat.episode.outcome == "broken":  # until something else is known
-        if not (yield from seat.plan()) or (action := (yield from seat.act())) is None:
-            seat.episode.outcome = "truncated"  # the context is full: known before the world is stepped
+    runner = EpisodeRunner(env, spec, key)
+    while runner.episode.outcome == "broken":  # until something else is known
+        if not (yield from runner.plan()) or (action := (yield from runner.act())) is None:
+            runner.episode.outcome = "truncated"  # the context is full: known before the world is stepped
             break
-        seat.observe(action)
-    return seat.episode
+        runner.observe(action)
+    return runner.episode
 
 
-class _Seat:
+class EpisodeRunner:
     """An episode's world, context and plan."""
 
-    def __init__(self, env: Env, ticket: Ticket, key: Key) -> None:
-        self.env, self.player, self.key = env, ticket.player, key
-        text, info = env.reset(options={"task": ticket.task.id})
-        self.episode = Episode(ticket.task, ticket.group, ticket.sample, text, par=info.get("par"))
-        self.context = Context(self.player.chat, self.player.prompts, self.player.context, self.player.window)
+    def __init__(self, env: Env, spec: EpisodeSpec, key: Key) -> None:
+        self.env, self.agent, self.key = env, spec.agent, key
+        text, info = env.reset(options={"task": spec.task.id})
+        self.episode = Episode(spec.task, spec.group, spec.sample, text, par=info.get("par"))
+        self.context = Context(self.agent.chat, self.agent.prompts, self.agent.context, self.agent.window)
         self.context.observe(text)
         self.steps: Plan = ()
         self.well_formed = True
@@ -45,15 +45,15 @@ class _Seat:
     def turn(self) -> int:
         return len(self.episode.turns) + 1
 
-    def plan(self) -> Generator[Request | Promise, Any, bool]:
+    def plan(self) -> Generator[Request | PendingPlan, Any, bool]:
         """P(t-1) becomes P(t): steps before this turn stay, the rest is written anew. False: the context is full."""
         self.well_formed = True
-        if not due(self.player.plans, self.turn):
+        if not due(self.agent.plans, self.turn):
             return True
-        again = self.player.plans == "asked" and self.turn > 1
-        ask = self.player.prompts["replan" if again else "plan"].format(next=self.turn)
-        if self.player.teacher or self.player.expert:
-            steps: Plan | Promise | None = self.player.tutor.plan(self.env, self.episode, self.steps)
+        again = self.agent.plans == "asked" and self.turn > 1
+        ask = self.agent.prompts["replan" if again else "plan"].format(next=self.turn)
+        if self.agent.teacher_plans or self.agent.demonstrates:
+            steps: Plan | PendingPlan | None = self.agent.teacher.plan(self.env, self.episode, self.steps)
             if isinstance(steps, Future):
                 steps = yield from self._arrived(steps)
             assert steps is not None
@@ -75,31 +75,31 @@ class _Seat:
 
     def _parsed(self, call: Call) -> Plan | None:
         """The steps that a planner's call wrote; None where its structure is wrong."""
-        text = self.player.chat.decode(call.ids)
-        if self.player.plans == "asked" and self.turn > 1 and text.strip() == KEEP:
+        text = self.agent.chat.decode(call.ids)
+        if self.agent.plans == "asked" and self.turn > 1 and text.strip() == KEEP:
             return self.steps[self.turn - 1 :]
         return parse_plan(text, self.turn)
 
     def _reference(self) -> Plan:
         """What the expert would write here, for the judge; nothing where nobody asks, or there is no expert."""
-        expert = self.env.expert if self.player.graded else None
+        expert = self.env.expert if self.agent.graded else None
         return tuple(expert.plan()) if expert else ()
 
-    def _arrived(self, promised: Promise) -> Generator[Promise, Plan | None, Plan]:
+    def _arrived(self, pending_plans: PendingPlan) -> Generator[PendingPlan, Plan | None, Plan]:
         """The teacher's steps from this turn on; those in force where they cannot be read, which is nobody's fault here."""
-        steps = yield promised
+        steps = yield pending_plans
         return self.steps[self.turn - 1 :] if steps is None else steps
 
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn. None: the context is full."""
-        ask, thinks = self._ask(), self.player.thinks
-        if self.player.expert:
+        ask, thinks = self._ask(), self.agent.thinks
+        if self.agent.demonstrates:
             return self._demonstrate(ask)
         call = yield from self._call("executor", ask)
         if call is None:
             return None
         self._record(ask, call)
-        text = self.player.chat.decode(call.ids)
+        text = self.agent.chat.decode(call.ids)
         action = parse_action(text, thinks)
         self.well_formed &= action is not None
         self.reply_text = text
@@ -107,8 +107,8 @@ class _Seat:
 
     def _ask(self) -> str:
         """What the executor is asked for: to carry out the step in force, where there is one."""
-        prompts, step = self.player.prompts, "".join(self.steps[self.turn - 1 : self.turn])
-        if self.player.thinks:
+        prompts, step = self.agent.prompts, "".join(self.steps[self.turn - 1 : self.turn])
+        if self.agent.thinks:
             return prompts["think"]
         return prompts["act"].format(next=self.turn, step=step) if step else prompts["act_free"]
 
@@ -125,15 +125,15 @@ class _Seat:
 
     def _call(self, role: Role, ask: str, candidate: int = 0) -> Generator[Request, Reply, Call | None]:
         """One generation by the model, which the context knows nothing of yet; None where that has no room."""
-        player, limit = self.player, self.player.max_tokens[role]
+        agent, limit = self.agent, self.agent.max_tokens[role]
         prompt = self.context.prompt(ask, self.steps)
-        if len(prompt) + limit > player.max_length:
+        if len(prompt) + limit > agent.max_length:
             return None
         seed = seed_of(*self.key, self.turn, role, candidate)
-        session, adapter = (self.episode.group, self.episode.sample), player.adapters[role]
-        reply = yield Request(session, prompt, limit, player.temperature, player.top_p, seed, adapter)
+        session, adapter = (self.episode.group, self.episode.sample), agent.adapters[role]
+        reply = yield Request(session, prompt, limit, agent.temperature, agent.top_p, seed, adapter)
         self.episode.tokens += len(reply.ids)
-        return Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, player.version, adapter, self.turn)
+        return Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, agent.version, adapter, self.turn)
 
     def _select(self, ask: str) -> Generator[Request, Reply, Call | None]:
         """A plan of the policy: of several candidates its likeliest, by the mean log-probability of a token.
@@ -144,12 +144,12 @@ class _Seat:
         of their prompt in the session's slot. The selected call is the first of its turn. None: the context is full.
         """
         calls, reference = list[Call](), self._reference()
-        for candidate in range(self.player.candidates):
+        for candidate in range(self.agent.candidates):
             call = yield from self._call("planner", ask, candidate)
             if call is None:
                 return None
             call.selected = False
-            call.written = Written(self._parsed(call), reference) if self.player.graded else None
+            call.written = WrittenPlan(self._parsed(call), reference) if self.agent.graded else None
             calls.append(call)
         best = max(calls, key=likelihood)
         best.selected = True
@@ -168,13 +168,13 @@ class _Seat:
 
     def _told(self, role: Role, ask: str, text: str) -> bool:
         """A reply that the expert wrote: a call to learn from in demonstrations, else only context. False: no room."""
-        if not self.player.expert:
+        if not self.agent.demonstrates:
             self.context.replied(ask, "plan" if role == "planner" else "action", text)
             return True
-        prompt, ids = self.context.prompt(ask, self.steps), self.player.chat.reply(text)
-        if len(prompt) + len(ids) > self.player.max_length:
+        prompt, ids = self.context.prompt(ask, self.steps), self.agent.chat.reply(text)
+        if len(prompt) + len(ids) > self.agent.max_length:
             return False
-        version, adapter = self.player.version, self.player.adapters[role]
+        version, adapter = self.agent.version, self.agent.adapters[role]
         self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, version, adapter, self.turn))
         return True
 
@@ -183,9 +183,9 @@ class _Seat:
 
         Which it is follows from task and paradigm: a demonstration is the same whenever it is shown.
         """
-        player, expert = self.player, self._expert()
-        draw = Random(seed_of(self.episode.task.id, player.plans, player.thinks, self.turn, "detour"))
-        action = (draw.random() < player.detours and expert.detour()) or expert.action()
-        thought = f"Thought: {expert.plan()[0]}\n" if self.player.thinks else ""
+        agent, expert = self.agent, self._expert()
+        draw = Random(seed_of(self.episode.task.id, agent.plans, agent.thinks, self.turn, "detour"))
+        action = (draw.random() < agent.detours and expert.detour()) or expert.action()
+        thought = f"Thought: {expert.plan()[0]}\n" if self.agent.thinks else ""
         self.reply_text = f"{thought}Action: {action}"
         return action if self._told("executor", ask, self.reply_text) else None

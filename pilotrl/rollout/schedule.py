@@ -26,5 +26,3 @@ def drawn(env: str, names: Sequence[str], tasks: int) -> tuple[str, ...]:
     order = [names[int(i)] for i in default_rng(PANEL_SEED).permutation(len(names))]
     places: defaultdict[str, Iterator[int]] = defaultdict(count)
     return tuple(sorted(order, key=lambda name: next(places[home(env, name)]))[:tasks])
-
-

@@ -21,8 +21,8 @@ import torch
 from pilotrl.engine import Engine
 from pilotrl.engine.local import LocalEngine
 from pilotrl.envs import Env
-from pilotrl.rollout.agent import Key, Ticket
-from pilotrl.rollout.scheduler import play
+from pilotrl.rollout.agent import EpisodeSpec, Key
+from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.types import Episode
 
 FEWEST = 8
@@ -31,8 +31,8 @@ DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG, of Linux: whoever kills a run with -9 kills these too, and the lock on its folder is free."""
 
 
-def play_apart(
-    tickets: Sequence[Ticket],
+def run_episodes_in_processes(
+    specs: Sequence[EpisodeSpec],
     make_env: Callable[[], Env],
     engine: Engine,
     key: Key,
@@ -40,11 +40,11 @@ def play_apart(
     workers: int,
 ) -> list[Episode]:
     """As `rollout.play`, by up to so many processes; with one, that very function. What a process raises is raised here."""
-    workers = min(workers, len(tickets) // FEWEST)
+    workers = min(workers, len(specs) // FEWEST)
     if workers < 2:
-        return play(tickets, make_env, engine, key, on_done)
-    groups = {group: i % workers for i, group in enumerate(dict.fromkeys(ticket.group for ticket in tickets))}
-    shares = [[ticket for ticket in tickets if groups[ticket.group] == i] for i in range(workers)]  # who begins alike together
+        return run_episodes(specs, make_env, engine, key, on_done)
+    groups = {group: i % workers for i, group in enumerate(dict.fromkeys(spec.group for spec in specs))}
+    shares = [[spec for spec in specs if groups[spec.group] == i] for i in range(workers)]  # who begins alike together
     begun = [_begin(share, make_env, engine, key) for share in shares]
     done: dict[tuple[int, int], Episode] = {}
     try:
@@ -55,17 +55,19 @@ def play_apart(
         for _, process in begun:
             process.kill()
             process.join()
-    return [done[ticket.group, ticket.sample] for ticket in tickets]
+    return [done[spec.group, spec.sample] for spec in specs]
 
 
 def _begin(
-    tickets: Sequence[Ticket], make_env: Callable[[], Env], engine: Engine, key: Key
+    specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key
 ) -> tuple[Connection, BaseProcess]:
     context = get_context("fork")
     hear, tell = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(tell, os.getpid(), tickets, make_env, engine, key), daemon=True)
+    process = context.Process(target=_work, args=(tell, os.getpid(), specs, make_env, engine, key), daemon=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other threads draw and send; no fork takes a lock of theirs
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # other threads draw and send; no fork takes a lock of theirs
         process.start()
     tell.close()
     return hear, process
@@ -90,7 +92,7 @@ def _heard(pipes: dict[Connection, BaseProcess]) -> Iterator[Episode]:
 
 
 def _work(
-    tell: Connection, parent: int, tickets: Sequence[Ticket], make_env: Callable[[], Env], engine: Engine, key: Key
+    tell: Connection, parent: int, specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key
 ) -> None:
     """A process's life. It leaves signals to the one that began it, and ends with it."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
@@ -102,7 +104,7 @@ def _work(
     if isinstance(engine, LocalEngine):
         engine.settle()
     try:
-        play(tickets, make_env, engine, key, tell.send)
+        run_episodes(specs, make_env, engine, key, tell.send)
     except Exception as error:
         error.add_note(traceback.format_exc())
         tell.send(error)

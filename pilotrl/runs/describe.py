@@ -15,7 +15,7 @@ from pilotrl.config.schema import Config
 from pilotrl.envs import MIXTURE, mixture
 
 
-def plain(node: Any) -> dict[str, Any]:
+def as_dict(node: Any) -> dict[str, Any]:
     """A node of the configuration as a plain dictionary."""
     held = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else asdict(node)
     assert isinstance(held, dict)
@@ -27,9 +27,9 @@ def env_name(config: Config) -> str:
     return envs.name_of(config.env)
 
 
-def worlds(config: Config) -> dict[str, dict[str, Any]]:
+def environments(config: Config) -> dict[str, dict[str, Any]]:
     """The environments that a run plays in, by name, and their settings: one, or those of a mixture."""
-    name, settings = env_name(config), plain(config.env)
+    name, settings = env_name(config), as_dict(config.env)
     return mixture.members(**settings) if name == MIXTURE else {name: settings}
 
 
@@ -41,15 +41,17 @@ def averages(config: Config) -> dict[str, list[str]]:
     return {"ID": trained, **({"OOD": held_out} if held_out else {}), "Avg": trained + held_out}
 
 
-def stranger(config: Config) -> str | None:
+def unseen_environment_warning(config: Config) -> str | None:
     """Says so where a shipped model has never seen the world that it is to act in; its `config.json` tells."""
     name = config.model.path.removeprefix("pilotrl:")
-    if name == config.model.path or config.parent or config.model.scratch or config.stage.plays == "expert":
+    if name == config.model.path or config.parent or config.model.scratch or config.stage.actor == "expert":
         return None
     card = json.loads((PACKAGE / "models" / "weights" / name / "config.json").read_text())
-    if not (strange := sorted(set(worlds(config)) - set(card["started_in"]))):
+    if not (strange := sorted(set(environments(config)) - set(card["started_in"]))):
         return None
-    return f"model={name} has never seen {', '.join(strange)}; better: a start of your own, stage=warmstart model=scratch"
+    return (
+        f"model={name} has never seen {', '.join(strange)}; better: a start of your own, stage=warmstart model=scratch"
+    )
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def identity(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "parent": config.parent,
         "git_revision": git_revision(),
-        "config_sha256": hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest(),
+        "config_sha256": hashlib.sha256(json.dumps(as_dict(config), sort_keys=True).encode()).hexdigest(),
     }
 
 

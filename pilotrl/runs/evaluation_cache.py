@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pilotrl.cli.compose import stored
+from pilotrl.cli.compose import stored_config
 from pilotrl.config.schema import Config
-from pilotrl.runs.describe import git_revision, plain
-from pilotrl.runs.evaluation_set import TEACHER, Played
+from pilotrl.runs.describe import as_dict, git_revision
+from pilotrl.runs.evaluation_set import TEACHER, EpisodesByProtocol
 from pilotrl.store.records import from_record
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import UserError
@@ -17,9 +17,9 @@ PLAYERS = ("env", "agent", "model", "engine", "panel", "trainer")
 """Nodes of a configuration that, beside weights and code, decide every token of a panel."""
 
 
-def recalled(folder: RunFolder, when: str) -> Played:
-    """The panel that was played `before` or `after` training, by arm."""
-    played: Played = {}
+def recalled(folder: RunFolder, when: str) -> EpisodesByProtocol:
+    """The panel that was played `before` or `after` training, by protocol."""
+    played: EpisodesByProtocol = {}
     with open(folder.episodes, encoding="utf-8") as lines:
         for line in lines:
             if line.startswith(f'{{"phase": "{when}/'):  # episodes of training are most of the file, and not parsed
@@ -28,7 +28,7 @@ def recalled(folder: RunFolder, when: str) -> Played:
     return played
 
 
-def handed_over(config: Config, panel: str, weights: str) -> Played:
+def handed_over(config: Config, panel: str, weights: str) -> EpisodesByProtocol:
     """The panel that the parent played at its end, where this run would play the very same before it begins: same panel, same
     weights (sha256 of both), same code, and nothing else that decides a token differs. Else nothing; and of another teacher's
     plans nothing.
@@ -38,11 +38,17 @@ def handed_over(config: Config, panel: str, weights: str) -> Played:
         return {}
     summary = json.loads(parent.summary.read_text(encoding="utf-8"))
     try:
-        theirs = stored(parent)
+        theirs = stored_config(parent)
     except UserError:  # of a revision that had other keys
         return {}
-    same = (summary["panel"]["sha256"], summary["weights_sha256"], summary["git_revision"]) == (panel, weights, git_revision())
-    alike = all(plain(getattr(theirs, node)) == plain(getattr(config, node)) for node in PLAYERS)
+    same = (summary["panel"]["sha256"], summary["weights_sha256"], summary["git_revision"]) == (
+        panel,
+        weights,
+        git_revision(),
+    )
+    alike = all(as_dict(getattr(theirs, node)) == as_dict(getattr(config, node)) for node in PLAYERS)
     played = recalled(parent, "after") if same and alike else {}
-    taught = plain(theirs.teacher) == plain(config.teacher)
-    return {arm: episodes for arm, episodes in played.items() if taught or not arm.startswith(TEACHER)}
+    same_teacher = as_dict(theirs.teacher) == as_dict(config.teacher)
+    return {
+        protocol: episodes for protocol, episodes in played.items() if same_teacher or not protocol.startswith(TEACHER)
+    }

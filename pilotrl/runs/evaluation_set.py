@@ -12,10 +12,10 @@ from typing import Any
 from pilotrl import prompts
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.envs import MIXTURE, home
-from pilotrl.rollout.agent import Player, Ticket
+from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.schedule import drawn
-from pilotrl.runs.describe import env_name, plain, worlds
-from pilotrl.runs.setup import Arena
+from pilotrl.runs.describe import as_dict, env_name, environments
+from pilotrl.runs.setup import EvalSetup
 from pilotrl.types import Episode, Task
 
 OWN = "own"
@@ -24,8 +24,8 @@ OWN = "own"
 TEACHER = "teacher's"
 
 
-Played = dict[str, list[Episode]]
-"""Episodes by arm, such as `own plans, sampled`."""
+EpisodesByProtocol = dict[str, list[Episode]]
+"""Episodes by protocol, such as `own plans, sampled`."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class Panel:
         text = json.dumps([self.env, self.split, self.tasks, self.samples, self.temperature, self.top_p, self.protocol])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def tickets(self, player: Player, greedy: bool) -> list[Ticket]:
-        decoding = replace(player, temperature=0.0 if greedy else self.temperature, top_p=1.0 if greedy else self.top_p)
+    def specs(self, agent_spec: AgentSpec, greedy: bool) -> list[EpisodeSpec]:
+        decoding = replace(
+            agent_spec, temperature=0.0 if greedy else self.temperature, top_p=1.0 if greedy else self.top_p
+        )
         return [
-            Ticket(Task(home(self.env, name), name, self.split, 0), group, sample, decoding)
+            EpisodeSpec(Task(home(self.env, name), name, self.split, 0), group, sample, decoding)
             for group, name in enumerate(self.tasks)
             for sample in range(1 if greedy else self.samples)
         ]
@@ -64,64 +66,73 @@ class Panel:
         return {"name": name, "sha256": self.sha256, "tasks": len(self.tasks), "samples_per_task": self.samples}
 
 
-def panel_of(bench: Arena) -> Panel:
+def panel_of(setup: EvalSetup) -> Panel:
     """The panel of a configuration: the same tasks for every run."""
-    config, env = bench.config, env_name(bench.config)
+    config, env = setup.config, env_name(setup.config)
     return Panel(
         env=env,
         split=config.panel.split,
-        tasks=drawn(env, bench.env(config.panel.split).tasks, config.panel.tasks),
+        tasks=drawn(env, setup.env(config.panel.split).tasks, config.panel.tasks),
         samples=config.panel.samples,
         temperature=config.panel.temperature,
         top_p=config.panel.top_p,
         protocol={
-            "env": {**plain(config.env), "split": config.panel.split},
-            "agent": plain(config.agent),
+            "env": {**as_dict(config.env), "split": config.panel.split},
+            "agent": as_dict(config.agent),
             "prompts": prompts.load(config.model.prompts, config.agent.plans),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
-            **({"worlds": worlds(config)} if env == MIXTURE else {}),
+            **({"worlds": environments(config)} if env == MIXTURE else {}),
         },
     )
 
 
-def arms(bench: Arena) -> dict[str, tuple[Player, bool]]:
+def protocols(setup: EvalSetup) -> dict[str, tuple[AgentSpec, bool]]:
     """What a panel is played as: the policy's own plans and, where the stage has a teacher, the teacher's; sampled and greedy."""
-    config = bench.config
+    config = setup.config
     planners = [OWN, TEACHER] if config.stage.planner == "teacher" and config.agent.plans != "never" else [OWN]
     decodings = ["sampled", "greedy"] if config.panel.greedy else ["sampled"]
     return {
-        f"{planner} plans, {decoding}": (bench.player(teacher=planner == TEACHER), decoding == "greedy")
+        f"{planner} plans, {decoding}": (setup.agent_spec(teacher_plans=planner == TEACHER), decoding == "greedy")
         for planner in planners
         for decoding in decodings
     }
 
 
-def measure(bench: Arena, panel: Panel, known: Played, on_done: Callable[[str, int, int], None]) -> Played:
-    """All episodes of a panel, scored, by arm. Seeds follow from (panel, task, sample): the same before and after.
+def measure(
+    setup: EvalSetup, panel: Panel, known: EpisodesByProtocol, on_done: Callable[[str, int, int], None]
+) -> EpisodesByProtocol:
+    """All episodes of a panel, scored, by protocol. Seeds follow from (panel, task, sample): the same before and after.
 
-    known: arms that these weights have played already; they are only scored anew, since rewards differ by stage."""
-    played: Played = {}
-    for arm, (player, greedy) in arms(bench).items():
-        tickets = panel.tickets(player, greedy)
-        done = iter(range(1, len(tickets) + 1))
-        key = ("panel", panel.sha256, arm)
-        report = partial(_report, bench, on_done, arm, done, len(tickets))
-        if arm in known:
-            played[arm] = known[arm]
+    known: protocols that these weights have played already; they are only scored anew, since rewards differ by stage."""
+    played: EpisodesByProtocol = {}
+    for protocol, (agent_spec, greedy) in protocols(setup).items():
+        specs = panel.specs(agent_spec, greedy)
+        done = iter(range(1, len(specs) + 1))
+        key = ("panel", panel.sha256, protocol)
+        report = partial(_report, setup, on_done, protocol, done, len(specs))
+        if protocol in known:
+            played[protocol] = known[protocol]
         else:
-            played[arm] = bench.play(tickets, partial(bench.env, panel.split), bench.engine, key, report)
-        bench.scoring(played[arm])
+            played[protocol] = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
+        setup.scoring(played[protocol])
     return played
 
 
 def _report(
-    bench: Arena, on_done: Callable[[str, int, int], None], arm: str, done: Iterator[int], total: int, episode: Episode
+    setup: EvalSetup,
+    on_done: Callable[[str, int, int], None],
+    protocol: str,
+    done: Iterator[int],
+    total: int,
+    episode: Episode,
 ) -> None:
-    bench.scoring.begin(episode)
-    on_done(arm, next(done), total)
+    setup.scoring.begin(episode)
+    on_done(protocol, next(done), total)
 
 
-def compared(before: Played, after: Played, averages: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def compared(
+    before: EpisodesByProtocol, after: EpisodesByProtocol, averages: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """The blocks `eval` and `eval_teacher` of summary.json; the latter is null where no teacher played."""
 
     def block(planner: str) -> dict[str, object] | None:

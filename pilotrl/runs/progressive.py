@@ -21,14 +21,14 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from pilotrl.analysis.learning_curve import learning_curve
 from pilotrl.analysis.terminal import Display
 from pilotrl.cli import stage_chain
-from pilotrl.cli.compose import stored
+from pilotrl.cli.compose import stored_config
 from pilotrl.cli.preflight import as_it_was
 from pilotrl.config.schema import Config
 from pilotrl.runs import run as single
 from pilotrl.runs.describe import averages, identity
 from pilotrl.runs.evaluation_cache import recalled
 from pilotrl.runs.evaluation_set import compared
-from pilotrl.runs.step_metrics import card
+from pilotrl.runs.step_metrics import run_info
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.tracker import Tracker
 
@@ -47,11 +47,11 @@ def run(config: Config, path: Path) -> None:
     if _get_rank():
         follow(config, folder)
         return
-    info = replace(card(config, path), traces=0, model_mb=0.0)  # the stages have their own
+    info = replace(run_info(config, path), traces=0, model_mb=0.0)  # the stages have their own
     with folder.lock(), folder.complains(), Tracker(path, config.tracking.uri, info):
         stages = stage_chain.folders(folder, config)
-        for number, (stage, job) in enumerate(zip(stages, stage_chain.of(folder), strict=True), start=1):
-            settings = stage_chain.begin(stage, job, stages[number - 2].path if number > 1 else None)
+        for number, (stage, job) in enumerate(zip(stages, stage_chain.jobs_of(folder), strict=True), start=1):
+            settings = stage_chain.begin_stage(stage, job, stages[number - 2].path if number > 1 else None)
             if not stage.finished:
                 print(f"stage {number} of {len(stages)}: {stage.path.name}, {settings.train.steps} steps", flush=True)
                 as_it_was(stage)  # its log is its own
@@ -68,7 +68,7 @@ def follow(config: Config, folder: RunFolder) -> None:
         while not stage.begun:
             time.sleep(POLL)
         if not stage.finished:
-            single.run(stored(stage), stage.path)
+            single.run(stored_config(stage), stage.path)
 
 
 def curves(stages: Sequence[RunFolder]) -> Iterator[dict[str, Any]]:
@@ -97,7 +97,7 @@ def finish(config: Config, folder: RunFolder, stages: Sequence[RunFolder]) -> di
 def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """summary.json of the chain: as a run's, and `stages`, where the weights were handed over."""
     first, last = recalled(stages[0], "before"), recalled(stages[-1], "after")
-    after = {arm: episodes for arm, episodes in last.items() if arm in first}
+    after = {protocol: episodes for protocol, episodes in last.items() if protocol in first}
     kept = ("stage", "parent", "weights_sha256")
     return {
         **identity(config),

@@ -22,12 +22,12 @@ from pilotrl.analysis.terminal import Display
 from pilotrl.config.schema import Config
 from pilotrl.envs import MIXTURE
 from pilotrl.models import policy
-from pilotrl.rollout.scheduler import play
-from pilotrl.runs.describe import averages, env_name, identity, stranger
+from pilotrl.rollout.scheduler import run_episodes
+from pilotrl.runs.describe import averages, env_name, identity, unseen_environment_warning
 from pilotrl.runs.evaluation_cache import handed_over, recalled
-from pilotrl.runs.evaluation_set import Played, compared, measure, panel_of
-from pilotrl.runs.setup import Bench, memory, quiet
-from pilotrl.runs.step_metrics import TOTALS, by_env, card, played
+from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of
+from pilotrl.runs.setup import TrainSetup, memory, silence_libraries
+from pilotrl.runs.step_metrics import TOTALS, episode_metrics, run_info, success_by_env
 from pilotrl.store.records import to_record
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.tracker import Tracker
@@ -43,7 +43,7 @@ def run(config: Config, path: Path) -> None:
 
     Of several ranks the first one does all that; the others only train.
     """
-    quiet()
+    silence_libraries()
     folder = RunFolder(path)
     if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
         Run(config, folder, None).train(checkpoint.latest(folder))
@@ -51,10 +51,10 @@ def run(config: Config, path: Path) -> None:
     with folder.lock(), folder.complains(), Display() as display:
         if not (config.model.scratch or config.model.path.startswith("pilotrl:")):
             print(memory(config))  # before anything large is loaded
-        if advice := stranger(config):
+        if advice := unseen_environment_warning(config):
             print(advice)
-        with Tracker(path, config.tracking.uri, card(config, path)):
-            summary = Run(config, folder, display).play()
+        with Tracker(path, config.tracking.uri, run_info(config, path)):
+            summary = Run(config, folder, display).execute()
         display.finish(summary, path, config.tracking.uri)
 
 
@@ -68,64 +68,64 @@ class Run:
             torch.set_num_threads(config.trainer.threads)
         torch.manual_seed(config.seed)
         self.device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-        self.bench = Bench.of(config, folder.path)
-        self.panel = panel_of(self.bench)
-        self.spent = self.bench.spent()
+        self.setup = TrainSetup.of(config, folder.path)
+        self.panel = panel_of(self.setup)
+        self.spent = self.setup.spent()
 
-    def play(self) -> dict[str, Any]:
+    def execute(self) -> dict[str, Any]:
         """Everything, in order; returns the summary."""
-        folder, bench = self.folder, self.bench
+        folder, setup = self.folder, self.setup
         last = checkpoint.latest(folder)
         folder.cut(checkpoint.offsets(last) if last else {})
         write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
-        with folder.lines("metrics.jsonl") as self.metrics, folder.lines("episodes.jsonl") as self.episodes:
-            before = self.measured("before", 0) if last is None else recalled(folder, "before")
-            self.probed(last)
+        with folder.lines("metrics.jsonl") as self.metrics_file, folder.lines("episodes.jsonl") as self.episodes_file:
+            before = self.evaluated("before", 0) if last is None else recalled(folder, "before")
+            self.load_probe(last)
             module = self.train(last)
-            after = self.measured("after", int(module.version))
-        policy.save(bench.policy.model, bench.tokenizer, folder.policy)
-        if bench.policy.value is not None:
-            torch.save(bench.policy.value.state_dict(), folder / "value.pt")
+            after = self.evaluated("after", int(module.version))
+        policy.save(setup.policy.model, setup.tokenizer, folder.policy)
+        if setup.policy.value is not None:
+            torch.save(setup.policy.value.state_dict(), folder / "value.pt")
         summary = self.summary(module, before, after)
         learning_curve(folder.metrics, folder / "learning_curve.png")
         write_whole(folder.summary, json.dumps(summary, indent=2) + "\n")
         return summary
 
-    def measured(self, when: str, step: int) -> Played:
+    def evaluated(self, when: str, step: int) -> EpisodesByProtocol:
         """Play the panel, unless the parent has played it just so, and keep its episodes."""
-        self.bench.policy.to(self.device)
+        self.setup.policy.to(self.device)
 
-        def show(arm: str, done: int, total: int) -> None:
+        def show(protocol: str, done: int, total: int) -> None:
             if self.display:
-                self.display.panel(f"{when}: {arm}", done, total)
+                self.display.panel(f"{when}: {protocol}", done, total)
 
-        known: Played = {}
+        known: EpisodesByProtocol = {}
         if self.config.parent is not None and not step:
-            known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.bench.policy))
-        played = measure(self.bench, self.panel, known, show)
-        for arm, episodes in played.items():
+            known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.setup.policy))
+        played = measure(self.setup, self.panel, known, show)
+        for protocol, episodes in played.items():
             for episode in episodes:
-                self.episodes.write(to_record(episode, f"{when}/{arm}", step))
+                self.episodes_file.write(to_record(episode, f"{when}/{protocol}", step))
         return played
 
-    def probed(self, last: Path | None) -> None:
+    def load_probe(self, last: Path | None) -> None:
         """What drift is measured on: a small panel at the temperature of training, by the policy's own plans."""
-        config, bench, path, heat = self.config, self.bench, self.folder / "probe.pt", self.config.train.temperature
+        config, setup, path, heat = self.config, self.setup, self.folder / "probe.pt", self.config.train.temperature
         few = self.panel.tasks[: config.drift.tasks]
         panel = replace(self.panel, tasks=few, samples=1, temperature=heat, top_p=1.0)
         if config.drift.every and last is None:
-            tickets, make_env = panel.tickets(bench.player(teacher=False), False), partial(bench.env, panel.split)
-            episodes = play(tickets, make_env, bench.engine, ("drift", panel.sha256))
-            role_kl.Probe.of(episodes, bench.policy, heat, config.train.micro_tokens).save(path)
+            specs, make_env = panel.specs(setup.agent_spec(teacher_plans=False), False), partial(setup.env, panel.split)
+            episodes = run_episodes(specs, make_env, setup.engine, ("drift", panel.sha256))
+            role_kl.Probe.of(episodes, setup.policy, heat, config.train.micro_tokens).save(path)
         self.probe: role_kl.Probe | None = torch.load(path, weights_only=False) if config.drift.every else None
 
     def train(self, last: Path | None) -> PilotModule:
         """Hand module and data source to Lightning."""
-        config, bench = self.config, self.bench
+        config, setup = self.config, self.setup
         train, trainer = config.train, config.trainer
         module = PilotModule(
-            bench.policy,
-            bench.algorithm,
+            setup.policy,
+            setup.algorithm,
             seed=config.seed,
             steps=train.steps,
             minibatches=train.minibatches,
@@ -146,7 +146,11 @@ class Run:
             strategy=trainer.strategy,
             plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
-            callbacks=[checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.look, self.record)],
+            callbacks=[
+                checkpoint.Checkpoints(
+                    self.folder, config.checkpoint.every, train.steps, self.before_step, self.after_step
+                )
+            ],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -161,16 +165,16 @@ class Run:
 
     def rollouts(self, split: str, tasks: int, group_size: int, module: PilotModule, trainer: Trainer) -> Rollouts:
         """The data source of a split; the one for validation plays the same tasks every time."""
-        config, bench, validates = self.config, self.bench, split == "valid"
+        config, setup, validates = self.config, self.setup, split == "valid"
         return Rollouts(
             env=env_name(config),
             split=split,
-            make_env=lambda: bench.env(split),
-            engine=bench.engine,
-            players=bench.players(),
-            scoring=bench.scoring,
+            make_env=lambda: setup.env(split),
+            engine=setup.engine,
+            agent_specs=setup.agent_specs(),
+            scoring=setup.scoring,
             trains=config.stage.trains,
-            world=0.0 if validates else config.stage.world,
+            observation_weight=0.0 if validates else config.stage.observation_weight,
             steps=1 if validates else config.train.steps,
             tasks=tasks,
             group_size=group_size,
@@ -179,17 +183,17 @@ class Run:
             version=(lambda: 0) if validates else (lambda: int(module.version)),
             rank=trainer.global_rank,
             ranks=trainer.world_size,
-            on_episode=self.played_one,
-            over=self.over,
+            on_episode=self.on_episode,
+            finished=self.finished,
             first=None if validates else config.stage.demonstrations,
-            play=bench.play,
+            run_episodes=setup.run_episodes,
         )
 
-    def played_one(self, step: int, done: int, total: int) -> None:
+    def on_episode(self, step: int, done: int, total: int) -> None:
         if self.display:
             self.display.rollout(step, self.config.train.steps, done, total)
 
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """The loss on held-out demonstrations has stopped falling. Read from metrics.jsonl: a resumed run knows it too."""
         if not (patience := self.config.train.patience):
             return False
@@ -197,17 +201,17 @@ class Run:
         losses = [line["valid/loss"] for line in lines if line.get("valid/loss") is not None]
         return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
 
-    def keeps(self, batch: Batch) -> bool:
+    def keeps_calls(self, batch: Batch) -> bool:
         """Whether the step's calls are kept."""
         every = self.config.checkpoint.calls_every
         return bool(every) and (batch.step + 1) % every == 0
 
-    def look(self, batch: Batch, module: PilotModule) -> None:
+    def before_step(self, batch: Batch, module: PilotModule) -> None:
         """Before a step is learned from whose calls are kept: what the trainer makes of its tokens."""
-        if self.keeps(batch):
+        if self.keeps_calls(batch):
             batch.recomputed = module.recomputed(batch)
 
-    def record(self, batch: Batch, module: PilotModule) -> None:
+    def after_step(self, batch: Batch, module: PilotModule) -> None:
         """One line for the step, one for each episode of all ranks, and what the terminal shows. The first rank writes."""
         counted = module.summed({"tokens/trained": len(batch.logprobs)} | self.spending())
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
@@ -216,15 +220,23 @@ class Run:
         if not module.trainer.is_global_zero:
             return
         for episode in episodes:
-            self.episodes.write(to_record(episode, "train", batch.step + 1))
-        metrics = {"step": batch.step + 1, "time": time.time(), **played(episodes), **module.metrics, **counted}
-        metrics |= by_env(episodes) if env_name(self.config) == MIXTURE else {}
+            self.episodes_file.write(to_record(episode, "train", batch.step + 1))
+        metrics = {
+            "step": batch.step + 1,
+            "time": time.time(),
+            **episode_metrics(episodes),
+            **module.metrics,
+            **counted,
+        }
+        metrics |= success_by_env(episodes) if env_name(self.config) == MIXTURE else {}
         metrics["seconds/rollout"] = self.source.seconds
-        if self.probe and ((batch.step + 1) % self.config.drift.every == 0 or batch.step + 1 == self.config.train.steps):
+        if self.probe and (
+            (batch.step + 1) % self.config.drift.every == 0 or batch.step + 1 == self.config.train.steps
+        ):
             metrics |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self.metrics.write(line)
-        if self.keeps(batch):
+        self.metrics_file.write(line)
+        if self.keeps_calls(batch):
             self.folder.calls.mkdir(exist_ok=True)
             checkpoint.save_whole(batch, self.folder.calls / f"step-{batch.step + 1:06d}.pt")
         if self.display:
@@ -232,10 +244,10 @@ class Run:
 
     def spending(self) -> dict[str, float]:
         """What endpoints were asked since this was called before."""
-        before, self.spent = self.spent, self.bench.spent()
+        before, self.spent = self.spent, self.setup.spent()
         return {name: value - before[name] for name, value in self.spent.items()}
 
-    def summary(self, module: PilotModule, before: Played, after: Played) -> dict[str, Any]:
+    def summary(self, module: PilotModule, before: EpisodesByProtocol, after: EpisodesByProtocol) -> dict[str, Any]:
         """summary.json, as docs/metrics.md describes it."""
         config = self.config
         lines = [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
@@ -246,8 +258,8 @@ class Run:
             "panel": self.panel.summary(),
             **compared(before, after, averages(config)),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
-            "drift": self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(self.bench.policy),
+            "drift": self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(self.setup.policy),
             "endpoints": asked,
-            "weights_sha256": policy.weights_sha256(self.bench.policy),
+            "weights_sha256": policy.weights_sha256(self.setup.policy),
             "seconds": time.perf_counter() - self.start,
         }

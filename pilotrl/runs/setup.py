@@ -24,18 +24,18 @@ from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Agent, Config
 from pilotrl.engine import Engine
 from pilotrl.engine.local import LocalEngine
-from pilotrl.engine.per_adapter import Lanes
+from pilotrl.engine.per_adapter import PerAdapterEngine
 from pilotrl.envs import Env
 from pilotrl.models import from_scratch, model_info, policy
 from pilotrl.models.model_info import Memory
-from pilotrl.models.policy import Policy, Voice
+from pilotrl.models.policy import Policy, RoleModel
 from pilotrl.prompts.context import Chat, Format
 from pilotrl.rewards import judge
 from pilotrl.rewards.judge import Judge
-from pilotrl.rollout.agent import Player
-from pilotrl.rollout.scheduler import play
-from pilotrl.rollout.workers import play_apart
-from pilotrl.runs.describe import plain, worlds
+from pilotrl.rollout.agent import AgentSpec
+from pilotrl.rollout.scheduler import run_episodes
+from pilotrl.rollout.workers import run_episodes_in_processes
+from pilotrl.runs.describe import as_dict, environments
 from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.training import algorithms
 from pilotrl.training.algorithms import Algorithm
@@ -44,33 +44,33 @@ from pilotrl.types import Episode, Role
 
 
 @dataclass
-class Arena:
+class EvalSetup:
     """What a panel needs: who plays, in which world, and who scores."""
 
     config: Config
     chat: Format
     engine: Engine
     scoring: Scoring
-    tutor: Teacher
+    teacher: Teacher
 
     def env(self, split: str) -> Env:
         """A fresh world of a split."""
-        return envs.build({**plain(self.config.env), "split": split})
+        return envs.build({**as_dict(self.config.env), "split": split})
 
-    def player(self, *, teacher: bool, expert: bool = False, agent: Agent | None = None) -> Player:
+    def agent_spec(self, *, teacher_plans: bool, demonstrates: bool = False, agent: Agent | None = None) -> AgentSpec:
         """The run's paradigm, or another, with the decoding of training. One candidate a plan, and own plans are graded."""
         config, agent = self.config, agent or self.config.agent
-        return Player(
+        return AgentSpec(
             chat=self.chat,
             prompts=prompts.load(config.model.prompts, agent.plans),
             plans=agent.plans,
             thinks=agent.thinks,
             context=agent.context,
             window=agent.window,
-            teacher=teacher and agent.plans != "never",
-            expert=expert,
+            teacher_plans=teacher_plans and agent.plans != "never",
+            demonstrates=demonstrates,
             candidates=1,
-            graded=not teacher,
+            graded=not teacher_plans,
             detours=config.stage.detours,
             max_length=config.model.max_length,
             max_tokens=reply_tokens(config),
@@ -78,35 +78,35 @@ class Arena:
             temperature=config.train.temperature,
             top_p=1.0,
             version=0,
-            tutor=ExpertTeacher() if expert else self.tutor,
+            teacher=ExpertTeacher() if demonstrates else self.teacher,
         )
 
-    def play(self, *given: Any) -> list[Episode]:
+    def run_episodes(self, *given: Any) -> list[Episode]:
         """How episodes are played (`rollout.play`): here."""
-        return play(*given)
+        return run_episodes(*given)
 
     def spent(self) -> dict[str, float]:
         """What was asked of endpoints so far, by names such as `judge/requests`; nothing where there are none."""
         total: Counter[str] = Counter()
-        tutors = self.tutor.endpoints() if isinstance(self.tutor, teacher.Remote) else []
-        for who, endpoints in {"judge": self.scoring.endpoints(), "teacher": tutors}.items():
+        teachers = self.teacher.endpoints() if isinstance(self.teacher, teacher.RemoteTeacher) else []
+        for who, endpoints in {"judge": self.scoring.endpoints(), "teacher": teachers}.items():
             for endpoint in endpoints:
                 total.update({f"{who}/{name}": count for name, count in endpoint.spent().items()})
-        if isinstance(self.engine, engine.Remote):
+        if isinstance(self.engine, engine.RemoteEngine):
             total.update({f"model/{name}": count for name, count in self.engine.spent().items()})
         return dict(total)
 
-    def players(self) -> list[Player]:
+    def agent_specs(self) -> list[AgentSpec]:
         """Who plays in training: the run's paradigm, or each of those that the stage demonstrates."""
         stage = self.config.stage
-        one = partial(self.player, teacher=stage.planner == "teacher", expert=stage.plays == "expert")
-        players = [one(agent=paradigm(name)) for name in stage.agents] or [one()]
+        one = partial(self.agent_spec, teacher_plans=stage.planner == "teacher", demonstrates=stage.actor == "expert")
+        agent_specs = [one(agent=paradigm(name)) for name in stage.agents] or [one()]
         graded = stage.planner == "policy" and "plan_quality" in stage.terms
-        return [replace(player, candidates=stage.candidates, graded=graded) for player in players]
+        return [replace(agent_spec, candidates=stage.candidates, graded=graded) for agent_spec in agent_specs]
 
 
 @dataclass
-class Bench(Arena):
+class TrainSetup(EvalSetup):
     """What a run needs: the policy that plays, and learns."""
 
     tokenizer: Any
@@ -114,39 +114,42 @@ class Bench(Arena):
     algorithm: Algorithm
 
     @classmethod
-    def of(cls, config: Config, folder: Path) -> Bench:
+    def of(cls, config: Config, folder: Path) -> TrainSetup:
         """Load everything; a model from scratch is made in the run folder first."""
         torch.manual_seed(config.seed)
         source = model_path(config, folder)
         tokenizer = policy.load_tokenizer(source)
-        chat = Chat(tokenizer, **plain(config.model.template))
-        algorithm = algorithms.load(**plain(config.algorithm))
+        chat = Chat(tokenizer, **as_dict(config.model.template))
+        algorithm = algorithms.load(**as_dict(config.algorithm))
         actor = Policy(load_model(config, source), algorithm.critic)
-        actor.learns(config.stage.trains)
+        actor.set_trainable(config.stage.trains)
         engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
-        tutor = teacher.build(plain(config.teacher))
-        return cls(config, chat, engine, scoring(config), tutor, tokenizer, actor, algorithm)
+        return cls(
+            config, chat, engine, scoring(config), teacher.build(as_dict(config.teacher)), tokenizer, actor, algorithm
+        )
 
-    def play(self, *given: Any) -> list[Episode]:
+    def run_episodes(self, *given: Any) -> list[Episode]:
         """By as many processes as torch has threads, where the policy plays on CPU and nobody's connections would be forked.
 
         Where it plays is looked up each time: the trainer takes it to the accelerator.
         """
-        here = next(self.policy.parameters()).device.type == "cpu" and not isinstance(self.tutor, teacher.Remote)
-        apart = partial(play_apart, workers=torch.get_num_threads())
-        return apart(*given) if here and sys.platform == "linux" else play(*given)
+        here = next(self.policy.parameters()).device.type == "cpu" and not isinstance(
+            self.teacher, teacher.RemoteTeacher
+        )
+        apart = partial(run_episodes_in_processes, workers=torch.get_num_threads())
+        return apart(*given) if here and sys.platform == "linux" else run_episodes(*given)
 
 
-def remote(config: Config) -> Arena:
+def remote(config: Config) -> EvalSetup:
     """What a panel needs where a model behind an address plays."""
     from pilotrl.engine.openai import OpenAiEngine, Transcript
 
     chat = Transcript()
-    player = OpenAiEngine(make(plain(config.model.endpoint)), chat)
-    return Arena(config, chat, player, scoring(config), teacher.build(plain(config.teacher)))
+    agent_spec = OpenAiEngine(make(as_dict(config.model.endpoint)), chat)
+    return EvalSetup(config, chat, agent_spec, scoring(config), teacher.build(as_dict(config.teacher)))
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Keep libraries from talking over the progress of the run, and a log on a full disk from being an error of its own."""
     logging.raiseExceptions = False
     transformers_logging.disable_progress_bar()
@@ -164,7 +167,7 @@ def paradigm(name: str) -> Agent:
 
 def scoring(config: Config) -> Scoring:
     return Scoring(
-        judges={name: judge_of(config, str(settings["_target_"])) for name, settings in worlds(config).items()},
+        judges={name: judge_of(config, str(settings["_target_"])) for name, settings in environments(config).items()},
         terms=list(config.stage.terms),
         weights=dict(config.reward.weights),
         overlong_buffer=config.reward.overlong_buffer,
@@ -182,20 +185,22 @@ def reply_tokens(config: Config) -> dict[Role, int]:
 def judge_of(config: Config, env: str) -> Judge:
     """The judge, told how the actions of `env`, a class's dotted path, read in words where that needs telling."""
     world = import_module(env.rpartition(".")[0])
-    return judge.build(plain(config.judge), getattr(world, "resolve", None))
+    return judge.build(as_dict(config.judge), getattr(world, "resolve", None))
 
 
 def load_model(config: Config, source: str) -> Any:
     """The model of a run: its weights, and what of them learns."""
     model = config.model
-    return policy.load_model(source, model.dtype, model.gradient_checkpointing, **plain(model.lora), roles=model.roles)
+    return policy.load_model(
+        source, model.dtype, model.gradient_checkpointing, **as_dict(model.lora), roles=model.roles
+    )
 
 
 def engine_of(actor: Policy, end: int, slots: int, roles: str) -> Engine:
     """Who generates: in one lane or, where each role has weights of its own, in one for each."""
     if roles == "shared":
         return LocalEngine(actor.model, end, slots)
-    return Lanes({role: LocalEngine(Voice(actor, role), end, slots) for role in get_args(Role)})
+    return PerAdapterEngine({role: LocalEngine(RoleModel(actor, role), end, slots) for role in get_args(Role)})
 
 
 def model_path(config: Config, folder: Path) -> str:
@@ -207,7 +212,7 @@ def model_path(config: Config, folder: Path) -> str:
         return config.model.path
     target = folder / "scratch"
     if not (target / "config.json").is_file():
-        corpus = from_scratch.texts(envs.build({**plain(config.env), "split": "train"}), made.texts)
+        corpus = from_scratch.texts(envs.build({**as_dict(config.env), "split": "train"}), made.texts)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as place:  # ranks may do this at once: the first one counts
             draft = Path(place) / target.name
@@ -227,7 +232,7 @@ def model_path(config: Config, folder: Path) -> str:
 
 def sizes(config: Config) -> dict[str, int]:
     """Of a model from scratch."""
-    made = {name: size for name, size in plain(config.model.scratch).items() if name != "texts"}
+    made = {name: size for name, size in as_dict(config.model.scratch).items() if name != "texts"}
     return made | {"positions": config.model.max_length}
 
 
@@ -239,9 +244,9 @@ def memory(config: Config) -> Memory:
         from_scratch.architecture(**sizes(config)) if fresh else model_info.config_of(model_path(config, Path())),
         model.dtype,
         model.gradient_checkpointing,
-        **plain(model.lora),
+        **as_dict(model.lora),
         row=max(config.train.micro_tokens, length),
-        trained=1.0 if config.stage.world else 0.25,
+        trained=1.0 if config.stage.observation_weight else 0.25,
         slots=config.engine.slots,
         length=length,
         sets=1 if model.roles == "shared" else 2,
@@ -252,5 +257,3 @@ def memory(config: Config) -> Memory:
 def words(name: str) -> Sequence[str]:
     """The prompts, as text to learn a tokenizer from: often enough to get tokens of their own."""
     return [text.format(next=i, plan="", step="") for text in prompts.load(name).values() for i in range(1, 31)]
-
-

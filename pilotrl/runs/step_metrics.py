@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from pilotrl.config.schema import Config
 from pilotrl.rewards import terms
 from pilotrl.runs.describe import env_name, git_revision
-from pilotrl.tracking.sync_state import Card
+from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.types import Episode
 
 
-def card(config: Config, path: Path) -> Card:
+def run_info(config: Config, path: Path) -> RunInfo:
     """What the run is called in MLflow."""
     params: Any = OmegaConf.to_container(config, resolve=True)
     tags = {
@@ -31,7 +31,7 @@ def card(config: Config, path: Path) -> Card:
         "folder": str(path.absolute()),
         "mlflow.source.git.commit": git_revision() or "",
     }
-    return Card(
+    return RunInfo(
         experiment=config.tracking.experiment,
         run_name=f"{config.stage.name}-{env_name(config)}-{config.seed}",
         params=params,
@@ -56,7 +56,7 @@ TOTALS = {
 """Metrics that summary.json adds up over the steps, and what it calls them."""
 
 
-def played(episodes: Sequence[Episode]) -> dict[str, float]:
+def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """What a step's episodes amounted to, before anything was learned from them."""
     whole = [episode for episode in episodes if episode.outcome != "broken"]
 
@@ -77,7 +77,7 @@ def played(episodes: Sequence[Episode]) -> dict[str, float]:
     }
 
 
-def by_env(episodes: Iterable[Episode]) -> dict[str, float]:
+def success_by_env(episodes: Iterable[Episode]) -> dict[str, float]:
     """Success in each environment of a mixture that was played."""
     solved = [(episode.task.env, episode.outcome == "solved") for episode in episodes if episode.outcome != "broken"]
     names = sorted({name for name, _ in solved})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pilotrl.types import Call, Episode, PlanScores, Task, Turn, Written
+from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
 
 def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
@@ -50,5 +50,5 @@ def _sized(
     written = None
     if reference is not None:
         given = None if scores is None else PlanScores(*scores)
-        written = Written(None if steps is None else tuple(steps), tuple(reference), given)
+        written = WrittenPlan(None if steps is None else tuple(steps), tuple(reference), given)
     return Call(prompt=[-1] * prompt, ids=[-1] * sampled, logprobs=[], plan=(), written=written, **call)

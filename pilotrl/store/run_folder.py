@@ -1,15 +1,15 @@
 """The folder of one run: what lies where, who may write it, and how it goes back to a checkpoint. No torch.
 
-    RUN/.hydra/           the configuration, as composed
-    RUN/pilotrl.log       what the terminal said
-    RUN/metrics.jsonl     one line a step: the truth that MLflow is fed from
-    RUN/episodes.jsonl    one line for each episode played
-    RUN/calls/            ids, log-probabilities, masks and advantages of a kept sample of steps
-    RUN/probe.pt          what drift is measured on, played before training
-    RUN/checkpoints/      what an interrupted run goes on from
-    RUN/policy/           what `from_pretrained` loads
-    RUN/summary.json      written last: a run that has it is finished
-    RUN/audit.json        what an audit found, where there was one
+RUN/.hydra/           the configuration, as composed
+RUN/pilotrl.log       what the terminal said
+RUN/metrics.jsonl     one line a step: the truth that MLflow is fed from
+RUN/episodes.jsonl    one line for each episode played
+RUN/calls/            ids, log-probabilities, masks and advantages of a kept sample of steps
+RUN/probe.pt          what drift is measured on, played before training
+RUN/checkpoints/      what an interrupted run goes on from
+RUN/policy/           what `from_pretrained` loads
+RUN/summary.json      written last: a run that has it is finished
+RUN/audit.json        what an audit found, where there was one
 """
 
 from __future__ import annotations

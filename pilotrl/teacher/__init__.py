@@ -29,7 +29,7 @@ class Teacher(Protocol):
 
 
 @runtime_checkable
-class Remote(Teacher, Protocol):
+class RemoteTeacher(Teacher, Protocol):
     """A teacher that asks an endpoint."""
 
     def plan(self, env: Env, episode: Episode, plan: Plan, sample: int = 0) -> Future[Plan | None]:

@@ -41,7 +41,9 @@ class FileTeacher:
         lost = [pair for pair in every if (home(env, pair[0]), _bare(home(env, pair[0]), pair[0])) not in self.known]
         if lost:
             what = f"has no plan for {len(lost)} of {len(every)} tasks, such as {lost[0][0]} ({lost[0][1]})"
-            raise UserError(f"path={self.path}: {what}; the same line with python -m pilotrl.plans out=FOLDER writes them")
+            raise UserError(
+                f"path={self.path}: {what}; the same line with python -m pilotrl.plans out=FOLDER writes them"
+            )
         for split, names in tasks.items():
             live = world(split)
             for name in names[:LOOKED_AT]:

@@ -42,7 +42,10 @@ def prompt(episode: Episode, plan: Plan) -> str:
     start = len(episode.turns) + 1
     turns = [f"Action: {turn.action}\n{turn.observation}" for turn in episode.turns]
     return prompts.load("teacher")["plan"].format(
-        first=episode.observation, turns="\n\n".join(turns) or "(nothing yet)", plan=number(plan) or "(none yet)", next=start
+        first=episode.observation,
+        turns="\n\n".join(turns) or "(nothing yet)",
+        plan=number(plan) or "(none yet)",
+        next=start,
     )
 
 

@@ -1,9 +1,9 @@
 """A set of plans on disk: every one that was written, with its grades, and those that are good enough as a dataset.
 
-    OUT/settings.json        who wrote and who graded, in which world
-    OUT/written.jsonl        a line for each plan and one for its grades, as they came: what a killed command goes on from
-    OUT/data/SPLIT.parquet   the plans that were kept
-    OUT/README.md            the card by which `datasets.load_dataset(OUT)` finds them
+OUT/settings.json        who wrote and who graded, in which world
+OUT/written.jsonl        a line for each plan and one for its grades, as they came: what a killed command goes on from
+OUT/data/SPLIT.parquet   the plans that were kept
+OUT/README.md            the card by which `datasets.load_dataset(OUT)` finds them
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Bar:
+class Threshold:
     """What a plan needs to pass, each grade from 1 to 5 (PilotRL, arXiv 2508.00344)."""
 
     mean: float
@@ -65,7 +65,9 @@ class Bar:
 
     def why_not(self, scores: PlanScores) -> str | None:
         """The first thing that is not good enough."""
-        for name, score, least in zip(scores._fields, scores, (self.correctness, self.others, self.others), strict=True):
+        for name, score, least in zip(
+            scores._fields, scores, (self.correctness, self.others, self.others), strict=True
+        ):
             if score < least:
                 return f"{name} below {least}"
         return f"mean below {self.mean}" if fmean(scores) < self.mean else None
@@ -132,9 +134,11 @@ class PlanSet:
         if "scores" in line:
             self.written[line["split"], line["task"]][line["sample"]].scores = PlanScores(*line["scores"])
         else:
-            self.written[line["split"], line["task"]][line["sample"]] = Candidate(**{**line, "steps": tuple(line["steps"])})
+            self.written[line["split"], line["task"]][line["sample"]] = Candidate(
+                **{**line, "steps": tuple(line["steps"])}
+            )
 
-    def export(self, bar: Bar, best: int) -> tuple[int, Counter[str]]:
+    def export(self, bar: Threshold, best: int) -> tuple[int, Counter[str]]:
         """Write the dataset; returns how many plans were kept, and why the others were not."""
         reasons, rows = Counter[str](), defaultdict[str, list[Candidate]](list)
         for key in sorted(self.written):
@@ -152,7 +156,7 @@ class PlanSet:
         return len(kept), reasons
 
 
-def sift(candidates: Sequence[Candidate], bar: Bar, best: int) -> tuple[list[Candidate], Counter[str]]:
+def sift(candidates: Sequence[Candidate], bar: Threshold, best: int) -> tuple[list[Candidate], Counter[str]]:
     """Of one task: the best that passed, best first, and why each of the others is not among them."""
     reasons, passed = Counter[str](), list[tuple[float, Candidate]]()
     repeats = len(candidates) - len(once := distinct(candidates))
@@ -162,11 +166,13 @@ def sift(candidates: Sequence[Candidate], bar: Bar, best: int) -> tuple[list[Can
         elif one.scores:
             passed.append((fmean(one.scores), one))
     passed.sort(key=lambda pair: -pair[0])
-    reasons.update({"says what another one says": repeats, f"passed, but is not among the best {best}": len(passed[best:])})
+    reasons.update(
+        {"says what another one says": repeats, f"passed, but is not among the best {best}": len(passed[best:])}
+    )
     return [one for _, one in passed[:best]], +reasons
 
 
-def _why_not(one: Candidate, bar: Bar) -> str | None:
+def _why_not(one: Candidate, bar: Threshold) -> str | None:
     if one.steps is None:
         return "no answer, or none that is a plan"
     return "no grades" if one.scores is None else bar.why_not(one.scores)
@@ -209,7 +215,7 @@ def _row(one: Candidate) -> dict[str, Any]:
     return held | {"plan": list(one.steps)} | one.scores._asdict()
 
 
-def _card(kept: Sequence[Candidate], splits: Sequence[str], who: Mapping[str, str], bar: Bar, best: int) -> str:
+def _card(kept: Sequence[Candidate], splits: Sequence[str], who: Mapping[str, str], bar: Threshold, best: int) -> str:
     files = "\n".join(f"  - split: {split}\n    path: data/{split}.parquet" for split in splits)
     worlds = ", ".join(sorted({one.env for one in kept})) or "nothing yet"
     tasks = len({(one.split, one.task) for one in kept})

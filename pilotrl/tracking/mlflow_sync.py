@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pilotrl.store.redact import hide_credentials
 from pilotrl.tracking import mlflow_client, registry
 from pilotrl.tracking.run_description import description, panel_points
-from pilotrl.tracking.sync_state import EPISODES, METRICS, Ledger, Sent, Status, sent_nothing
+from pilotrl.tracking.sync_state import EPISODES, METRICS, Sent, Status, SyncState, sent_nothing
 from pilotrl.tracking.traces import Traces, is_shown
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ TRACES = 16
 """Traces whose spans go in one request."""
 
 
-class Feed:
+class MlflowSync:
     """What MLflow has of one run folder, and how the rest gets there.
 
     uri: where MLflow is, with credentials if it needs them; they are kept in memory only."""
 
-    def __init__(self, ledger: Ledger, uri: str) -> None:
-        self._ledger = ledger
-        self._folder = ledger.folder
+    def __init__(self, sync_state: SyncState, uri: str) -> None:
+        self._ledger = sync_state
+        self._folder = sync_state.folder
         self._uri = uri
         self._client: MlflowClient | None = None
         self._experiment = ""
@@ -61,7 +61,9 @@ class Feed:
             self._send_files(client, sent)
             self._send_result(client, sent)
             self._send_status(client, sent)
-            self._client = client  # kept when all went well: else whatever MLflow is when it comes back is looked at anew
+            self._client = (
+                client  # kept when all went well: else whatever MLflow is when it comes back is looked at anew
+            )
 
     def complaint(self, error: BaseException) -> str:
         """One line about what went wrong, without credentials."""

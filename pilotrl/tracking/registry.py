@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pilotrl.store.redact import hide_credentials
-from pilotrl.tracking.sync_state import LEDGER, Sent
+from pilotrl.tracking.sync_state import STATE_FILE, Sent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +32,7 @@ class Parent:
 def parent_in(uri: str, folder: str | None) -> Parent | None:
     """What a run folder's own ledger says; None without a folder, or where it was tracked elsewhere or never."""
     try:
-        sent = json.loads((Path(folder or "/dev/null") / LEDGER).read_text())
+        sent = json.loads((Path(folder or "/dev/null") / STATE_FILE).read_text())
     except (OSError, ValueError):
         return None
     known = sent.get("uri") == hide_credentials(uri) and sent.get("run_id")
@@ -51,7 +51,7 @@ def link_parent(client: MlflowClient, run: Run, parent: Parent) -> None:
 
 def sweep_of(folder: Path) -> Path | None:
     """The folder of the sweep that a run is a job of: it lies there, and has a ledger of its own."""
-    return next((above for above in folder.absolute().parents if (above / LEDGER).is_file()), None)
+    return next((above for above in folder.absolute().parents if (above / STATE_FILE).is_file()), None)
 
 
 def send_model(

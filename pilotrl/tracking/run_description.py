@@ -30,7 +30,11 @@ def panel_points(summary: Summary) -> Iterator[Point]:
 
 def description(tags: Mapping[str, str], summary: Summary) -> str:
     """Markdown for the page of a run: where it came from, where it lies and, once it is over, what it gained."""
-    start = f"A sweep of {tags['jobs']} jobs." if "jobs" in tags else f"Started from the weights of `{tags.get('starts_from')}`."
+    start = (
+        f"A sweep of {tags['jobs']} jobs."
+        if "jobs" in tags
+        else f"Started from the weights of `{tags.get('starts_from')}`."
+    )
     lines = [start, "", f"Folder: `{tags.get('folder')}`"]
     for block, whose in BLOCKS.items():
         if measured := summary.get(block):

@@ -19,7 +19,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Sent = Mapping[str, Any]
 """The contents of `mlflow.json`: a card, `uri`, `status`, and what MLflow has."""
 
-LEDGER = "mlflow.json"
+STATE_FILE = "mlflow.json"
 METRICS = "metrics.jsonl"
 EPISODES = "episodes.jsonl"
 TAIL = 1024
@@ -29,7 +29,7 @@ START = {"bytes": 0, "tail": hashlib.sha256(b"").hexdigest()}
 
 
 @dataclass(frozen=True)
-class Card:
+class RunInfo:
     """What a run is called in MLflow, and how much of it is shown there."""
 
     experiment: str
@@ -50,7 +50,7 @@ class Card:
     """Weights of at most so many megabytes are copied to MLflow."""
 
 
-class Ledger:
+class SyncState:
     """`mlflow.json` of a run folder. Two threads may use one."""
 
     def __init__(self, folder: Path) -> None:
@@ -59,12 +59,12 @@ class Ledger:
 
     def read(self) -> dict[str, Any]:
         """Raises OSError or ValueError where the file is not there or was damaged."""
-        sent: dict[str, Any] = json.loads((self.folder / LEDGER).read_text())
+        sent: dict[str, Any] = json.loads((self.folder / STATE_FILE).read_text())
         return sent
 
-    def begin(self, uri: str, card: Card) -> None:
+    def begin(self, uri: str, run_info: RunInfo) -> None:
         """The run begins, or goes on. Of it, what was sent before stays noted."""
-        wanted = asdict(card) | {"params": without_secrets(card.params), "tags": dict(card.tags)}
+        wanted = asdict(run_info) | {"params": without_secrets(run_info.params), "tags": dict(run_info.tags)}
         self.update(uri=hide_credentials(uri), status="RUNNING", ended=None, **wanted)
 
     def end(self, status: Status, when: float) -> None:
@@ -74,7 +74,7 @@ class Ledger:
     def update(self, **changes: Any) -> None:
         """Replaces the given keys; a crash leaves the old file or the new one."""
         with self._lock:
-            path = self.folder / LEDGER
+            path = self.folder / STATE_FILE
             new = {"created": time.time(), "id": uuid.uuid4().hex, "run_id": None} | sent_nothing()
             sent = (self.read() if path.exists() else new) | changes
             write_whole(path, json.dumps(sent, indent=1))

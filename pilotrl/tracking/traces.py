@@ -82,8 +82,8 @@ class _Episode:
         what = (self.run.run_id, record["phase"], record["step"], record["group"], record["sample"])
         self.id = _digest(16, *what)
         self.trace_id = f"tr-{self.id}"
-        when, _, arm = str(record["phase"]).partition("/")
-        self.when, self.arm = (when, arm) if arm else (f"step {record['step']}", "training")
+        when, _, protocol = str(record["phase"]).partition("/")
+        self.when, self.protocol = (when, protocol) if protocol else (f"step {record['step']}", "training")
         self.author = "the policy" if record["tokens"] else "the expert"  # whose demonstrations cost none
         self.writes_plans = any(call["role"] == "planner" for call in record["calls"])
 
@@ -102,7 +102,7 @@ class _Episode:
             request_time=self.start,
             state=TraceState.ERROR if record["outcome"] == "broken" else TraceState.OK,
             request_preview=record["observation"][:PREVIEW],
-            response_preview=f"{record['outcome']}, {len(record['turns'])} turns; {self.when}, {self.arm}",
+            response_preview=f"{record['outcome']}, {len(record['turns'])} turns; {self.when}, {self.protocol}",
             execution_duration=self.now,
             trace_metadata={"mlflow.sourceRun": self.run.run_id, "mlflow.trace.tokenUsage": json.dumps(usage)},
             tags=self._tags(),
@@ -119,7 +119,7 @@ class _Episode:
         return {
             "mlflow.traceName": f"{record['task']['env']} {record['task']['id']}",
             "when": self.when,
-            "arm": self.arm,
+            "protocol": self.protocol,
             "sample": str(record["sample"]),
             "outcome": record["outcome"],
         }

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 
 from pilotrl.tracking.mlflow_client import absolute
-from pilotrl.tracking.mlflow_sync import Feed
-from pilotrl.tracking.sync_state import LEDGER, METRICS, Card, Ledger, Status
+from pilotrl.tracking.mlflow_sync import MlflowSync
+from pilotrl.tracking.sync_state import METRICS, STATE_FILE, RunInfo, Status, SyncState
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,16 @@ class Tracker:
     As a context manager it ends with FINISHED, or FAILED where an exception passes through.
     """
 
-    def __init__(self, folder: Path, uri: str | None, card: Card) -> None:
+    def __init__(self, folder: Path, uri: str | None, run_info: RunInfo) -> None:
         self._folder = folder
         self._stop = threading.Event()
         self._failed = False
         self._thread: threading.Thread | None = None
         if uri is None or uri == "off":
             return
-        self._ledger = Ledger(folder)
-        self._ledger.begin(absolute(uri), card)
-        self._feed = Feed(self._ledger, absolute(uri))
+        self._ledger = SyncState(folder)
+        self._ledger.begin(absolute(uri), run_info)
+        self._feed = MlflowSync(self._ledger, absolute(uri))
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -58,7 +58,7 @@ class Tracker:
         try:
             self._ledger.end(status, time.time())
         except OSError as error:  # a full disk, mostly, and then that is what the run itself complains about
-            log.warning("%s: how the run ended cannot be noted (%s)", self._folder / LEDGER, error.strerror)
+            log.warning("%s: how the run ended cannot be noted (%s)", self._folder / STATE_FILE, error.strerror)
         self._stop.set()
         self._thread.join(GOODBYE if status == "FINISHED" else PAUSE)
         complete = not self._failed and not self._thread.is_alive()

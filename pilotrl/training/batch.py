@@ -16,7 +16,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from pilotrl.models.micro_batch import Micro
+from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.prefix import common
 from pilotrl.types import Call, Episode, Role
 
@@ -46,9 +46,9 @@ class Batch:
     """[C] from 1; 0 for the words of the world, which are one call a row."""
     call_weight: Tensor
     """[C] of a call's tokens in the loss: 1 for what a trained role said."""
-    steered: Tensor
+    followed: Tensor
     """[C] bool: the episode went on with it; False for a candidate plan that was not selected."""
-    turn_rewards: Tensor
+    process_rewards: Tensor
     """[2, C] float64 in [0, 1]: what each call earned by itself, a planner's and an executor's; NaN without a verdict."""
     rewards: Tensor
     """[E] float64, NaN where broken or unscored."""
@@ -75,7 +75,7 @@ class Batch:
         dealt = [place[episode.group] % parts for episode in self.episodes]
         return [[i for i, part in enumerate(dealt) if part == number] for number in range(parts)]
 
-    def micros(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[Micro]:
+    def micro_batches(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[MicroBatch]:
         """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike side by
         side, in pieces of at most `tokens` tokens that have to be run (at least one row); eight that are shared count as one."""
         wanted, adapters = set(episodes), self.row_adapter
@@ -86,14 +86,14 @@ class Batch:
             alike = bool(fit) and adapters[fit[-1]] == adapters[row]
             same, length = common(texts[fit[-1]], texts[row]) if alike else 0, len(texts[row])
             if fit and (not alike or size + length - same + same / COPY > tokens):
-                yield self.micro(fit)
+                yield self.micro_batch(fit)
                 fit, size, same = [], 0.0, 0
             fit.append(row)
             size += length - same + same / COPY
         if fit:
-            yield self.micro(fit)
+            yield self.micro_batch(fit)
 
-    def micro(self, rows: Sequence[int]) -> Micro:
+    def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
         """A forward pass over some rows; what one begins with as the one before it does is not run again."""
         ids, position, fresh, path = list[int](), list[int](), list[int](), list[int]()
         start = torch.full((len(self.rows),), -1)
@@ -110,7 +110,7 @@ class Batch:
         mine, call = start[self.token_row] >= 0, (start[self.call_row] >= 0).nonzero()[:, 0]
         place, told = torch.tensor(path), torch.tensor(ids)
         spot = start[self.token_row[mine]] + self.token_position[mine]
-        return Micro(
+        return MicroBatch(
             ids=told,
             position=torch.tensor(position),
             fresh=fresh,
@@ -154,35 +154,37 @@ def collate(
     version: int,
     groups: int,
     group_size: int,
-    world: float = 0.0,
+    observation_weight: float = 0.0,
     unselected: bool = False,
 ) -> Batch:
     """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is.
 
-    With a weight for the `world`, all tokens that no call sampled are learned too, as in pretraining; `unselected`
+    With an `observation_weight`, all tokens that no call sampled are learned too, as in pretraining; `unselected`
     candidate plans are only if asked for.
     """
-    lists = _Lists(world)
+    builder = _BatchBuilder(observation_weight)
     for index, episode in enumerate(episodes):
         if episode.reward is not None:
-            lists.add(index, [call for call in episode.calls if call.selected or unselected], trains)
+            builder.add(index, [call for call in episode.calls if call.selected or unselected], trains)
     return Batch(
         step=step,
         version=version,
-        rows=[torch.tensor(row) for row in lists.rows],
-        row_episode=lists.row_episode,
-        row_adapter=lists.row_adapter,
-        **{name: torch.tensor(getattr(lists, name), dtype=torch.long) for name in INDICES},
-        logprobs=torch.tensor(lists.logprobs, dtype=torch.float32),
-        call_weight=torch.tensor(lists.call_weight, dtype=torch.float64),
-        steered=torch.tensor([call is None or call.selected for call in lists.trained], dtype=torch.bool),
-        turn_rewards=torch.tensor([_earned(lists.trained, role) for role in get_args(Role)], dtype=torch.float64),
+        rows=[torch.tensor(row) for row in builder.rows],
+        row_episode=builder.row_episode,
+        row_adapter=builder.row_adapter,
+        **{name: torch.tensor(getattr(builder, name), dtype=torch.long) for name in INDICES},
+        logprobs=torch.tensor(builder.logprobs, dtype=torch.float32),
+        call_weight=torch.tensor(builder.call_weight, dtype=torch.float64),
+        followed=torch.tensor([call is None or call.selected for call in builder.trained], dtype=torch.bool),
+        process_rewards=torch.tensor(
+            [_process_rewards(builder.trained, role) for role in get_args(Role)], dtype=torch.float64
+        ),
         rewards=torch.tensor([math.nan if e.reward is None else e.reward for e in episodes], dtype=torch.float64),
         group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
         success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
         terminated=torch.tensor([episode.outcome in ("solved", "failed") for episode in episodes], dtype=torch.bool),
         episodes=list(episodes),
-        trained=lists.trained,
+        trained=builder.trained,
         groups=groups,
         group_size=group_size,
     )
@@ -202,8 +204,8 @@ def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
     return rows
 
 
-def _earned(calls: Sequence[Call | None], role: str) -> list[float]:
-    return [math.nan if c is None or c.role != role or c.earned is None else c.earned for c in calls]
+def _process_rewards(calls: Sequence[Call | None], role: str) -> list[float]:
+    return [math.nan if c is None or c.role != role or c.process_reward is None else c.process_reward for c in calls]
 
 
 INDICES = ("token_row", "token_position", "token_call", "call_row", "call_position", "call_episode", "call_turn")
@@ -211,10 +213,10 @@ INDICES = ("token_row", "token_position", "token_call", "call_row", "call_positi
 
 
 @dataclass
-class _Lists:
+class _BatchBuilder:
     """The columns of a batch while they grow."""
 
-    world: float
+    observation_weight: float
     rows: list[list[int]] = field(default_factory=list)
     row_episode: list[int] = field(default_factory=list)
     row_adapter: list[str | None] = field(default_factory=list)
@@ -240,7 +242,7 @@ class _Lists:
             self.rows.append(trained[-1].prompt + trained[-1].ids)
             self.row_episode.append(episode)
             self.row_adapter.append(row[0].adapter)
-            if self.world:
+            if self.observation_weight:
                 sampled = {spot for call in row for spot in _places(call)}
                 told = [spot for spot in range(1, len(self.rows[-1])) if spot not in sampled]
                 self._call(len(self.rows) - 1, None, told, [0.0] * len(told))
@@ -257,7 +259,7 @@ class _Lists:
         self.call_position.append(places[0] - 1)
         self.call_episode.append(self.row_episode[row])
         self.call_turn.append(call.turn if call else 0)
-        self.call_weight.append(1.0 if call else self.world)
+        self.call_weight.append(1.0 if call else self.observation_weight)
         self.trained.append(call)
 
 

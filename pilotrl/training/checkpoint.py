@@ -24,8 +24,8 @@ def save_whole(thing: Any, path: Path) -> None:
 
 
 class Checkpoints(Callback):
-    """Saves every `every` steps and at the last, after `record`, which all ranks call, has written the step's lines; keeps the
-    newest file. Before a step is learned from, the first rank's `look` sees it.
+    """Saves every `every` steps and at the last, after `after_step`, which all ranks call, has written the step's lines;
+    keeps the newest file. Before a step is learned from, the first rank's `before_step` sees it.
 
     A file appears whole or not at all, so a run killed anywhere finds the last whole one.
     """
@@ -35,10 +35,11 @@ class Checkpoints(Callback):
         folder: RunFolder,
         every: int,
         steps: int,
-        look: Callable[[Any, Any], None],
-        record: Callable[[Any, Any], None],
+        before_step: Callable[[Any, Any], None],
+        after_step: Callable[[Any, Any], None],
     ) -> None:
-        self.folder, self.every, self.steps, self.look, self.record = folder, every, steps, look, record
+        self.folder, self.every, self.steps = folder, every, steps
+        self.before_step, self.after_step = before_step, after_step
         self.sigterm = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,12 +49,12 @@ class Checkpoints(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.is_global_zero:
-            self.look(batch, pl_module)
+            self.before_step(batch, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.record(batch, pl_module)
+        self.after_step(batch, pl_module)
         trainer.strategy.barrier()  # whether training is over, a rank reads from the lines that the first one writes
         done = int(pl_module.version)  # type: ignore[arg-type]
         if done % self.every and done != self.steps:

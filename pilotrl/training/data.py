@@ -18,12 +18,12 @@ from torch.utils.data import IterableDataset
 
 from pilotrl.engine import Engine
 from pilotrl.envs import Env, home
-from pilotrl.rewards.judge import Judge, Remote
+from pilotrl.rewards.judge import Judge, RemoteJudge
 from pilotrl.rewards.judge.grading import begin, grade
 from pilotrl.rewards.terms import score
-from pilotrl.rollout.agent import Player, Playing, Ticket
+from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, RunEpisodes
 from pilotrl.rollout.schedule import schedule
-from pilotrl.rollout.scheduler import play
+from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.training.batch import Batch, collate
 from pilotrl.types import Episode, Role, Task, UserError
 
@@ -60,7 +60,12 @@ class Scoring:
 
     def endpoints(self) -> set[Endpoint]:
         """Whom the judges ask."""
-        return {endpoint for judge in self.judges.values() if isinstance(judge, Remote) for endpoint in judge.endpoints()}
+        return {
+            endpoint
+            for judge in self.judges.values()
+            if isinstance(judge, RemoteJudge)
+            for endpoint in judge.endpoints()
+        }
 
 
 def check_starts(episodes: Sequence[Episode]) -> None:
@@ -84,7 +89,7 @@ class Rollouts(IterableDataset[Batch]):
         split: str,
         make_env: Callable[[], Env],
         engine: Engine,
-        players: Sequence[Player],
+        agent_specs: Sequence[AgentSpec],
         scoring: Scoring,
         trains: Sequence[str],
         steps: int,
@@ -96,16 +101,17 @@ class Rollouts(IterableDataset[Batch]):
         rank: int,
         ranks: int,
         on_episode: Callable[[int, int, int], None],
-        world: float = 0.0,
-        over: Callable[[], bool] = lambda: False,
+        observation_weight: float = 0.0,
+        finished: Callable[[], bool] = lambda: False,
         first: int | None = None,
-        play: Playing = play,
+        run_episodes: RunEpisodes = run_episodes,
     ) -> None:
         self.env, self.split, self.make_env, self.engine = env, split, make_env, engine
-        self.players, self.scoring, self.trains = players, scoring, trains
+        self.agent_specs, self.scoring, self.trains = agent_specs, scoring, trains
         self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
-        self.rank, self.ranks, self.world, self.over, self.play = rank, ranks, world, over, play
+        self.rank, self.ranks, self.observation_weight = rank, ranks, observation_weight
+        self.finished, self.run_episodes = finished, run_episodes
         self.seconds = 0.0
         self.names = make_env().tasks[:first]
 
@@ -114,37 +120,42 @@ class Rollouts(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.version(), self.steps):
-            if self.over():
+            if self.finished():
                 return
             yield self.batch(step)
 
     def batch(self, step: int) -> Batch:
         """Play one step's groups (this rank's share) and turn them into tensors."""
         start, version = time.perf_counter(), self.version()
-        tickets = self.tickets(step, version)
-        done = iter(range(1, len(tickets) + 1))
+        specs = self.specs(step, version)
+        done = iter(range(1, len(specs) + 1))
 
-        def over(episode: Episode) -> None:
+        def on_done(episode: Episode) -> None:
             self.scoring.begin(episode)
-            self.on_episode(step, next(done), len(tickets))
+            self.on_episode(step, next(done), len(specs))
 
-        episodes = self.play(tickets, self.make_env, self.engine, (self.seed, self.split, step), over)
+        episodes = self.run_episodes(specs, self.make_env, self.engine, (self.seed, self.split, step), on_done)
         check_starts(episodes)
         self.scoring(episodes)
         shape = self.tasks, self.group_size
-        batch = collate(episodes, self.trains, step, version, *shape, self.world, self.scoring.unselected)
+        batch = collate(episodes, self.trains, step, version, *shape, self.observation_weight, self.scoring.unselected)
         if self.shuffle_rewards:
             batch.rewards = shuffled(batch.rewards, self.seed, step)
-            batch.turn_rewards = torch.stack([shuffled(row, self.seed, step) for row in batch.turn_rewards])
+            batch.process_rewards = torch.stack([shuffled(row, self.seed, step) for row in batch.process_rewards])
         self.seconds = time.perf_counter() - start
         return batch
 
-    def tickets(self, step: int, version: int) -> list[Ticket]:
+    def specs(self, step: int, version: int) -> list[EpisodeSpec]:
         """Groups in order; a rank plays every `ranks`-th group, whole."""
         names = schedule(self.names, self.seed, step, self.tasks)
-        players = [replace(player, version=version) for player in self.players]
+        agent_specs = [replace(agent_spec, version=version) for agent_spec in self.agent_specs]
         return [
-            Ticket(Task(home(self.env, name), name, self.split, self.seed), group, sample, players[group % len(players)])
+            EpisodeSpec(
+                Task(home(self.env, name), name, self.split, self.seed),
+                group,
+                sample,
+                agent_specs[group % len(agent_specs)],
+            )
             for group, name in enumerate(names)
             if group % self.ranks == self.rank
             for sample in range(self.group_size)

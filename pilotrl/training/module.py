@@ -66,33 +66,35 @@ class PilotModule(LightningModule):
         values = self.values(batch)
         ends = batch.success, batch.terminated
         credit = self.algorithm.advantages(
-            batch.rewards, batch.turn_rewards, batch.group, *ends, batch.call_episode, batch.steered, values
+            batch.rewards, batch.process_rewards, batch.group, *ends, batch.call_episode, batch.followed, values
         )
         batch.credit(credit.advantages)
         weights = credit.advantages * batch.call_weight
-        taught = batch.rows_with((weights != 0) | credit.returns.isfinite())
+        has_gradient = batch.rows_with((weights != 0) | credit.returns.isfinite())
         groups = len(set(batch.group.tolist()))
         totals = {name: share * groups / batch.groups for name, share in credit.stats.items()}
         norm = 0.0
         parts = batch.parts(self.minibatches, self.seed * 1_000_003 + step)
-        lessons = [(part, seen) for part in parts if (seen := self.total(batch.tokens(part, taught)))]
+        lessons = [(part, seen) for part in parts if (seen := self.total(batch.tokens(part, has_gradient)))]
         for episodes, seen in lessons:
             tokens = self.total(batch.tokens(episodes))
             calls = self.total(int(credit.returns[batch.calls(episodes)].isfinite().sum()))
-            for micro in batch.micros(episodes, self.micro_tokens, taught):
-                scored = self.policy(micro.to(self.device), self.temperature)
-                played = micro.logprobs.to(self.device), weights[micro.token_call].to(self.device)
-                returns = credit.returns[micro.call].to(self.device)
+            for micro_batch in batch.micro_batches(episodes, self.micro_tokens, has_gradient):
+                scored = self.policy(micro_batch.to(self.device), self.temperature)
+                played = micro_batch.logprobs.to(self.device), weights[micro_batch.token_call].to(self.device)
+                returns = credit.returns[micro_batch.call].to(self.device)
                 loss, stats = self.algorithm.loss(scored.logprobs, *played, scored.values, returns, tokens, calls)
                 with self.unsynced():
                     self.manual_backward(loss)
-                stats = {name: value * tokens / seen for name, value in stats.items()}  # of tokens; those of calls miss none
+                stats = {
+                    name: value * tokens / seen for name, value in stats.items()
+                }  # of tokens; those of calls miss none
                 stats |= {"loss": loss.detach(), "entropy": scored.entropy.sum() / seen}
                 for name, value in stats.items():
                     totals[name] = totals.get(name, 0.0) + float(value) / len(lessons)
             norm += self.update(step) / len(lessons)
         self.version += 1
-        logged = self.summed(totals) | {"grad_norm": norm, "lr": self.lr * self.pace(step)}
+        logged = self.summed(totals) | {"grad_norm": norm, "lr": self.lr * self.lr_factor(step)}
         self.metrics = {f"train/{name}": value for name, value in logged.items()}
         self.metrics["seconds/update"] = time.perf_counter() - start
 
@@ -103,7 +105,7 @@ class PilotModule(LightningModule):
         chosen: Any = self.optimizers()
         for optimizer in chosen if isinstance(chosen, list) else [chosen]:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * self.pace(step)
+                group["lr"] = group["initial_lr"] * self.lr_factor(step)
             optimizer.step()
             optimizer.zero_grad()
         return float(norm)
@@ -113,8 +115,8 @@ class PilotModule(LightningModule):
         """[C] of the value head under the weights that played; empty without one."""
         values = torch.zeros(len(batch.call_episode) if self.algorithm.critic else 0)
         if self.algorithm.critic:
-            for micro in batch.micros(range(len(batch.episodes)), self.micro_tokens):
-                values[micro.call] = self.policy(micro.to(self.device), self.temperature).values.cpu()
+            for micro_batch in batch.micro_batches(range(len(batch.episodes)), self.micro_tokens):
+                values[micro_batch.call] = self.policy(micro_batch.to(self.device), self.temperature).values.cpu()
         return values
 
     @torch.no_grad()
@@ -122,11 +124,11 @@ class PilotModule(LightningModule):
         """[N] log-probabilities of the trained tokens under the present weights, a row at a time."""
         found = torch.zeros_like(batch.logprobs)
         for row in range(len(batch.rows)):
-            scored = self.policy(batch.micro([row]).to(self.device), self.temperature)
+            scored = self.policy(batch.micro_batch([row]).to(self.device), self.temperature)
             found[batch.token_row == row] = scored.logprobs.cpu()
         return found
 
-    def pace(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         """Share of the learning rate at a step: linear warm-up, then constant, or to zero by a line or half a cosine."""
         left = 1 - step / self.steps
         shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[self.lr_schedule]
@@ -192,8 +194,11 @@ class PilotModule(LightningModule):
     def held_out_loss(self, batch: Batch) -> float:
         """Cross entropy in nats a token on demonstrations of tasks that are never trained on; nan: all of them were broken."""
         everything = range(len(batch.episodes))
-        micros = batch.micros(everything, self.micro_tokens)
-        loss = sum(float(-self.policy(micro.to(self.device), self.temperature).logprobs.sum()) for micro in micros)
+        micro_batches = batch.micro_batches(everything, self.micro_tokens)
+        loss = sum(
+            float(-self.policy(micro_batch.to(self.device), self.temperature).logprobs.sum())
+            for micro_batch in micro_batches
+        )
         total = self.summed({"loss": loss, "tokens": batch.tokens(everything)})
         return total["loss"] / total["tokens"] if total["tokens"] else math.nan
 

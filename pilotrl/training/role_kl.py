@@ -52,8 +52,13 @@ class Probe:
         k3 = moved.expm1() - moved
         speakers = [call.role if call else None for call in self.batch.trained]
         every = range(len(self.batch.episodes))
-        calls = torch.cat([NOTHING.long(), *(micro.token_call for micro in self.batch.micros(every, self.micro_tokens))])
-        said = {role: torch.tensor([speaker == role for speaker in speakers])[calls] for role in get_args(Role)}
+        calls = torch.cat(
+            [
+                NOTHING.long(),
+                *(micro_batch.token_call for micro_batch in self.batch.micro_batches(every, self.micro_tokens)),
+            ]
+        )
+        said = {role: torch.tensor([for_role == role for for_role in speakers])[calls] for role in get_args(Role)}
         return {role: float(k3[mine].mean()) for role, mine in said.items() if mine.any()}
 
 
@@ -61,5 +66,7 @@ class Probe:
 def logprobs(policy: Policy, batch: Batch, temperature: float, micro_tokens: int) -> Tensor:
     """[N] of a batch's trained tokens under the weights of now, micro-batch by micro-batch."""
     device = next(policy.parameters()).device
-    micros = batch.micros(range(len(batch.episodes)), micro_tokens)
-    return torch.cat([NOTHING, *(policy(micro.to(device), temperature).logprobs.cpu() for micro in micros)])
+    micro_batches = batch.micro_batches(range(len(batch.episodes)), micro_tokens)
+    return torch.cat(
+        [NOTHING, *(policy(micro_batch.to(device), temperature).logprobs.cpu() for micro_batch in micro_batches)]
+    )

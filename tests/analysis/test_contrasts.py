@@ -100,12 +100,12 @@ def test_an_arm_of_one_run_says_nothing_about_seeds() -> None:
     assert found.detectable == pytest.approx(detectable(error, 29))
 
 
-def coverage(monkeypatch: pytest.MonkeyPatch, times: int, **arms: Any) -> tuple[float, float]:
+def coverage(monkeypatch: pytest.MonkeyPatch, times: int, **configurations: Any) -> tuple[float, float]:
     """How often the interval over tasks, and the one over tasks and seeds, holds the truth: no difference."""
     monkeypatch.setattr(statistics, "RESAMPLES", 500)  # the ends of an interval jitter, and hold the truth as often
     rng, hits = np.random.default_rng(3), np.zeros(2)
     for _ in range(times):
-        found = difference(*map(runs, pair(rng, **arms)))
+        found = difference(*map(runs, pair(rng, **configurations)))
         hits += [inside(found.over_tasks), found.over_seeds is None or inside(found.over_seeds)]
     return float(hits[0] / times), float(hits[1] / times)
 
@@ -138,9 +138,11 @@ def test_what_is_called_detectable_is_found_four_times_in_five(seeds: int, luck:
     error = math.sqrt(2 * noise**2 / tasks + 2 * luck**2 / seeds)
     effect, found = detectable(error, freedom), 0
     for _ in range(times):
-        arms = [rng.normal(size=(seeds, 1)) * luck + noise * rng.normal(size=(seeds, tasks)) for _ in range(2)]
-        by_task = (arms[0] + effect - arms[1]).mean(axis=0)
-        estimate, spread = statistics._error(by_task, [arms[0] + effect, -arms[1]] if luck else ())
+        configurations = [
+            rng.normal(size=(seeds, 1)) * luck + noise * rng.normal(size=(seeds, tasks)) for _ in range(2)
+        ]
+        by_task = (configurations[0] + effect - configurations[1]).mean(axis=0)
+        estimate, spread = statistics._error(by_task, [configurations[0] + effect, -configurations[1]] if luck else ())
         found += abs(by_task.mean()) > stats.t.ppf(0.975, spread) * estimate
     assert found / times == pytest.approx(0.8, abs=0.04)
 

@@ -119,7 +119,10 @@ def test_panel_block_has_the_keys_of_the_summary() -> None:
 
 def test_an_average_over_environments_weighs_each_alike_and_draws_tasks_within_each() -> None:
     def episodes(env: str, scores: list[float]) -> list[Episode]:
-        return [Episode(Task(env, f"{env}/{i}", "test", 0), i, 0, "", outcome="failed", score=x) for i, x in enumerate(scores)]
+        return [
+            Episode(Task(env, f"{env}/{i}", "test", 0), i, 0, "", outcome="failed", score=x)
+            for i, x in enumerate(scores)
+        ]
 
     before = [*episodes("a", [0.0] * 40), *episodes("b", [0.0] * 4)]
     after = [*episodes("a", [0.5] * 40), *episodes("b", [0.0, 0.25, 0.75, 1.0])]

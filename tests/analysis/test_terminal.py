@@ -23,7 +23,7 @@ METRICS: dict[str, float | None] = {
     "env/success": 0.43,
     "reward/adherence": None,
     "train/loss": 1e-9,
-    "train/clip_share": 0.1,
+    "train/clip_ratio": 0.1,
 }
 
 
@@ -197,5 +197,6 @@ def test_no_steps_no_picture(tmp_path: Path) -> None:
 
 
 def test_importing_it_is_cheap() -> None:
-    code = "import sys, pilotrl.analysis.learning_curve, pilotrl.analysis.terminal; print({'matplotlib', 'torch', 'numpy'} & sys.modules.keys())"
+    modules = "pilotrl.analysis.learning_curve, pilotrl.analysis.terminal"
+    code = f"import sys, {modules}; print({{'matplotlib', 'torch', 'numpy'}} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

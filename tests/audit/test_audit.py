@@ -25,8 +25,8 @@ from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import load, webshop, wordle
 from pilotrl.envs.toy import COLORS
 from pilotrl.prompts.parsing import number
-from pilotrl.rollout.agent import Player, Ticket
-from pilotrl.rollout.scheduler import play
+from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
+from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.store.records import to_record
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Task
@@ -74,15 +74,17 @@ WEAK = playing(honest, failing=7)
 
 
 @pytest.fixture(scope="module")
-def played(player: Player) -> Callable[[Script], list[Episode]]:
+def played(agent_spec: AgentSpec) -> Callable[[Script], list[Episode]]:
     """The episodes of a policy on a panel, graded by the rules."""
     names = [name for name in load("toy", split="test").tasks if name.count("-") == 2][:TASKS]
-    graded = replace(player, graded=True)
-    tickets = [Ticket(Task("toy", name, "test", 0), g, s, graded) for g, name in enumerate(names) for s in range(2)]
+    graded = replace(agent_spec, graded=True)
+    specs = [EpisodeSpec(Task("toy", name, "test", 0), g, s, graded) for g, name in enumerate(names) for s in range(2)]
 
     @cache
     def of(script: Script) -> list[Episode]:
-        episodes = play(tickets, lambda: load("toy", split="test"), ScriptedPolicy(player.chat, script), (0, "panel", 0))
+        episodes = run_episodes(
+            specs, lambda: load("toy", split="test"), ScriptedPolicy(agent_spec.chat, script), (0, "panel", 0)
+        )
         scoring()(episodes)
         return episodes
 
@@ -224,7 +226,9 @@ def test_judges_are_compared_as_scikit_learn_would(run: Any, capsys: pytest.Capt
     of_judges = {(row["judge"], row["of"], row["when"]): row for row in report["success"]}
     solved = [record["outcome"] == "solved" for record in records]
     liked = [sum(turn["adherence"] for turn in record["turns"]) > len(record["turns"]) for record in records]
-    assert of_judges["recorded", "adherence", "both"]["kappa"]["mean"] == pytest.approx(cohen_kappa_score(liked, solved))
+    assert of_judges["recorded", "adherence", "both"]["kappa"]["mean"] == pytest.approx(
+        cohen_kappa_score(liked, solved)
+    )
     assert of_judges["recorded", "adherence", "both"]["solved_higher"] == 1
     plans = report["missing"]["openai"]["missing"]
     assert 0 < plans < report["missing"]["openai"]["asked"]
@@ -275,7 +279,9 @@ def test_when_an_alarm_is_raised(judged: Any, success: Any, rewarded: Sequence[s
 
 
 @pytest.mark.parametrize(("probe", "raised"), [("nameless", True), ("vacuous", True), ("without_step", False)])
-def test_own_plans_that_were_not_trained_with_are_suspect_only_where_they_ask_for_less(probe: str, raised: bool) -> None:
+def test_own_plans_that_were_not_trained_with_are_suspect_only_where_they_ask_for_less(
+    probe: str, raised: bool
+) -> None:
     found = {"all": {"success": SAME, "adherence": UP, "restated": SAME}}
     assert not alarms("own plans", found, ["adherence"], trained=False)
     assert alarms("own plans", found, ["adherence"])

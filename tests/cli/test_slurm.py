@@ -174,7 +174,9 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """Skips without SLURM, and says so even where reasons of skips are not shown."""
     if MISSING or os.geteuid():
-        reason = f"NO SLURM: {', '.join(MISSING) or 'root'} is missing; Debian has it as the packages slurm-wlm and munge"
+        reason = (
+            f"NO SLURM: {', '.join(MISSING) or 'root'} is missing; Debian has it as the packages slurm-wlm and munge"
+        )
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # type: ignore[union-attr]
             print(f"\n{reason}")
         pytest.skip(reason)
@@ -259,7 +261,14 @@ def test_a_sweep_survives_a_time_limit_and_a_cancelled_job(
 def test_two_ranks_make_room_and_go_on(
     cluster: Cluster, command: list[str], alone: Callable[[int], RunFolder], tmp_path: Path
 ) -> None:
-    words = [*command, "seed=0", "trainer.devices=2", "tracking.uri=off", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=1"]
+    words = [
+        *command,
+        "seed=0",
+        "trainer.devices=2",
+        "tracking.uri=off",
+        "hydra.sweep.dir=sweep",
+        "hydra.sweep.subdir=1",
+    ]
     sweep, folder = cluster.pilotrl(tmp_path, "-m", *words, *WITH), RunFolder(tmp_path / "sweep" / "1")
     cluster.until((folder / "waits").exists)
     saved = next(folder.checkpoints.iterdir()).name
@@ -274,13 +283,19 @@ def test_two_ranks_make_room_and_go_on(
 
 
 BAD = {
-    "no such partition": (("hydra.launcher.partition=nope",), "hydra.launcher.partition=nope: SLURM refuses such a job"),
+    "no such partition": (
+        ("hydra.launcher.partition=nope",),
+        "hydra.launcher.partition=nope: SLURM refuses such a job",
+    ),
     "more than there is": (("hydra.launcher.mem_gb=999",), "Requested node configuration is not available"),
     "ranks": (("hydra.launcher.tasks_per_node=2",), "tasks_per_node=2: SLURM starts the ranks; set trainer.devices"),
     "nodes": (("hydra.launcher.nodes=2",), "hydra.launcher.nodes=2: SLURM starts the ranks; set trainer.num_nodes"),
     "no time": (("hydra.launcher.timeout_min=1",), "hydra.launcher.timeout_min=1: is too short for one step"),
     "nobody at a time": (("hydra.launcher.array_parallelism=0",), "array_parallelism=0: must be at least 1"),
-    "two shapes": (("trainer.devices=1,2",), "hydra.launcher.tasks_per_node: is one for all jobs of a sweep, not 1 and 2"),
+    "two shapes": (
+        ("trainer.devices=1,2",),
+        "hydra.launcher.tasks_per_node: is one for all jobs of a sweep, not 1 and 2",
+    ),
 }
 
 

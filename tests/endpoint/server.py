@@ -28,7 +28,11 @@ def verdict(adherence: Any) -> tuple[int, bytes, dict[str, str]]:
 
 def failure(status: int, message: str = "no", **headers: str) -> tuple[int, bytes, dict[str, str]]:
     body = json.dumps({"error": {"message": message}}).encode()
-    return status, body, {"Content-Type": "application/json"} | {name.replace("_", "-"): v for name, v in headers.items()}
+    return (
+        status,
+        body,
+        {"Content-Type": "application/json"} | {name.replace("_", "-"): v for name, v in headers.items()},
+    )
 
 
 class Server(ThreadingHTTPServer):

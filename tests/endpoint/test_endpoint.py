@@ -125,7 +125,9 @@ LASTING = {
 
 
 @pytest.mark.parametrize(("answer", "requests", "count"), LASTING.values(), ids=LASTING)
-def test_what_lasts_is_no_answer_and_is_counted(at: Callable[..., Address], answer: Any, requests: int, count: str) -> None:
+def test_what_lasts_is_no_answer_and_is_counted(
+    at: Callable[..., Address], answer: Any, requests: int, count: str
+) -> None:
     with serving(lambda request, _: answer if "bad" in str(request) else said("7")) as server:
         end = Endpoint(at(server.url))
         assert end.answers([question("bad"), question("good")], number) == [None, 7]
@@ -141,13 +143,17 @@ def test_equal_questions_are_one(at: Callable[..., Address], tmp_path: Path) -> 
             end.ask(question("?"), number)
         assert end.answers([question("?")] * 20, number) == [0] * 20
         assert server.asked == 1
-        assert end.answers([question("?"), question("?", sample=1)], number) != [0, 0], "without a cache it is asked anew"
+        assert end.answers([question("?"), question("?", sample=1)], number) != [0, 0], (
+            "without a cache it is asked anew"
+        )
 
 
 def test_what_was_answered_is_not_asked_again(at: Callable[..., Address], tmp_path: Path) -> None:
     cache = str(tmp_path / "deep" / "replies.db")
     asked = [question(str(i)) for i in range(8)]
-    with serving(lambda request, number: said("no number") if "3" in str(request["messages"]) else echo(request, number)) as one:
+    with serving(
+        lambda request, number: said("no number") if "3" in str(request["messages"]) else echo(request, number)
+    ) as one:
         first = Endpoint(at(one.url, cache=cache)).answers(asked, number)
         assert first == [0, 1, 2, None, 4, 5, 6, 7]
     with serving(echo) as other:
@@ -191,7 +197,9 @@ def test_a_cache_that_is_taken_away_costs_its_replies_and_no_run(
         end.cache.held.close()
         assert end.answers([question("2"), question("3"), question("1")], number) == [2, 3, 1]
         assert server.asked == 4
-    assert [record.message.partition(" failed")[0] for record in caplog.records] == [f"the cache {tmp_path / 'replies.db'}"]
+    assert [record.message.partition(" failed")[0] for record in caplog.records] == [
+        f"the cache {tmp_path / 'replies.db'}"
+    ]
 
 
 def test_many_who_write_the_same_read_the_same(tmp_path: Path) -> None:
@@ -268,7 +276,10 @@ def test_a_pace_spreads_requests_evenly(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_key_is_never_told(at: Callable[..., Address], caplog: pytest.LogCaptureFixture) -> None:
-    with serving(lambda request, number: failure(401, f"the key {KEY} is wrong")) as server, caplog.at_level(logging.DEBUG):
+    with (
+        serving(lambda request, number: failure(401, f"the key {KEY} is wrong")) as server,
+        caplog.at_level(logging.DEBUG),
+    ):
         end = Endpoint(at(server.url))
         assert end.answers([question("?")], number) == [None]
         with pytest.raises(UserError, match=r"credential=SOME_KEY: .* 401 \(the key \*\*\* is wrong\)"):
@@ -295,16 +306,22 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changes", "line"), BAD.values(), ids=BAD)
-def test_what_cannot_be_is_refused_before_anything_is_opened(at: Callable[..., Address], changes: Any, line: str) -> None:
+def test_what_cannot_be_is_refused_before_anything_is_opened(
+    at: Callable[..., Address], changes: Any, line: str
+) -> None:
     with pytest.raises(UserError) as caught:
         Endpoint(replace(at("http://127.0.0.1:9/v1"), **changes))
     assert line in str(caught.value)
     assert KEY not in str(caught.value)
 
 
-def test_a_key_that_no_request_can_carry_is_refused(at: Callable[..., Address], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_no_request_can_carry_is_refused(
+    at: Callable[..., Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOME_KEY", f"{KEY}\u2026")
-    with pytest.raises(UserError, match="credential=SOME_KEY: this variable holds characters that no key has") as caught:
+    with pytest.raises(
+        UserError, match="credential=SOME_KEY: this variable holds characters that no key has"
+    ) as caught:
         Endpoint(at("http://127.0.0.1:9/v1"))
     assert KEY not in str(caught.value)
 
@@ -319,7 +336,9 @@ PROBES = {
 
 
 @pytest.mark.parametrize(("answer", "changes", "line"), PROBES.values(), ids=PROBES)
-def test_an_endpoint_that_does_not_answer_is_refused(at: Callable[..., Address], answer: Any, changes: Any, line: str) -> None:
+def test_an_endpoint_that_does_not_answer_is_refused(
+    at: Callable[..., Address], answer: Any, changes: Any, line: str
+) -> None:
     with serving(lambda request, number: answer) as server, pytest.raises(UserError) as caught:
         Endpoint(at(server.url, **changes)).probe()
     assert str(caught.value).startswith(line)
@@ -333,7 +352,9 @@ def test_an_endpoint_that_nobody_listens_at_is_refused(at: Callable[..., Address
 
 
 @pytest.mark.parametrize(("most", "sent"), [(None, None), (50, 8), (3, 3)])
-def test_the_first_question_is_no_larger_than_the_others(at: Callable[..., Address], most: int | None, sent: int | None) -> None:
+def test_the_first_question_is_no_larger_than_the_others(
+    at: Callable[..., Address], most: int | None, sent: int | None
+) -> None:
     """Some models refuse `max_tokens`."""
     with serving(echo) as server:
         Endpoint(at(server.url, max_tokens=most)).probe()

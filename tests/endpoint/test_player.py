@@ -44,7 +44,14 @@ def player(request: dict[str, Any], number: int = 0) -> Any:
 
 
 def line(url: str, *more: str, cache: str = "null") -> list[str]:
-    at = {"base_url": url, "credential": "PLAYER_KEY", "cache": cache, "backoff": "0.01", "attempts": "2", "model": "big"}
+    at = {
+        "base_url": url,
+        "credential": "PLAYER_KEY",
+        "cache": cache,
+        "backoff": "0.01",
+        "attempts": "2",
+        "model": "big",
+    }
     small = ("env=toy", "panel.tasks=3", "panel.samples=2", "root=runs", "tracking=off")
     return ["model=openai", *(f"model.endpoint.{key}={value}" for key, value in at.items()), *small, *more]
 
@@ -60,7 +67,9 @@ def test_every_paradigm_is_played_with_the_same_panel(capsys: pytest.CaptureFixt
         assert evaluate.main(line(server.url, "agents=[adaplan,plan_once,react,naive]")) == 0
     summary, table = found(), capsys.readouterr().out
     assert [row["agent"] for row in summary["sides"]] == ["adaplan", "plan_once", "react", "naive"]
-    assert all(row["eval"]["after"]["success"] == row["eval"]["greedy"]["after"]["success"] == 1.0 for row in summary["sides"])
+    assert all(
+        row["eval"]["after"]["success"] == row["eval"]["greedy"]["after"]["success"] == 1.0 for row in summary["sides"]
+    )
     assert {row["broken_episodes"] for row in summary["sides"]} == {0}
     assert (summary["sides"][0]["checkpoint"], summary["sides"][0]["model"]) == (None, "big")
     episodes = [json.loads(text) for text in summary["episodes"].splitlines()]
@@ -83,10 +92,15 @@ def test_every_paradigm_is_played_with_the_same_panel(capsys: pytest.CaptureFixt
 
 def test_a_model_is_sent_the_conversation_as_messages() -> None:
     with serving(player) as server:
-        assert evaluate.main(line(server.url, "agent=adaplan", "panel.tasks=1", "panel.samples=1", "panel.greedy=false")) == 0
+        assert (
+            evaluate.main(line(server.url, "agent=adaplan", "panel.tasks=1", "panel.samples=1", "panel.greedy=false"))
+            == 0
+        )
     last = server.seen[-1]["messages"]
     assert [message["role"] for message in last] == ["system", *["user", "assistant"] * (len(last) // 2 - 1), "user"]
-    assert "hm" not in str([message for message in last if message["role"] == "assistant"]), "earlier thoughts are left out"
+    assert "hm" not in str([message for message in last if message["role"] == "assistant"]), (
+        "earlier thoughts are left out"
+    )
 
 
 def test_the_same_panel_again_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +142,9 @@ def test_a_call_that_fails_breaks_its_episode_which_is_no_zero(answer: Any) -> N
         return answer if told and told[0] == tasks[0] and "You pressed" in str(request["messages"]) else player(request)
 
     with serving(script) as server:
-        assert evaluate.main(line(server.url, "agent=adaplan", "model.endpoint.concurrency=1", "panel.greedy=false")) == 0
+        assert (
+            evaluate.main(line(server.url, "agent=adaplan", "model.endpoint.concurrency=1", "panel.greedy=false")) == 0
+        )
     (row,), episodes = found()["sides"], [json.loads(text) for text in found()["episodes"].splitlines()]
     assert row["broken_episodes"] == 2, "both samples of one task"
     assert [episode["outcome"] for episode in episodes].count("broken") == 2
@@ -154,7 +170,10 @@ def test_nonsense_is_the_players_own_fault() -> None:
 
 
 BAD = {
-    "no key": (("model.endpoint.credential=NOBODY_SET",), "model.endpoint.credential=NOBODY_SET: this environment variable"),
+    "no key": (
+        ("model.endpoint.credential=NOBODY_SET",),
+        "model.endpoint.credential=NOBODY_SET: this environment variable",
+    ),
     "no address": (("model.endpoint.base_url=here",), "model.endpoint.base_url=here: must be an address"),
     "nobody there": (("model.endpoint.base_url=http://127.0.0.1:9/v1",), "model.endpoint.base_url: does not answer"),
     "a temperature": (("model.endpoint.temperature=1",), "model.endpoint.temperature=1: the panel has one"),
@@ -181,7 +200,9 @@ def test_it_is_not_trained() -> None:
 
 def test_a_transcript_knows_what_was_said() -> None:
     chat = Transcript()
-    ids = chat.render([("system", "s"), ("user", "u"), ("assistant", [chat.token("assistant", "<think>t</think>\na "), MORE])])
+    ids = chat.render(
+        [("system", "s"), ("user", "u"), ("assistant", [chat.token("assistant", "<think>t</think>\na "), MORE])]
+    )
     assert chat.messages(ids) == (("system", "s"), ("user", "u"), ("assistant", "a"))
     assert chat.render([("user", "u")]) == [ids[1]]
     with pytest.raises(WorldError):

@@ -76,7 +76,9 @@ def test_sampled_log_probabilities_are_those_of_a_plain_forward_pass(model: Any,
 
     def ask(session: Session) -> None:
         changes = {"max_tokens": draw.randrange(1, 30), "top_p": draw.choice([1.0, 0.9])}
-        engine.submit(request(session, prompts[session], temperature=heat[session], seed=hash(session) % 2**60, **changes))
+        engine.submit(
+            request(session, prompts[session], temperature=heat[session], seed=hash(session) % 2**60, **changes)
+        )
 
     while waiting or engine.running:
         while waiting and len(engine.slot_of) < slots:
@@ -169,9 +171,9 @@ def test_an_engine_without_sessions_remembers_no_phrases(model: Any) -> None:
     engine.submit(request((0, 1), noise(Random(12), 30)))
     finish(engine, 2)
     engine.release((0, 0))
-    assert engine.phrases.after
+    assert engine.drafts.after
     engine.release((0, 1))
-    assert not engine.phrases.after
+    assert not engine.drafts.after
 
 
 def test_a_released_slot_is_clean(model: Any) -> None:
@@ -300,7 +302,9 @@ def test_guessing_tokens_ahead_changes_steps_and_nothing_else(
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 8.0])
-def test_drawing_from_the_likeliest_draws_what_sorting_all_would(sharpness: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_from_the_likeliest_draws_what_sorting_all_would(
+    sharpness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Flat distributions, where the few do not reach the share that is asked for, and peaked ones, in which they do."""
     noise = torch.Generator().manual_seed(0)
     logprobs = (sharpness * torch.randn(200, 300, generator=noise)).log_softmax(-1)
@@ -316,9 +320,7 @@ def test_drawing_from_the_likeliest_draws_what_sorting_all_would(sharpness: floa
 def test_recorded_log_probabilities_are_those_before_the_top_p_cut(model: Any, plain: Any) -> None:
     prompt = noise(Random(7), 8)
     reply = reply_to(LocalEngine(model, END, 1), prompt, temperature=0.8, top_p=0.3)
-    torch.testing.assert_close(
-        torch.tensor(reply.logprobs), recomputed(plain, prompt, reply, 0.8), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(torch.tensor(reply.logprobs), recomputed(plain, prompt, reply, 0.8), atol=1e-4, rtol=0)
 
 
 def test_a_call_samples_the_same_beside_others_of_another_kind(model: Any) -> None:
@@ -340,7 +342,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     uniform = torch.linspace(0, 1, 201, dtype=torch.float64)[:-1]
     for top_p, kept in ((0.05, {1}), (0.4 - 1e-6, {1}), (0.5, {1, 3}), (0.75, {1, 2, 3}), (0.95, {0, 1, 2, 3})):
         assert set(_draw(logprobs, uniform, [top_p] * 200).tolist()) == kept
-    assert np.bincount(_draw(logprobs, uniform, [1.0] * 200), minlength=4).tolist() == pytest.approx([20, 80, 40, 60], abs=1)
+    assert np.bincount(_draw(logprobs, uniform, [1.0] * 200), minlength=4).tolist() == pytest.approx(
+        [20, 80, 40, 60], abs=1
+    )
 
 
 def test_uniform_numbers_are_uniform_and_unlike_their_neighbours() -> None:

@@ -22,8 +22,8 @@ def steps(env: Env, draw: random.Random, expert: bool) -> float:
         _, info = env.reset(options={"task": draw.choice(env.tasks)})
         over = False
         while not over:
-            player = env.expert if expert else None
-            action = player.action() if player else draw.choice(info["actions"])
+            agent_spec = env.expert if expert else None
+            action = agent_spec.action() if agent_spec else draw.choice(info["actions"])
             _, _, terminated, truncated, info = env.step(action)
             over, turns = terminated or truncated, turns + 1
     return turns / (process_time() - begin)
@@ -40,7 +40,10 @@ def resets(env: Env, draw: random.Random) -> float:
 
 def main(names: list[str]) -> None:
     print(f"{'environment':12} {'build, s':>9} {'steps/s':>9} {'expert steps/s':>15} {'resets/s':>9}")
-    ours = {path.stem for path in (CONF / "env").glob("*.yaml")} - {"agentgym", "gymnasium"}  # which are somebody else's
+    ours = {path.stem for path in (CONF / "env").glob("*.yaml")} - {
+        "agentgym",
+        "gymnasium",
+    }  # which are somebody else's
     for name in names or sorted(ours):
         begin, draw = process_time(), random.Random(0)
         env = load(name)

@@ -15,8 +15,8 @@ from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import load
 from pilotrl.envs.agentgym import DIALECTS, AgentGym
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.rollout.agent import Player, Ticket
-from pilotrl.rollout.scheduler import ATTEMPTS, play
+from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
+from pilotrl.rollout.scheduler import ATTEMPTS, run_episodes
 from pilotrl.types import Task, UserError, WorldError
 
 
@@ -172,13 +172,13 @@ def test_a_server_that_is_not_there_is_a_world_that_broke(worlds: Worlds) -> Non
         env.reset(options={"task": "0"})
 
 
-def test_the_rollout_goes_on_and_counts(worlds: Worlds, player: Player) -> None:
+def test_the_rollout_goes_on_and_counts(worlds: Worlds, agent_spec: AgentSpec) -> None:
     """One failure more than an episode tries, all of them at the first."""
-    alone = replace(player, plans="never")
-    tickets = [Ticket(Task("agentgym", str(task), "train", 0), task, 0, alone) for task in range(4)]
-    policy = ScriptedPolicy(player.chat, lambda prompt: "Action: press[red]", slots=1)
+    alone = replace(agent_spec, plans="never")
+    specs = [EpisodeSpec(Task("agentgym", str(task), "train", 0), task, 0, alone) for task in range(4)]
+    policy = ScriptedPolicy(agent_spec.chat, lambda prompt: "Action: press[red]", slots=1)
     worlds.broken = ATTEMPTS
-    episodes = play(tickets, lambda: client(worlds, "textcraft"), policy, ("agentgym",))
+    episodes = run_episodes(specs, lambda: client(worlds, "textcraft"), policy, ("agentgym",))
     assert [episode.outcome == "broken" for episode in episodes] == [True, False, False, False]
 
 

@@ -30,7 +30,9 @@ def test_both_wordings_tell_the_same() -> None:
     full, short = babyai(fidelity="original"), babyai(fidelity="original", wording="short")
     task = next(task for task in full.tasks if task.startswith("GoToRedBall-"))
     said = [env.reset(options={"task": task})[0] for env in (full, short)]
-    assert said[0].startswith("Your goal: go to the red ball\nIn front of you in this room, you can see several objects: ")
+    assert said[0].startswith(
+        "Your goal: go to the red ball\nIn front of you in this room, you can see several objects: "
+    )
     assert said[0].endswith("You are not carrying anything.")
     assert len(said[1].split()) < 0.5 * len(said[0].split())
     assert babyai(list_actions=True).reset()[0].endswith('"check available actions"]')

@@ -104,7 +104,9 @@ def test_splits_share_no_instruction(name: str) -> None:
     draw, texts = random.Random(0), {}
     for split in SPLITS:
         env = load(name, split=split)
-        tasks = [task for task in env.tasks if not task.startswith("wordle/")]  # in Wordle all begin with the same words
+        tasks = [
+            task for task in env.tasks if not task.startswith("wordle/")
+        ]  # in Wordle all begin with the same words
         texts[split] = {start(env, task)[0] for task in draw.sample(tasks, min(60, len(tasks)))}
     if len(texts["train"]) > 1:  # and so in Wordle by itself
         assert not texts["train"] & texts["test"]
@@ -214,7 +216,9 @@ def test_the_expert_plans_from_whatever_a_sloppy_player_did(env: Env) -> None:
             if (expert := env.expert) is None:
                 pytest.skip("ships no expert")
             assert expert.plan()
-            _, _, terminated, truncated, info = env.step(garbled(draw, info) if draw.random() < 0.5 else expert.action())
+            _, _, terminated, truncated, info = env.step(
+                garbled(draw, info) if draw.random() < 0.5 else expert.action()
+            )
             over = terminated or truncated
 
 

@@ -41,7 +41,9 @@ def test_the_words() -> None:
         "Free steps: 1 ahead, 0 left, 1 right, 1 behind."
     )
     assert world.possible() == ["move ahead", "turn left", "turn right"]  # the fridge is not in front
-    assert world.do("turn right").startswith("In front of you, you see a closed fridge_1. On your left, you see a table_1")
+    assert world.do("turn right").startswith(
+        "In front of you, you see a closed fridge_1. On your left, you see a table_1"
+    )
     assert world.do("open fridge_1") == "You open the fridge_1. In it, you see a egg_1."
     assert "open fridge_1" not in world.possible()
     assert "you see a fridge_1 with a egg_1." in world.do("move ahead")
@@ -231,7 +233,9 @@ def test_a_plan_names_only_what_was_shown() -> None:
         shown, over = world.reset(options={"task": task})[0], False
         while not over:
             assert world.expert is not None
-            named = [step.removeprefix("look inside ").replace(" ", "_") for step in world.expert.plan() if "inside" in step]
+            named = [
+                step.removeprefix("look inside ").replace(" ", "_") for step in world.expert.plan() if "inside" in step
+            ]
             assert all(name in shown for name in named)
             said, _, terminated, truncated, _ = world.step(world.expert.action())
             shown += said

@@ -125,7 +125,10 @@ def test_a_task_that_was_not_taken_is_refused() -> None:
         ({"trains": ["maze"]}, "env.holds_out=maze: is named twice in env.trains and env.holds_out; leave one out"),
         ({"trains": ["toy", "toy"]}, "env.trains=toy: is named twice"),
         ({"trains": ["paper"]}, "env.trains=paper: is a mixture itself; name its environments"),
-        ({"weights": [-1]}, "env.weights=[-1]: must be numbers above 0; leave an environment out of env.trains instead"),
+        (
+            {"weights": [-1]},
+            "env.weights=[-1]: must be numbers above 0; leave an environment out of env.trains instead",
+        ),
         ({"weights": [0]}, "env.weights=[0]: must be numbers above 0"),
         ({"weights": ["a"]}, "env.weights=['a']: must be numbers above 0"),
         ({"weights": [1, 1]}, "env.weights=[1, 1]: must be a list of 1, a number for each of toy"),
@@ -151,7 +154,9 @@ def test_verdicts_in_a_mixture_are_those_of_each_environment_alone() -> None:
     mixed = Mixture(split="test", trains=[*names], weights=None, holds_out=[], options=None)
     alone = [_sloppy(mixed, Task(home("mixture", task), task, "test", 0)) for task in mixed.tasks[:60]]
     together = deepcopy(alone)
-    scoring(composed_job(parse([]), ["env=paper", f"env.trains=[{','.join(names)}]", "env.holds_out=[]"]).config)(together)
+    scoring(composed_job(parse([]), ["env=paper", f"env.trains=[{','.join(names)}]", "env.holds_out=[]"]).config)(
+        together
+    )
     for name in names:
         scoring(composed_job(parse([]), [f"env={name}"]).config)([e for e in alone if e.task.env == name])
     given = [[turn.adherence for turn in episode.turns] for episode in together]
@@ -180,7 +185,13 @@ def _sloppy(env: Env, task: Task) -> Episode:
 def ran(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Two steps and two panels of ToyEnv, with mazes held out."""
     folder = RunFolder(tmp_path_factory.mktemp("mixed"))
-    sizes = ("model.max_length=256", "model.max_plan_tokens=12", "model.max_action_tokens=8", "train.steps=2", "train.tasks=2")
+    sizes = (
+        "model.max_length=256",
+        "model.max_plan_tokens=12",
+        "model.max_action_tokens=8",
+        "train.steps=2",
+        "train.tasks=2",
+    )
     sizes += ("train.group_size=2", "train.micro_tokens=512", "panel.tasks=6", "panel.samples=2", "trainer.threads=1")
     lines = [*SMALL, *sizes, "tracking.uri=off", f"model.path={tiny}", "stage=adherence"]
     with pytest.MonkeyPatch.context() as patch:

@@ -58,12 +58,14 @@ def test_it_can_be_played(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     ("words", "says"),
     [
         ([], "stage.planner=teacher: my_module ships no expert; set stage.planner=policy"),
-        (["stage=warmstart"], "stage.plays=expert: my_module ships no expert; choose a stage that the policy plays"),
+        (["stage=warmstart"], "stage.actor=expert: my_module ships no expert; choose a stage that the policy plays"),
         (["agent=react"], None),
         (["stage.planner=policy"], None),
     ],
 )
-def test_who_needs_an_expert_is_refused_before_anything_is_written(folder: Path, words: list[str], says: str | None) -> None:
+def test_who_needs_an_expert_is_refused_before_anything_is_written(
+    folder: Path, words: list[str], says: str | None
+) -> None:
     command = ["-cd", str(folder), "env=guess", f"hydra.run.dir={folder / 'run'}", *words]
     with pytest.raises(UserError, match=says) if says else nullcontext():
         prepare(command)

@@ -232,7 +232,9 @@ def test_the_judge_tells_who_follows_the_plan() -> None:
             step, action = env.expert.plan()[0], env.expert.action()
             (given,) = judge.grade([(step, text, action)])
             others = [other for other in info["actions"] if other != action]
-            chance += sum(other or 0 for other in judge.grade([(step, text, other) for other in others])) / 2 / len(others)
+            chance += (
+                sum(other or 0 for other in judge.grade([(step, text, other) for other in others])) / 2 / len(others)
+            )
             total, full = total + 1, full + (given == 2)
             assert judge.grade([(step, text, other) for other in (step, "dance", "get planks")]) == [0, 0, 0]
             text, _, over, _, _ = env.step(action)
@@ -262,9 +264,7 @@ def repr_dropped(text: str) -> str:
 def test_the_original_has_the_same_recipes(original: Any) -> None:
     tree = original.crafting_tree
     theirs = {item: [recipe.recipe_str for recipe in ways] for item, ways in tree.itemid_recipes.items()}
-    assert theirs == {
-        f"minecraft:{item}": [way.command for way in ways] for item, ways in book().recipes.items()
-    }
+    assert theirs == {f"minecraft:{item}": [way.command for way in ways] for item, ways in book().recipes.items()}
     assert tree.itemid_set == {f"minecraft:{item}" for item in book().items}
     assert tree.tag_set == {f"minecraft:{tag}" for tag in book().tags}
 
@@ -278,8 +278,12 @@ def test_the_original_says_the_same(original: Any, fidelity: str) -> None:
         world = env._world
         original.inventory, original.goal = {}, f"minecraft:{world.goal}"
         for turn in range(40):
-            listed = draw.choice([*info["actions"], "get 2 planks", "craft planks using 1 oak logs", "get 1 stone slab"])
-            action = listed if draw.random() < 0.8 else listed.replace(draw.choice("123 "), draw.choice(["2", "  ", ""]))
+            listed = draw.choice(
+                [*info["actions"], "get 2 planks", "craft planks using 1 oak logs", "get 1 stone slab"]
+            )
+            action = (
+                listed if draw.random() < 0.8 else listed.replace(draw.choice("123 "), draw.choice(["2", "  ", ""]))
+            )
             action = action if turn < 15 else TextCraftExpert(world).action()
             with contextlib.redirect_stdout(io.StringIO()):
                 theirs, _, over, *_ = original.step(action)

@@ -103,7 +103,9 @@ def gradients(adapted: Any) -> tuple[list[Tensor], int]:
         hidden = adapted.model.get_decoder()(input_ids=IDS.repeat(8, 1), use_cache=False).last_hidden_state
         loss = hidden.square().sum()
     loss.backward()
-    return [p.grad for p in adapted.parameters() if p.requires_grad], sum(v for k, v in kept.items() if k not in weights)
+    return [p.grad for p in adapted.parameters() if p.requires_grad], sum(
+        v for k, v in kept.items() if k not in weights
+    )
 
 
 def test_checkpointing_changes_memory_and_no_gradient(tiny: Path) -> None:

@@ -149,8 +149,14 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no chat template": (without("chat_template.jinja"), "has no chat template"),
     "a config that is none": (lambda folder: (folder / "config.json").write_text("{}"), "cannot be loaded"),
     "sliding windows": (sliding, "has layers of sliding_attention, which are not supported"),
-    "sliding windows of old": (lambda folder: other(folder, "mistral", sliding_window=8), "layers of sliding_attention"),
-    "logits that are scaled": (lambda folder: other(folder, "granite", logits_scaling=8.0), "has logits_scaling, which is not"),
+    "sliding windows of old": (
+        lambda folder: other(folder, "mistral", sliding_window=8),
+        "layers of sliding_attention",
+    ),
+    "logits that are scaled": (
+        lambda folder: other(folder, "granite", logits_scaling=8.0),
+        "has logits_scaling, which is not",
+    ),
     "no system message": (no_system, "its chat template fails (no system)"),
 }
 
@@ -173,7 +179,12 @@ def test_adapters_of_a_parent_keep_their_shape(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "first" / ".hydra").mkdir(parents=True)
     shutil.copytree(PACKAGE / "models" / "weights" / "nano", tmp_path / "first" / "policy")
     (tmp_path / "first" / ".hydra" / "config.yaml").write_text("model: {name: nano}")
-    held = {"r": 4, "lora_alpha": 32.0, "target_modules": ["v_proj", "q_proj"], "base_model_name_or_path": "first/policy"}
+    held = {
+        "r": 4,
+        "lora_alpha": 32.0,
+        "target_modules": ["v_proj", "q_proj"],
+        "base_model_name_or_path": "first/policy",
+    }
     (tmp_path / "first" / "policy" / "adapter_config.json").write_text(json.dumps(held))
     alike = (*QUIET, "parent=first", "model.lora.rank=4", "model.lora.targets=[q_proj,v_proj]", "--dry-run")
     assert main([*alike]) == 0

@@ -17,9 +17,9 @@ from pilotrl.cli.compose import composed_job, parse
 from pilotrl.models import policy
 from pilotrl.models.policy import learned
 from pilotrl.prompts.context import Chat, Context
-from pilotrl.rollout.agent import Ticket
-from pilotrl.rollout.scheduler import play
-from pilotrl.runs.describe import stranger
+from pilotrl.rollout.agent import EpisodeSpec
+from pilotrl.rollout.scheduler import run_episodes
+from pilotrl.runs.describe import unseen_environment_warning
 from pilotrl.training.batch import rows_of
 from pilotrl.types import Task
 
@@ -134,17 +134,23 @@ def test_a_control_token_of_any_kind_in_the_world_stays_text(folders: Callable[[
 
 @pytest.mark.parametrize("name", KINDS)
 def test_it_plays_and_learns_with_adapters(
-    folders: Callable[[str], Path], training: Callable[..., Any], player: Any, name: str
+    folders: Callable[[str], Path], training: Callable[..., Any], agent_spec: Any, name: str
 ) -> None:
     """As configured, but for its size: replies have the log-probabilities of a plain forward pass, and a step is learned."""
     config = composed_job(parse([]), [f"model={name}", "stage=adherence"]).config.model
     folder, lora = folders(name), config.lora
-    model = policy.load_model(str(folder), "float32", config.gradient_checkpointing, lora.rank, lora.alpha, lora.targets)
-    assert len([n for n in learned(model) if "lora_A" in n]) == 2 * len(lora.targets)  # a name that matches nothing is none
+    model = policy.load_model(
+        str(folder), "float32", config.gradient_checkpointing, lora.rank, lora.alpha, lora.targets
+    )
+    assert len([n for n in learned(model) if "lora_A" in n]) == 2 * len(
+        lora.targets
+    )  # a name that matches nothing is none
     run = training(model=model, steps=1)
     chat = chat_of(folder, **dict(config.template))
     run.source.engine.end = chat.end
-    run.source.players = [replace(run.source.players[0], chat=chat, max_length=SIZES["max_position_embeddings"])]
+    run.source.agent_specs = [
+        replace(run.source.agent_specs[0], chat=chat, max_length=SIZES["max_position_embeddings"])
+    ]
     batch = run.source.batch(0)
     call = batch.episodes[0].calls[-1]
     logits = model(torch.tensor([call.prompt + call.ids]), use_cache=False).logits[0, len(call.prompt) - 1 : -1]
@@ -155,14 +161,18 @@ def test_it_plays_and_learns_with_adapters(
     assert not torch.equal(run.weights(), before)
 
 
-@pytest.mark.parametrize(("name", "whole"), [("smollm2", True), ("qwen2.5-7b", True), ("llama3.1-8b", True), ("qwen3-8b", False)])
+@pytest.mark.parametrize(
+    ("name", "whole"), [("smollm2", True), ("qwen2.5-7b", True), ("llama3.1-8b", True), ("qwen3-8b", False)]
+)
 def test_an_episode_is_one_row_unless_the_template_writes_history_anew(
     folders: Callable[[str], Path], training: Callable[..., Any], toy: Any, name: str, whole: bool
 ) -> None:
     config = composed_job(parse([]), [f"model={name}"]).config.model
-    run, chat = training("sft", player={"expert": True}), chat_of(folders(name), **dict(config.template))
-    ticket = Ticket(Task("toy", toy.tasks[0], "train", 0), 0, 0, replace(run.source.players[0], chat=chat, expert=True))
-    (episode,) = play([ticket], lambda: toy, run.source.engine, ("rows",))
+    run, chat = training("sft", agent_spec={"demonstrates": True}), chat_of(folders(name), **dict(config.template))
+    spec = EpisodeSpec(
+        Task("toy", toy.tasks[0], "train", 0), 0, 0, replace(run.source.agent_specs[0], chat=chat, demonstrates=True)
+    )
+    (episode,) = run_episodes([spec], lambda: toy, run.source.engine, ("rows",))
     assert len(rows_of(episode.calls)) == (1 if whole else len(episode.calls))
 
 
@@ -234,5 +244,5 @@ def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypa
     ],
 )
 def test_who_takes_a_shipped_model_where_it_has_never_been_is_told(line: str, said: str | None) -> None:
-    advice = stranger(composed_job(parse([]), line.split()).config)
+    advice = unseen_environment_warning(composed_job(parse([]), line.split()).config)
     assert advice is None if said is None else str(advice).startswith(said)

@@ -12,17 +12,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pilotrl import PACKAGE
 from pilotrl.models import policy
-from pilotrl.models.micro_batch import Micro
+from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, weights_sha256
 
 
-def micro(rows: list[list[int]], calls: list[tuple[int, int, int]]) -> Micro:
+def micro_batch(rows: list[list[int]], calls: list[tuple[int, int, int]]) -> MicroBatch:
     """Rows that have nothing in common; `calls`: row, where its reply starts, and how many tokens it has."""
     start = [sum(map(len, rows[:number])) for number in range(len(rows))]
     flat = [token for row in rows for token in row]
-    tokens = [(start[row] + at, number) for number, (row, begin, count) in enumerate(calls) for at in range(begin, begin + count)]
+    tokens = [
+        (start[row] + at, number)
+        for number, (row, begin, count) in enumerate(calls)
+        for at in range(begin, begin + count)
+    ]
     places, number = (torch.tensor(column) for column in zip(*tokens, strict=True))
-    return Micro(
+    return MicroBatch(
         ids=torch.tensor(flat),
         position=torch.tensor([place for row in rows for place in range(len(row))]),
         fresh=[*map(len, rows)],
@@ -45,13 +49,15 @@ CALLS = [(0, 2, 2), (0, 6, 1), (1, 1, 2), (2, 3, 1)]
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_scores_are_those_of_a_plain_forward_pass(tiny: Path, model: Any, temperature: float) -> None:
     plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, attn_implementation="sdpa").eval()
-    scored = Policy(model, critic=False)(micro(ROWS, CALLS), temperature)
+    scored = Policy(model, critic=False)(micro_batch(ROWS, CALLS), temperature)
     i = 0
     for row, start, count in CALLS:
         logits = plain(torch.tensor([ROWS[row]]), use_cache=False).logits[0] / temperature
         for at in range(start, start + count):
             here = torch.distributions.Categorical(logits=logits[at - 1])
-            torch.testing.assert_close(scored.logprobs[i], here.log_prob(torch.tensor(ROWS[row][at])), atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                scored.logprobs[i], here.log_prob(torch.tensor(ROWS[row][at])), atol=1e-5, rtol=0
+            )
             torch.testing.assert_close(scored.entropy[i], here.entropy(), atol=1e-5, rtol=0)
             i += 1
     assert not scored.entropy.requires_grad
@@ -60,7 +66,7 @@ def test_scores_are_those_of_a_plain_forward_pass(tiny: Path, model: Any, temper
 
 def test_the_value_head_starts_at_zero_and_does_not_bend_the_policy(model: Any) -> None:
     both = Policy(model, critic=True)
-    values = both(micro(ROWS, CALLS), 1.0).values
+    values = both(micro_batch(ROWS, CALLS), 1.0).values
     assert values.tolist() == [0.0] * len(CALLS)
     (values - 1.0).square().sum().backward()  # type: ignore[no-untyped-call]
     assert both.value is not None

@@ -29,7 +29,7 @@ from tests.conftest import TARGETS, Training
 
 Make = Callable[..., Training]
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 30, 31]])
-OWN = {"teacher": False, "max_tokens": {"planner": 12, "executor": 8}}
+OWN = {"teacher_plans": False, "max_tokens": {"planner": 12, "executor": 8}}
 
 
 def stir(module: nn.Module) -> None:
@@ -51,10 +51,10 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def own_plans(run: Training) -> list[Episode]:
     """What both roles said before any training, as the data source plays it."""
-    kept = run.source.players
-    run.source.players = [replace(player, **OWN) for player in kept]  # type: ignore[arg-type]
+    kept = run.source.agent_specs
+    run.source.agent_specs = [replace(agent_spec, **OWN) for agent_spec in kept]  # type: ignore[arg-type]
     episodes = run.source.batch(0).episodes
-    run.source.players = kept
+    run.source.agent_specs = kept
     return episodes
 
 
@@ -80,7 +80,7 @@ def said(call: Call, model: Any) -> Tensor:
 @pytest.mark.parametrize("trained", ROLES)
 def test_the_other_role_does_not_move_at_all(training: Make, roles: str, trained: str) -> None:
     """Weight decay is on, and would move whatever the optimizer holds."""
-    run = rewarded(training(steps=2, minibatches=2, roles=roles, trains=[trained], player=OWN))
+    run = rewarded(training(steps=2, minibatches=2, roles=roles, trains=[trained], agent_spec=OWN))
     stir(run.policy)
     (other,) = {*ROLES} - {trained}
     probe = Probe.of(own_plans(run), run.policy, 1.0, 512)
@@ -103,15 +103,22 @@ def test_the_other_role_does_not_move_at_all(training: Make, roles: str, trained
 def test_each_role_learns_from_its_own_demonstrations(training: Make, roles: str) -> None:
     """Whichever of them spoke last before."""
     for last in ROLES:
-        run = training("sft", steps=1, roles=roles, trains=ROLES, player={"teacher": True, "expert": True}, group_size=1)
+        run = training(
+            "sft",
+            steps=1,
+            roles=roles,
+            trains=ROLES,
+            agent_spec={"teacher_plans": True, "demonstrates": True},
+            group_size=1,
+        )
         before = [mine(run.policy, role) for role in ROLES]
-        run.policy.speaker(last)
+        run.policy.for_role(last)
         run.fit()
         assert not any(equal(mine(run.policy, role), old) for role, old in zip(ROLES, before, strict=True))
 
 
 def test_what_is_frozen_for_both_stays(training: Make) -> None:
-    run = rewarded(training(steps=2, roles="separate", trains=ROLES, player=OWN))
+    run = rewarded(training(steps=2, roles="separate", trains=ROLES, agent_spec=OWN))
     base = {name: p.clone() for name, p in run.policy.named_parameters() if "lora_" not in name}
     before = [mine(run.policy, role) for role in ROLES]
     run.fit()
@@ -120,9 +127,11 @@ def test_what_is_frozen_for_both_stays(training: Make) -> None:
 
 
 @pytest.mark.parametrize("roles", ["separate", "isolated"])
-def test_each_role_says_what_its_own_saved_weights_say(training: Make, tokenizer: Any, tmp_path: Path, roles: str) -> None:
+def test_each_role_says_what_its_own_saved_weights_say(
+    training: Make, tokenizer: Any, tmp_path: Path, roles: str
+) -> None:
     """Sampled log-probabilities, those that are learned from, and those of plain peft and transformers are the same."""
-    run = training(roles=roles, trains=ROLES, player=OWN)
+    run = training(roles=roles, trains=ROLES, agent_spec=OWN)
     stir(run.policy)
     policy.save(run.policy.model, tokenizer, tmp_path)
     base = AutoModelForCausalLM.from_pretrained(policy.base_of(str(tmp_path)))
@@ -138,25 +147,28 @@ def test_each_role_says_what_its_own_saved_weights_say(training: Make, tokenizer
         torch.testing.assert_close(torch.tensor(call.logprobs), said(call, model.eval()), atol=1e-4, rtol=0)
         heard.add((call.role, call.adapter))
     assert heard == {(role, role) for role in ROLES}
-    for micro in batch.micros(range(len(batch.episodes)), 512):
-        torch.testing.assert_close(run.policy(micro, 1.0).logprobs, micro.logprobs, atol=1e-4, rtol=0)
+    for micro_batch in batch.micro_batches(range(len(batch.episodes)), 512):
+        torch.testing.assert_close(run.policy(micro_batch, 1.0).logprobs, micro_batch.logprobs, atol=1e-4, rtol=0)
 
 
 def test_a_role_goes_on_in_its_own_row_past_what_the_other_said(training: Make) -> None:
-    run = training("ppo", roles="separate", trains=ROLES, player=OWN)
+    run = training("ppo", roles="separate", trains=ROLES, agent_spec=OWN)
     batch = run.source.batch(0)
     for number, episode in enumerate(batch.episodes):
         rows = rows_of(episode.calls)
-        assert [[call.adapter for call in row] for row in rows] == [["planner"] * len(rows[0]), ["executor"] * len(rows[1])]
+        assert [[call.adapter for call in row] for row in rows] == [
+            ["planner"] * len(rows[0]),
+            ["executor"] * len(rows[1]),
+        ]
         assert len(rows[0]) + len(rows[1]) == len(episode.calls) > 2
         trained = [call for call, of in zip(batch.trained, batch.call_episode.tolist(), strict=True) if of == number]
         assert trained == [call for call in episode.calls if call.ids]  # in order of time, as credit is given
-    for micro in batch.micros(range(len(batch.episodes)), 100_000):
-        assert {batch.trained[i].adapter for i in micro.call.tolist()} == {micro.adapter}  # type: ignore[union-attr]
+    for micro_batch in batch.micro_batches(range(len(batch.episodes)), 100_000):
+        assert {batch.trained[i].adapter for i in micro_batch.call.tolist()} == {micro_batch.adapter}  # type: ignore[union-attr]
 
 
 def logprobs(actor: Policy, role: str) -> Tensor:
-    found: Tensor = actor.speaker(role)(IDS, use_cache=False).logits.log_softmax(-1)
+    found: Tensor = actor.for_role(role)(IDS, use_cache=False).logits.log_softmax(-1)
     return found
 
 
@@ -196,7 +208,7 @@ def test_the_hash_is_of_both_roles(tiny: Path) -> None:
     for roles in ("separate", "isolated"):
         for trained in ROLES:
             one = load(tiny, roles)
-            one.learns([trained])
+            one.set_trainable([trained])
             hashes = [weights_sha256(one)]
             for role in ROLES:
                 next(iter(mine(one, role)))
@@ -253,7 +265,10 @@ def test_a_chain_of_stages_and_its_evaluation(
     second = start(tmp_path / "second", *how, "stage.planner=policy", "stage.trains=[planner]", f"parent={first}")
     drift = [json.loads(run.summary.read_text())["drift"] for run in (first, second)]
     assert drift[0]["planner"] == drift[1]["executor"] == 0.0
-    saved = {role: [(run.policy / role / "adapter_model.safetensors").read_bytes() for run in (first, second)] for role in ROLES}
+    saved = {
+        role: [(run.policy / role / "adapter_model.safetensors").read_bytes() for run in (first, second)]
+        for role in ROLES
+    }
     assert saved["executor"][0] == saved["executor"][1]
     assert saved["planner"][0] != saved["planner"][1]  # by weight decay; a critic is updated even where all went alike
     assert evaluate.main([f"checkpoint={second}"]) == 0

@@ -22,7 +22,7 @@ from pilotrl import PACKAGE
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.report.__main__ import main
-from pilotrl.report.arms import labels, sorted_out
+from pilotrl.report.configurations import labels, sorted_out
 from pilotrl.report.figures import _smoothed, learning
 from pilotrl.report.runs import Cell, find, read
 from pilotrl.runs.evaluation_set import Panel
@@ -49,8 +49,8 @@ def episode(rng: np.random.Generator, task: str, group: int, sample: int, skill:
 
 def measured(rng: np.random.Generator, panel: Panel, skill: float) -> dict[str, list[Episode]]:
     return {
-        arm: [episode(rng, task, g, s, skill) for g, task in enumerate(panel.tasks) for s in range(samples)]
-        for arm, samples in PHASES.items()
+        configuration: [episode(rng, task, g, s, skill) for g, task in enumerate(panel.tasks) for s in range(samples)]
+        for configuration, samples in PHASES.items()
     }
 
 
@@ -58,9 +58,9 @@ def line(rng: np.random.Generator, step: int, steps: int) -> dict[str, Any]:
     """Of metrics.jsonl."""
     done = step / steps
     rates = {f"reward/{name}": done * 0.3 + 0.4 + rng.normal() / 20 for name in ("total", "format", "adherence")}
-    dead = {"train/dead_groups": 0.2 + 0.3 * done, "train/dead_failed": 0.2 - 0.1 * done}
+    dead = {"train/frac_reward_zero_std": 0.2 + 0.3 * done, "train/frac_groups_unsolved": 0.2 - 0.1 * done}
     dead |= {"env/episodes": 4, "train/broken": 1}
-    played = {"env/success": 0.5 + done * 0.2 + rng.normal() / 20, "env/turns": 3 - done, "train/clip_share": 0.0}
+    played = {"env/success": 0.5 + done * 0.2 + rng.normal() / 20, "env/turns": 3 - done, "train/clip_ratio": 0.0}
     return {"step": step, **rates, **dead, **played, "train/entropy": 0.6 - 0.4 * done, "train/grad_norm": None}
 
 
@@ -73,9 +73,11 @@ def make(folder: Path, *overrides: str, skill: float = 0.0, panel: Panel = PANEL
     before, after = measured(np.random.default_rng(0), panel, 0.0), measured(rng, panel, skill)
     with open(folder / "episodes.jsonl", "w", encoding="utf-8") as file:
         for when, played in (("before", before), ("train", {"": before["own plans, greedy"]}), ("after", after)):
-            for arm, episodes in played.items():
+            for configuration, episodes in played.items():
                 for one in episodes:
-                    file.write(json.dumps(to_record(one, f"{when}/{arm}" if arm else when, 0)) + "\n")
+                    file.write(
+                        json.dumps(to_record(one, f"{when}/{configuration}" if configuration else when, 0)) + "\n"
+                    )
     steps = [line(rng, step, 30) for step in range(1, 31)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     (folder / "panel.json").write_text(json.dumps(panel.record()))
@@ -135,12 +137,12 @@ def test_the_page_holds_every_run_every_arm_and_its_pictures(written: Path) -> N
     page = (written / "report.html").read_text(encoding="utf-8")
     for number in range(9):
         assert f"<code>{number}</code>" in page
-    for arm in (
+    for configuration in (
         "A: algorithm=grpo, shuffle_rewards=false",
         "B: algorithm=ppo, shuffle_rewards=false",
         "C: algorithm=grpo, shuffle_rewards=true",
     ):
-        assert arm in page
+        assert configuration in page
     inside = [base64.b64decode(code) for code in re.findall(r"base64,([^\"]+)", page)]
     assert inside == [(written / f"{name}.png").read_bytes() for name in ("differences", "learning", "groups")]
     assert all(png.startswith(b"\x89PNG") for png in inside)
@@ -173,9 +175,9 @@ def test_the_csv_has_the_numbers_of_every_summary(sweep: Path, written: Path) ->
 def test_a_comparison_is_what_the_episodes_say(sweep: Path, written: Path) -> None:
     """GRPO minus PPO, computed again from the files in ten lines."""
 
-    def by_task(arm: range) -> Any:
+    def by_task(configuration: range) -> Any:
         values: dict[str, dict[int, list[float]]] = {}
-        for run in arm:
+        for run in configuration:
             for played in map(json.loads, (sweep / str(run) / "episodes.jsonl").read_text().splitlines()):
                 if played["phase"] == "after/teacher's plans, sampled" and played["outcome"] != "broken":
                     solved = float(played["outcome"] == "solved")
@@ -276,7 +278,7 @@ def test_paradigms_are_compared_and_other_words_are_not(tmp_path: Path) -> None:
         make(tmp_path / "2", "train.lr=1", panel=words),
     ]
     panels, notes = sorted_out([read(folder.name, found) for folder in folders for found in find([folder]).values()])
-    assert [[arm.label for arm in panel.arms] for panel in panels] == [
+    assert [[configuration.label for configuration in panel.configurations] for panel in panels] == [
         ["agent=adaplan", "agent=react"],
         ["stage=adherence, algorithm=grpo"],
     ]
@@ -368,7 +370,7 @@ def test_labels_name_as_few_keys_as_tell_arms_apart() -> None:
 
 
 def test_a_parent_counts_by_its_configuration(tmp_path: Path) -> None:
-    """Each seed of a chain has a parent of its own: they are one arm where the parents are."""
+    """Each seed of a chain has a parent of its own: they are one configuration where the parents are."""
     for seed in (0, 1):
         make(tmp_path / f"first-{seed}", f"seed={seed}", "stage=warmstart")
         made = make(tmp_path / f"second-{seed}", f"seed={seed}")
@@ -379,7 +381,7 @@ def test_a_parent_counts_by_its_configuration(tmp_path: Path) -> None:
     make(tmp_path / "third")
     folders = [tmp_path / name for name in ("second-0", "second-1", "third")]
     panels, _ = sorted_out([read(name, folder) for name, folder in find(folders).items()])
-    assert [arm.seeds for arm in panels[0].arms] == ["0, 1", "0"]
+    assert [configuration.seeds for configuration in panels[0].configurations] == ["0, 1", "0"]
     assert panels[0].differing()["parent.stage.name"] == ["warmstart", "absent"]
 
 
@@ -390,7 +392,7 @@ def test_runs_whose_parents_differ_in_seed_all_count(tmp_path: Path) -> None:
         make(tmp_path / f"second-{seed}", f"parent={tmp_path}/first-{seed}")
     folders = [tmp_path / f"second-{seed}" for seed in (0, 1, 2)]
     panels, notes = sorted_out([read(name, folder) for name, folder in find(folders).items()])
-    assert [arm.seeds for arm in panels[0].arms] == ["0→0, 1→0, 2→0"]
+    assert [configuration.seeds for configuration in panels[0].configurations] == ["0→0, 1→0, 2→0"]
     assert notes == []
 
 
@@ -400,8 +402,8 @@ def test_what_two_judges_said_is_not_compared(tmp_path: Path) -> None:
     make(tmp_path / "same", "judge=openai", "judge.timeout=7", "train.lr=1", skill=0.3)
     runs = [read(name, folder) for name, folder in find([tmp_path]).items()]
     (panel,), notes = sorted_out(runs)
-    assert len(panel.arms) == 3
-    assert sum("not all arms have the same judge" in note for note in notes) == 1
+    assert len(panel.configurations) == 3
+    assert sum("not all configurations have the same judge" in note for note in notes) == 1
     found = {(c.first.runs[0].name, c.second.runs[0].name): set() for c in panel.compared()}
     for comparison in panel.compared():
         found[comparison.first.runs[0].name, comparison.second.runs[0].name].add(comparison.cell.measure)
@@ -421,8 +423,8 @@ def test_what_an_arm_gained_is_what_its_run_says(sweep: Path) -> None:
     told = run.summary["eval_teacher"]
     for measure in ("success", "score", "adherence", "turns"):
         cell = Cell("eval_teacher", "sampled", measure)
-        assert panel.arms[0].gain(cell).over_tasks == pytest.approx(told["paired"][measure], abs=1e-9)
-        assert panel.arms[0].mean("after", cell) == pytest.approx(told["after"][measure], abs=1e-12)
+        assert panel.configurations[0].gain(cell).over_tasks == pytest.approx(told["paired"][measure], abs=1e-9)
+        assert panel.configurations[0].mean("after", cell) == pytest.approx(told["after"][measure], abs=1e-12)
 
 
 def test_episodes_of_training_are_not_parsed(tmp_path: Path) -> None:
@@ -490,7 +492,7 @@ def test_what_a_run_took_counts_the_steps_of_its_world(tmp_path: Path) -> None:
     run = read("run", RunFolder(make(tmp_path / "run")))
     assert run.env_steps == pytest.approx(sum(3 * (3 - step / 30) for step in range(1, 31)))
     (panel,), _ = sorted_out([run])
-    assert panel.arms[0].spent("env_steps") == run.env_steps
+    assert panel.configurations[0].spent("env_steps") == run.env_steps
 
 
 @pytest.fixture

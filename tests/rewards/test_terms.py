@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pilotrl.rewards.terms import TERMS, overlong, score, unscored_verdicts
-from pilotrl.types import Call, Episode, Outcome, PlanScores, Role, Task, Turn, UserError, Written
+from pilotrl.types import Call, Episode, Outcome, PlanScores, Role, Task, Turn, UserError, WrittenPlan
 
 WEIGHTS = {"format": 1.0, "adherence": 1.0, "outcome": 1.0}
 
@@ -21,7 +21,7 @@ def call(role: Role, sampled: int) -> Call:
 def planned(turn: int, scores: PlanScores | None, selected: bool = True) -> Call:
     """A planner's call whose plan the judge gave these scores."""
     made = call("planner", 5)
-    made.turn, made.selected, made.written = turn, selected, Written(("a",), ("a",), scores)
+    made.turn, made.selected, made.written = turn, selected, WrittenPlan(("a",), ("a",), scores)
     return made
 
 
@@ -167,7 +167,11 @@ EVEN = WEIGHTS | {"plan_quality": 1.0}
 
 
 def test_plan_quality_is_the_mean_over_the_plans_that_were_followed() -> None:
-    calls = [planned(1, PlanScores(5, 5, 5)), planned(1, PlanScores(1, 1, 1), selected=False), planned(2, PlanScores(1, 2, 3))]
+    calls = [
+        planned(1, PlanScores(5, 5, 5)),
+        planned(1, PlanScores(1, 1, 1), selected=False),
+        planned(2, PlanScores(1, 2, 3)),
+    ]
     played = scored(episode([turn(2)] * 2, par=2, calls=calls), *PLANS, weights=EVEN)
     assert played.terms["plan_quality"] == pytest.approx((1 + 0.25) / 2)
     assert played.reward == pytest.approx((1 + 1 + 1 + 0.625) / 4)
@@ -182,12 +186,14 @@ def test_a_plan_without_scores_is_missing_and_one_that_nobody_wrote_is_not_due()
     assert scored(episode([turn(2)] * 2), *PLANS, weights=EVEN).reward == 1.0
 
 
-@pytest.mark.parametrize(("terms", "earned"), [(PLANS, [0.5, 1.0]), (["outcome"], [None, None]), (["adherence"], [None, 1.0])])
-def test_a_call_earns_what_the_terms_of_the_stage_say(terms: list[str], earned: list[float | None]) -> None:
+@pytest.mark.parametrize(
+    ("terms", "process_reward"), [(PLANS, [0.5, 1.0]), (["outcome"], [None, None]), (["adherence"], [None, 1.0])]
+)
+def test_a_call_earns_what_the_terms_of_the_stage_say(terms: list[str], process_reward: list[float | None]) -> None:
     acted = call("executor", 3)
     acted.turn = 1
     played = scored(episode([turn(2)], calls=[planned(1, PlanScores(3, 3, 3)), acted]), *terms, weights=EVEN)
-    assert [one.earned for one in played.calls] == earned
+    assert [one.process_reward for one in played.calls] == process_reward
 
 
 def test_a_call_earns_nothing_by_a_term_without_weight() -> None:
@@ -195,7 +201,7 @@ def test_a_call_earns_nothing_by_a_term_without_weight() -> None:
     acted.turn = 1
     calls = [planned(1, PlanScores(3, 3, 3)), acted]
     played = scored(episode([turn(2)], calls=calls), *PLANS, weights=EVEN | {"adherence": 0.0})
-    assert [one.earned for one in played.calls] == [0.5, None]
+    assert [one.process_reward for one in played.calls] == [0.5, None]
 
 
 def test_the_length_of_an_episode_is_that_of_what_entered_it() -> None:

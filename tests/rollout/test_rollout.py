@@ -19,8 +19,8 @@ from pilotrl.envs.toy import ToyEnv
 from pilotrl.prompts import load as load_prompts
 from pilotrl.prompts.context import Chat
 from pilotrl.prompts.parsing import number, parse_plan
-from pilotrl.rollout.agent import Player, Ticket, due, likelihood, seed_of
-from pilotrl.rollout.scheduler import ATTEMPTS, play
+from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, due, likelihood, seed_of
+from pilotrl.rollout.scheduler import ATTEMPTS, run_episodes
 from pilotrl.types import Episode, Reply, Request, Task, UserError, WorldError
 
 KEY = (0, "train", 0)
@@ -34,10 +34,14 @@ def make_env() -> ToyEnv:
     return env
 
 
-def tickets(player: Player, tasks: int = 1, samples: int = 1) -> list[Ticket]:
+def specs(agent_spec: AgentSpec, tasks: int = 1, samples: int = 1) -> list[EpisodeSpec]:
     """Tasks of three colors, so that there are three turns to look at."""
     names = [name for name in make_env().tasks if name.count("-") == 2][:tasks]
-    return [Ticket(Task("toy", name, "train", 0), g, s, player) for g, name in enumerate(names) for s in range(samples)]
+    return [
+        EpisodeSpec(Task("toy", name, "train", 0), g, s, agent_spec)
+        for g, name in enumerate(names)
+        for s in range(samples)
+    ]
 
 
 def asked(prompt: str) -> tuple[list[str], str, int]:
@@ -52,7 +56,9 @@ def able(prompt: str) -> str:
     """Plans and presses what the instruction names."""
     colors, role, turn = asked(prompt)
     steps = [f"push the {color} button" for color in colors]
-    return number(steps[turn - 1 :], turn) if role == "plan" else f"Action: press[{colors[prompt.count('You pressed')]}]"
+    return (
+        number(steps[turn - 1 :], turn) if role == "plan" else f"Action: press[{colors[prompt.count('You pressed')]}]"
+    )
 
 
 def planning(plans: dict[int, str]) -> Callable[[str], str]:
@@ -65,8 +71,8 @@ def planning(plans: dict[int, str]) -> Callable[[str], str]:
     return script
 
 
-def one(player: Player, script: Callable[[str], str], env: Callable[[], ToyEnv] = make_env) -> Episode:
-    return play(tickets(player), env, ScriptedPolicy(player.chat, script), KEY)[0]
+def one(agent_spec: AgentSpec, script: Callable[[str], str], env: Callable[[], ToyEnv] = make_env) -> Episode:
+    return run_episodes(specs(agent_spec), env, ScriptedPolicy(agent_spec.chat, script), KEY)[0]
 
 
 @dataclass
@@ -112,9 +118,11 @@ class Tired(ToyEnv):
         return super().step(action)
 
 
-def test_an_episode_goes_as_algorithm_1_says(player: Player) -> None:
-    episode = one(player, able)
-    assert [(call.role, call.turn) for call in episode.calls] == [(r, t) for t in (1, 2, 3) for r in ("planner", "executor")]
+def test_an_episode_goes_as_algorithm_1_says(agent_spec: AgentSpec) -> None:
+    episode = one(agent_spec, able)
+    assert [(call.role, call.turn) for call in episode.calls] == [
+        (r, t) for t in (1, 2, 3) for r in ("planner", "executor")
+    ]
     colors = episode.task.id.split("-")
     plan = tuple(f"push the {color} button" for color in colors)
     assert [turn.plan for turn in episode.turns] == [plan] * 3
@@ -129,22 +137,24 @@ def test_an_episode_goes_as_algorithm_1_says(player: Player) -> None:
     assert all(turn.well_formed and turn.valid for turn in episode.turns)
 
 
-def test_a_plan_is_asked_for_after_the_observation_and_before_the_action(player: Player) -> None:
+def test_a_plan_is_asked_for_after_the_observation_and_before_the_action(agent_spec: AgentSpec) -> None:
     prompts: list[str] = []
 
     def script(prompt: str) -> str:
         prompts.append(prompt)
         return able(prompt)
 
-    one(player, script)
+    one(agent_spec, script)
     assert "1 of 3 done" not in prompts[1]
     assert prompts[2].index("1. push") < prompts[2].index("1 of 3 done")
     assert prompts[2].endswith("plan 2<|end|><|assistant|>")
     assert re.search(r"act 2\. push the \w+ button<\|end\|><\|assistant\|>$", prompts[3])
 
 
-def test_steps_of_past_turns_never_change(player: Player) -> None:
-    episode = one(player, planning({1: "1. a\n2. b\n3. c\n4. d", 2: "2. B\n3. C", 3: "3. the last\n4. and more\n5. yet"}))
+def test_steps_of_past_turns_never_change(agent_spec: AgentSpec) -> None:
+    episode = one(
+        agent_spec, planning({1: "1. a\n2. b\n3. c\n4. d", 2: "2. B\n3. C", 3: "3. the last\n4. and more\n5. yet"})
+    )
     assert [turn.plan for turn in episode.turns] == [
         ("a", "b", "c", "d"),
         ("a", "B", "C"),
@@ -152,29 +162,31 @@ def test_steps_of_past_turns_never_change(player: Player) -> None:
     ]
 
 
-def test_a_malformed_plan_leaves_the_old_one_in_force(player: Player) -> None:
-    episode = one(player, planning({1: "1. a\n2. b\n3. c", 2: "I would rather not", 3: "3. C"}))
+def test_a_malformed_plan_leaves_the_old_one_in_force(agent_spec: AgentSpec) -> None:
+    episode = one(agent_spec, planning({1: "1. a\n2. b\n3. c", 2: "I would rather not", 3: "3. C"}))
     assert [turn.plan for turn in episode.turns] == [("a", "b", "c"), ("a", "b", "c"), ("a", "b", "C")]
     assert [turn.well_formed for turn in episode.turns] == [True, False, True]
 
 
 @pytest.mark.parametrize("layout", ["append", "current"])
 @pytest.mark.parametrize("first", ["", "1. only this"])
-def test_step_i_is_for_action_i_even_where_a_turn_had_no_step(player: Player, layout: str, first: str) -> None:
-    episode = one(replace(player, context=layout), planning({1: first, 2: "nothing", 3: "3. the third"}))
+def test_step_i_is_for_action_i_even_where_a_turn_had_no_step(agent_spec: AgentSpec, layout: str, first: str) -> None:
+    episode = one(replace(agent_spec, context=layout), planning({1: first, 2: "nothing", 3: "3. the third"}))
     assert [len(turn.plan) > i for i, turn in enumerate(episode.turns)] == [bool(first), False, True]
     assert episode.turns[2].plan[2] == "the third"
-    asks = [player.chat.decode(call.prompt).rsplit("\n", 1)[-1] for call in episode.calls if call.role == "executor"]
+    asks = [
+        agent_spec.chat.decode(call.prompt).rsplit("\n", 1)[-1] for call in episode.calls if call.role == "executor"
+    ]
     named = re.compile(r"act 3\. the third<")
     assert [bool(named.search(ask)) for ask in asks] == [False, False, True]
 
 
-def test_a_malformed_action_costs_a_turn(player: Player) -> None:
+def test_a_malformed_action_costs_a_turn(agent_spec: AgentSpec) -> None:
     def script(prompt: str) -> str:
         _, role, turn = asked(prompt)
         return " press[red] please " if (role, turn) == ("act", 2) else able(prompt)
 
-    episode = one(player, script)
+    episode = one(agent_spec, script)
     assert [(turn.action, turn.well_formed, turn.valid) for turn in episode.turns[1:2]] == [
         ("press[red] please", False, False)
     ]
@@ -182,18 +194,18 @@ def test_a_malformed_action_costs_a_turn(player: Player) -> None:
 
 
 @pytest.mark.parametrize(("action", "outcome", "turns"), [("press[x]", "truncated", 4), ("wrong", "failed", 1)])
-def test_a_budget_truncates_and_the_world_fails(player: Player, action: str, outcome: str, turns: int) -> None:
+def test_a_budget_truncates_and_the_world_fails(agent_spec: AgentSpec, action: str, outcome: str, turns: int) -> None:
     def script(prompt: str) -> str:
         colors, role, _ = asked(prompt)
         wrong = next(color for color in ("red", "blue") if color != colors[0])
         return able(prompt) if role == "plan" else f"Action: {action if action != 'wrong' else f'press[{wrong}]'}"
 
-    episode = one(player, script)
+    episode = one(agent_spec, script)
     assert (episode.outcome, len(episode.turns), episode.score) == (outcome, turns, 0.0)
 
 
-def test_a_full_context_truncates_before_the_world_is_stepped(player: Player) -> None:
-    whole = one(player, able)
+def test_a_full_context_truncates_before_the_world_is_stepped(agent_spec: AgentSpec) -> None:
+    whole = one(agent_spec, able)
     stepped: list[str] = []
 
     class Counted(ToyEnv):
@@ -206,34 +218,34 @@ def test_a_full_context_truncates_before_the_world_is_stepped(player: Player) ->
 
     for number_of_calls, call in enumerate(whole.calls):
         stepped.clear()
-        room = len(call.prompt) + player.max_tokens[call.role]
-        short = one(replace(player, max_length=room - 1, max_tokens={"planner": 48, "executor": 48}), able, counted)
+        room = len(call.prompt) + agent_spec.max_tokens[call.role]
+        short = one(replace(agent_spec, max_length=room - 1, max_tokens={"planner": 48, "executor": 48}), able, counted)
         assert short.outcome == "truncated"
         assert len(short.calls) <= number_of_calls
         assert len(stepped) == len(short.turns) == sum(call.role == "executor" for call in short.calls)
     enough = len(whole.calls[-1].prompt) + 48
     limits: Any = {"planner": 48, "executor": 48}
-    assert one(replace(player, max_length=enough, max_tokens=limits), able).outcome == "solved"
+    assert one(replace(agent_spec, max_length=enough, max_tokens=limits), able).outcome == "solved"
 
 
 @pytest.mark.parametrize("reply", ["", " ", "\n", "<|end|>", "Action:", "1."])
 @pytest.mark.parametrize("layout", ["append", "current"])
-def test_any_reply_is_legal(player: Player, reply: str, layout: str) -> None:
-    episode = one(replace(player, context=layout), lambda prompt: reply)
+def test_any_reply_is_legal(agent_spec: AgentSpec, reply: str, layout: str) -> None:
+    episode = one(replace(agent_spec, context=layout), lambda prompt: reply)
     assert (episode.outcome, len(episode.turns)) == ("truncated", 4)
     assert not any(turn.well_formed or turn.plan for turn in episode.turns)
 
 
-def test_a_reply_without_any_token_is_legal(player: Player) -> None:
+def test_a_reply_without_any_token_is_legal(agent_spec: AgentSpec) -> None:
     class Mute(ScriptedPolicy):
         def _reply(self, request: Request) -> Reply:
             return Reply(request.session, [], [], "length")
 
-    episode = play(tickets(player), make_env, Mute(player.chat, able), KEY)[0]
+    episode = run_episodes(specs(agent_spec), make_env, Mute(agent_spec.chat, able), KEY)[0]
     assert (episode.outcome, episode.tokens) == ("truncated", 0)
 
 
-def test_paradigms_differ_in_who_plans_and_when(player: Player) -> None:
+def test_paradigms_differ_in_who_plans_and_when(agent_spec: AgentSpec) -> None:
     def roles(**changes: Any) -> str:
         def script(prompt: str) -> str:
             colors = re.findall(r"Press (\w+), then (\w+), then (\w+)\.", prompt)[0]
@@ -243,7 +255,7 @@ def test_paradigms_differ_in_who_plans_and_when(player: Player) -> None:
             thought = "Thought: so be it\n" if prompt.endswith("think<|end|><|assistant|>") else ""
             return f"{thought}Action: press[{colors[done]}]"
 
-        episode = one(replace(player, **changes), script)
+        episode = one(replace(agent_spec, **changes), script)
         assert episode.outcome == "solved"
         return "".join(call.role[0] for call in episode.calls)
 
@@ -253,69 +265,71 @@ def test_paradigms_differ_in_who_plans_and_when(player: Player) -> None:
     assert roles(plans="never", thinks=True) == "eee"
 
 
-def test_a_teacher_writes_plans_that_are_no_calls(player: Player) -> None:
-    episode = one(replace(player, teacher=True), able)
+def test_a_teacher_writes_plans_that_are_no_calls(agent_spec: AgentSpec) -> None:
+    episode = one(replace(agent_spec, teacher_plans=True), able)
     colors = episode.task.id.split("-")
     assert [call.role for call in episode.calls] == ["executor"] * 3
     assert [turn.plan for turn in episode.turns] == [tuple(f"push the {color} button" for color in colors)] * 3
-    assert f"2. push the {colors[1]} button" in player.chat.decode(episode.calls[1].prompt)
+    assert f"2. push the {colors[1]} button" in agent_spec.chat.decode(episode.calls[1].prompt)
     assert episode.calls[1].plan == episode.turns[1].plan
 
 
-def test_a_teacher_that_does_not_exist_is_told(player: Player) -> None:
+def test_a_teacher_that_does_not_exist_is_told(agent_spec: AgentSpec) -> None:
     class Alone(ToyEnv):
         @property
         def expert(self) -> None:  # type: ignore[override]
             return None
 
     with pytest.raises(UserError, match=r"stage\.planner"):
-        one(replace(player, teacher=True), able, lambda: Alone(split="train", max_turns=4, seed=0))
+        one(replace(agent_spec, teacher_plans=True), able, lambda: Alone(split="train", max_turns=4, seed=0))
 
 
-def demonstrate(player: Player, **changes: Any) -> list[Episode]:
+def demonstrate(agent_spec: AgentSpec, **changes: Any) -> list[Episode]:
     """Many demonstrations; the engine must not be asked for anything."""
 
     def never(prompt: str) -> str:
         raise AssertionError(prompt)
 
-    expert = replace(player, teacher=True, expert=True, **changes)
-    return play(tickets(expert, 40), make_env, ScriptedPolicy(player.chat, never), KEY)
+    expert = replace(agent_spec, teacher_plans=True, demonstrates=True, **changes)
+    return run_episodes(specs(expert, 40), make_env, ScriptedPolicy(agent_spec.chat, never), KEY)
 
 
-def test_demonstrations_are_calls_of_both_roles(player: Player) -> None:
-    for episode in demonstrate(player):
+def test_demonstrations_are_calls_of_both_roles(agent_spec: AgentSpec) -> None:
+    for episode in demonstrate(agent_spec):
         assert episode.outcome == "solved"
         assert [call.role for call in episode.calls] == ["planner", "executor"] * 3
-        assert all(call.ids[-1] == player.chat.end and call.stop == "end" for call in episode.calls)
+        assert all(call.ids[-1] == agent_spec.chat.end and call.stop == "end" for call in episode.calls)
         assert all(call.logprobs == [0.0] * len(call.ids) for call in episode.calls)
-        texts = [player.chat.decode(call.ids) for call in episode.calls]
+        texts = [agent_spec.chat.decode(call.ids) for call in episode.calls]
         assert texts[1] == f"Action: press[{episode.task.id.split('-')[0]}]"
         assert texts[2].startswith("2. push the ")
         assert episode.tokens == 0
 
 
 @pytest.mark.parametrize("plans", ["always", "once", "never"])
-def test_detours_are_demonstrated_like_the_rest(player: Player, plans: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detours_are_demonstrated_like_the_rest(
+    agent_spec: AgentSpec, plans: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pilotrl.envs.toy.ToyExpert.detour", lambda self: "look around")
     changes: dict[str, Any] = {"detours": 0.3, "plans": plans, "thinks": plans == "never"}
-    episodes = demonstrate(player, **changes)
-    assert episodes == demonstrate(player, **changes)
-    said = [player.chat.decode(c.ids) for episode in episodes for c in episode.calls if c.role == "executor"]
+    episodes = demonstrate(agent_spec, **changes)
+    assert episodes == demonstrate(agent_spec, **changes)
+    said = [agent_spec.chat.decode(c.ids) for episode in episodes for c in episode.calls if c.role == "executor"]
     assert said == [turn.reply for episode in episodes for turn in episode.turns]
     assert 0.15 < sum(text.endswith("Action: look around") for text in said) / len(said) < 0.45
     monkeypatch.setattr("pilotrl.envs.toy.ToyExpert.detour", lambda self: None)
-    assert all(episode.outcome == "solved" for episode in demonstrate(player, **changes))
+    assert all(episode.outcome == "solved" for episode in demonstrate(agent_spec, **changes))
 
 
-def test_a_demonstration_ends_where_the_context_does(player: Player) -> None:
-    whole = demonstrate(player)[0]
+def test_a_demonstration_ends_where_the_context_does(agent_spec: AgentSpec) -> None:
+    whole = demonstrate(agent_spec)[0]
     for room in range(len(whole.calls[0].prompt), len(whole.calls[-1].prompt), 7):
-        short = demonstrate(player, max_length=room)[0]
+        short = demonstrate(agent_spec, max_length=room)[0]
         assert short.outcome == "truncated"
         assert all(len(call.prompt) + len(call.ids) <= room for call in short.calls)
 
 
-def test_a_world_that_fails_is_tried_anew(player: Player) -> None:
+def test_a_world_that_fails_is_tried_anew(agent_spec: AgentSpec) -> None:
     worlds: list[Tired] = []
 
     def made() -> Tired:
@@ -323,8 +337,8 @@ def test_a_world_that_fails_is_tried_anew(player: Player) -> None:
         worlds[-1].fails_at = 2 if len(worlds) < ATTEMPTS else 99
         return worlds[-1]
 
-    engine = Watched(ScriptedPolicy(player.chat, able))
-    episode = play(tickets(player), made, engine, KEY)[0]
+    engine = Watched(ScriptedPolicy(agent_spec.chat, able))
+    episode = run_episodes(specs(agent_spec), made, engine, KEY)[0]
     assert (episode.outcome, len(episode.turns), len(episode.calls)) == ("solved", 3, 6)
     assert len(worlds) == ATTEMPTS
     seeds = [request.seed for request in engine.requests]
@@ -334,7 +348,7 @@ def test_a_world_that_fails_is_tried_anew(player: Player) -> None:
 
 
 @pytest.mark.parametrize("when", ["made", "reset", "step"])
-def test_a_world_that_fails_every_time_is_broken_and_stops_nobody(player: Player, when: str) -> None:
+def test_a_world_that_fails_every_time_is_broken_and_stops_nobody(agent_spec: AgentSpec, when: str) -> None:
     made = 0
 
     class Cursed(ToyEnv):
@@ -358,11 +372,11 @@ def test_a_world_that_fails_every_time_is_broken_and_stops_nobody(player: Player
             raise WorldError("no room for another")
         return Cursed(split="train", max_turns=4, seed=0)
 
-    due = tickets(player, 3)
+    due = specs(agent_spec, 3)
     unlucky = due[1].task.id
     done: list[Episode] = []
-    engine = Watched(ScriptedPolicy(player.chat, able))
-    episodes = play(due, make, engine, KEY, done.append)
+    engine = Watched(ScriptedPolicy(agent_spec.chat, able))
+    episodes = run_episodes(due, make, engine, KEY, done.append)
     assert [episode.outcome for episode in episodes] == ["solved", "broken", "solved"]
     assert (episodes[1].calls, episodes[1].turns, episodes[1].reward) == ([], [], None)
     assert len(done) == 3
@@ -370,7 +384,7 @@ def test_a_world_that_fails_every_time_is_broken_and_stops_nobody(player: Player
     assert made == 3 + ATTEMPTS - 1
 
 
-def test_a_new_try_gets_a_world_that_nobody_played_in(player: Player) -> None:
+def test_a_new_try_gets_a_world_that_nobody_played_in(agent_spec: AgentSpec) -> None:
     worlds: list[Tired] = []
 
     def made() -> Tired:
@@ -378,32 +392,34 @@ def test_a_new_try_gets_a_world_that_nobody_played_in(player: Player) -> None:
         worlds[-1].fails_at = 5 if len(worlds) == 1 else 99  # in the second episode of the first world
         return worlds[-1]
 
-    episodes = play(tickets(player, 3), made, ScriptedPolicy(player.chat, able, slots=1), KEY)
+    episodes = run_episodes(specs(agent_spec, 3), made, ScriptedPolicy(agent_spec.chat, able, slots=1), KEY)
     assert [episode.outcome for episode in episodes] == ["solved"] * 3
     assert [world.steps for world in worlds] == [5, 6]  # the third episode went on in the second world
 
 
-def test_episodes_come_in_the_order_of_tickets_whoever_finishes_first(player: Player) -> None:
-    due = tickets(player, 5, 2)
-    plain = play(due, make_env, ScriptedPolicy(player.chat, able), KEY)
+def test_episodes_come_in_the_order_of_tickets_whoever_finishes_first(agent_spec: AgentSpec) -> None:
+    due = specs(agent_spec, 5, 2)
+    plain = run_episodes(due, make_env, ScriptedPolicy(agent_spec.chat, able), KEY)
     finished: list[tuple[int, int]] = []
-    late = play(due, make_env, Slow(player.chat, able, slots=3), KEY, lambda e: finished.append((e.group, e.sample)))
+    late = run_episodes(
+        due, make_env, Slow(agent_spec.chat, able, slots=3), KEY, lambda e: finished.append((e.group, e.sample))
+    )
     assert [(e.group, e.sample) for e in late] == [(t.group, t.sample) for t in due]
     assert finished != [(t.group, t.sample) for t in due]
     assert sorted(finished) == [(t.group, t.sample) for t in due]
     assert late == plain
 
 
-def test_nothing_is_generated_for_a_finished_episode(player: Player) -> None:
-    engine = Watched(ScriptedPolicy(player.chat, able, slots=2))
-    episodes = play(tickets(player, 3, 2), make_env, engine, KEY)
+def test_nothing_is_generated_for_a_finished_episode(agent_spec: AgentSpec) -> None:
+    engine = Watched(ScriptedPolicy(agent_spec.chat, able, slots=2))
+    episodes = run_episodes(specs(agent_spec, 3, 2), make_env, engine, KEY)
     assert len(engine.requests) == sum(len(episode.calls) for episode in episodes)
     assert sorted(engine.released) == [(g, s) for g in range(3) for s in range(2)]
 
 
-def test_a_request_carries_the_decoding_of_its_player(player: Player) -> None:
-    engine = Watched(ScriptedPolicy(player.chat, able))
-    play(tickets(replace(player, temperature=0.6, top_p=0.9)), make_env, engine, KEY)
+def test_a_request_carries_the_decoding_of_its_player(agent_spec: AgentSpec) -> None:
+    engine = Watched(ScriptedPolicy(agent_spec.chat, able))
+    run_episodes(specs(replace(agent_spec, temperature=0.6, top_p=0.9)), make_env, engine, KEY)
     assert {(r.temperature, r.top_p) for r in engine.requests} == {(0.6, 0.9)}
     assert [r.max_tokens for r in engine.requests] == [48, 24] * 3
 
@@ -414,19 +430,21 @@ def test_the_seed_of_a_call_says_what_it_is_and_is_the_same_everywhere() -> None
     assert len({seed_of(*key) for key in keys}) == len(keys)
 
 
-def sampled(model: Any, chat: Chat, due: Sequence[Ticket], slots: int) -> dict[tuple[int, int], Episode]:
+def sampled(model: Any, chat: Chat, due: Sequence[EpisodeSpec], slots: int) -> dict[tuple[int, int], Episode]:
     engine = LocalEngine(model, chat.end, slots)
-    episodes = play(due, make_env, engine, UNAMBIGUOUS)
+    episodes = run_episodes(due, make_env, engine, UNAMBIGUOUS)
     assert (engine.running, sorted(engine.free), engine.slot_of) == ([], list(range(slots)), {})
     assert not any(engine.known)
     return {(episode.group, episode.sample): episode for episode in episodes}
 
 
 @pytest.mark.parametrize("layout", ["append", "current"])
-def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(model: Any, player: Player, layout: str) -> None:
-    due = tickets(replace(player, context=layout), 2, 3)
-    together, alone = sampled(model, player.chat, due, 8), sampled(model, player.chat, due, 1)
-    fewer = sampled(model, player.chat, [due[4], due[1]], 8)
+def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(
+    model: Any, agent_spec: AgentSpec, layout: str
+) -> None:
+    due = specs(replace(agent_spec, context=layout), 2, 3)
+    together, alone = sampled(model, agent_spec.chat, due, 8), sampled(model, agent_spec.chat, due, 1)
+    fewer = sampled(model, agent_spec.chat, [due[4], due[1]], 8)
     assert len({tuple(e.calls[0].ids) for e in together.values()}) > 3
     for key, episode in [*alone.items(), *fewer.items()]:
         assert [call.ids for call in episode.calls] == [call.ids for call in together[key].calls]
@@ -434,9 +452,9 @@ def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(model: Any
             torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
 
 
-def test_of_several_candidates_the_likeliest_is_followed(player: Player) -> None:
-    engine = Watched(Drawn(player.chat))
-    episode = play(tickets(replace(player, candidates=3)), make_env, engine, KEY)[0]
+def test_of_several_candidates_the_likeliest_is_followed(agent_spec: AgentSpec) -> None:
+    engine = Watched(Drawn(agent_spec.chat))
+    episode = run_episodes(specs(replace(agent_spec, candidates=3)), make_env, engine, KEY)[0]
     for turn in range(1, len(episode.turns) + 1):
         planned = [call for call in episode.calls if call.turn == turn and call.role == "planner"]
         assert [call.selected for call in planned] == [True, False, False]
@@ -445,7 +463,7 @@ def test_of_several_candidates_the_likeliest_is_followed(player: Player) -> None
         after = next(call for call in episode.calls if call.turn == turn and call.role == "executor")
         kept = planned[0].prompt + planned[0].ids
         assert after.prompt[: len(kept)] == kept  # and no other one entered the context
-        assert episode.turns[turn - 1].plan[turn - 1] == parse_plan(player.chat.decode(planned[0].ids), turn)[0]  # type: ignore[index]
+        assert episode.turns[turn - 1].plan[turn - 1] == parse_plan(agent_spec.chat.decode(planned[0].ids), turn)[0]  # type: ignore[index]
     assert [rank(episode, turn) for turn in (1, 2, 3)] != [0, 0, 0]  # it is not always the first that was asked for
     assert episode.tokens == sum(len(call.ids) for call in episode.calls)
     assert [request.seed for request in engine.requests[:4]] == [
@@ -477,8 +495,8 @@ class Drawn(ScriptedPolicy):
         return Reply(request.session, ids, [-(request.seed % 97) / 97] * len(ids), "end")
 
 
-def test_candidates_find_the_keys_and_values_of_their_prompt(model: Any, player: Player) -> None:
-    engine, fresh = LocalEngine(model, player.chat.end, 4), []
+def test_candidates_find_the_keys_and_values_of_their_prompt(model: Any, agent_spec: AgentSpec) -> None:
+    engine, fresh = LocalEngine(model, agent_spec.chat.end, 4), []
     submit = engine.submit
 
     def watched(request: Request) -> None:
@@ -486,13 +504,15 @@ def test_candidates_find_the_keys_and_values_of_their_prompt(model: Any, player:
         fresh.append(len(engine.running[-1].fresh))
 
     engine.submit = watched  # type: ignore[method-assign]
-    play(tickets(replace(player, candidates=3)), make_env, engine, KEY)
+    run_episodes(specs(replace(agent_spec, candidates=3)), make_env, engine, KEY)
     assert fresh[1:3] == [1, 1]  # all but the prompt's last token is there
 
 
-def test_one_candidate_is_the_same_call_as_the_first_of_several(model: Any, player: Player) -> None:
+def test_one_candidate_is_the_same_call_as_the_first_of_several(model: Any, agent_spec: AgentSpec) -> None:
     one, three = (
-        play(tickets(replace(player, candidates=k)), make_env, LocalEngine(model, player.chat.end, 4), KEY)[0]
+        run_episodes(
+            specs(replace(agent_spec, candidates=k)), make_env, LocalEngine(model, agent_spec.chat.end, 4), KEY
+        )[0]
         for k in (1, 3)
     )
     assert one.calls[0].ids in [call.ids for call in three.calls[:3]]
@@ -507,38 +527,40 @@ def test_when_a_plan_is_due(plans: str, planned: list[int]) -> None:
     assert [turn for turn in range(1, 6) if due(plans, turn)] == planned
 
 
-def test_a_plan_is_written_every_k_turns(player: Player) -> None:
-    episode = one(replace(player, plans="every 2"), able)
+def test_a_plan_is_written_every_k_turns(agent_spec: AgentSpec) -> None:
+    episode = one(replace(agent_spec, plans="every 2"), able)
     assert "".join(call.role[0] for call in episode.calls) == "peepe"
     assert episode.outcome == "solved"
 
 
-def test_who_is_asked_may_keep_the_plan(player: Player) -> None:
+def test_who_is_asked_may_keep_the_plan(agent_spec: AgentSpec) -> None:
     prompts = load_prompts("short", "asked")
     replies = {1: "1. a\n2. b\n3. c", 2: "keep", 3: "3. C"}
     script = planning(replies)
-    wish = replace(player, plans="asked", prompts=prompts, graded=True)
+    wish = replace(agent_spec, plans="asked", prompts=prompts, graded=True)
     episode = one(wish, lambda prompt: script(prompt.replace("replan", "plan")))
     assert [turn.plan for turn in episode.turns] == [("a", "b", "c"), ("a", "b", "c"), ("a", "b", "C")]
     assert all(turn.well_formed for turn in episode.turns)
     planned = [call for call in episode.calls if call.role == "planner"]
     assert [call.written.steps for call in planned if call.written] == [("a", "b", "c"), ("b", "c"), ("C",)]
-    assert player.chat.decode(planned[1].prompt).endswith("replan 2<|end|><|assistant|>")
+    assert agent_spec.chat.decode(planned[1].prompt).endswith("replan 2<|end|><|assistant|>")
     for plans, replies in (("asked", {1: "keep", 2: "2. b", 3: "3. c"}), ("always", {1: "1. a", 2: "keep", 3: "3. c"})):
         script = planning(replies)
-        episode = one(replace(wish, plans=plans), lambda prompt, script=script: script(prompt.replace("replan", "plan")))  # type: ignore[misc]
+        episode = one(
+            replace(wish, plans=plans), lambda prompt, script=script: script(prompt.replace("replan", "plan"))
+        )  # type: ignore[misc]
         assert [turn.well_formed for turn in episode.turns].count(False) == 1
 
 
-def test_an_expert_that_is_asked_keeps_a_plan_that_still_stands(player: Player) -> None:
-    for episode in demonstrate(player, plans="asked", prompts=load_prompts("short", "asked")):
-        said = [player.chat.decode(call.ids) for call in episode.calls if call.role == "planner"]
+def test_an_expert_that_is_asked_keeps_a_plan_that_still_stands(agent_spec: AgentSpec) -> None:
+    for episode in demonstrate(agent_spec, plans="asked", prompts=load_prompts("short", "asked")):
+        said = [agent_spec.chat.decode(call.ids) for call in episode.calls if call.role == "planner"]
         assert said[1:] == ["keep"] * (len(said) - 1)
         assert episode.outcome == "solved"
 
 
-def test_a_plan_that_is_graded_stands_beside_that_of_the_expert_from_the_same_state(player: Player) -> None:
-    episode = one(replace(player, graded=True), planning({1: "1. a", 2: "no plan", 3: "3. c"}))
+def test_a_plan_that_is_graded_stands_beside_that_of_the_expert_from_the_same_state(agent_spec: AgentSpec) -> None:
+    episode = one(replace(agent_spec, graded=True), planning({1: "1. a", 2: "no plan", 3: "3. c"}))
     colors = episode.task.id.split("-")
     written = [call.written for call in episode.calls if call.role == "planner"]
     assert [one.steps for one in written if one] == [("a",), None, ("c",)]
@@ -546,13 +568,15 @@ def test_a_plan_that_is_graded_stands_beside_that_of_the_expert_from_the_same_st
         tuple(f"push the {color} button" for color in colors[turn:]) for turn in range(3)
     ]
     assert all(call.written is None for call in episode.calls if call.role == "executor")
-    assert all(call.written is None for call in one(player, able).calls)
+    assert all(call.written is None for call in one(agent_spec, able).calls)
 
 
-def test_the_expert_is_asked_for_its_plan_only_where_plans_are_graded(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_expert_is_asked_for_its_plan_only_where_plans_are_graded(
+    agent_spec: AgentSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked_for: list[int] = []
     monkeypatch.setattr("pilotrl.envs.toy.ToyExpert.plan", lambda self: asked_for.append(1) or ["push"])  # type: ignore[func-returns-value]
-    one(player, able)
+    one(agent_spec, able)
     assert asked_for == []
-    one(replace(player, graded=True, candidates=3), able)
+    one(replace(agent_spec, graded=True, candidates=3), able)
     assert len(asked_for) == 3  # once a plan that is followed, whatever the number of candidates

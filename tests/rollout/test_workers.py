@@ -21,9 +21,9 @@ from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.models import policy
 from pilotrl.rollout import workers
-from pilotrl.rollout.agent import Player, Ticket
-from pilotrl.rollout.scheduler import play
-from pilotrl.rollout.workers import play_apart
+from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
+from pilotrl.rollout.scheduler import run_episodes
+from pilotrl.rollout.workers import run_episodes_in_processes
 from pilotrl.runs import setup
 from pilotrl.types import Episode, Task, UserError
 
@@ -36,48 +36,58 @@ def make_env() -> Any:
     return load("toy", split="train")
 
 
-def tickets(player: Player, count: int = 20) -> list[Ticket]:
-    return [Ticket(Task("toy", name, "train", 0), g // 2, g % 2, player) for g, name in enumerate(make_env().tasks[:count])]
+def specs(agent_spec: AgentSpec, count: int = 20) -> list[EpisodeSpec]:
+    return [
+        EpisodeSpec(Task("toy", name, "train", 0), g // 2, g % 2, agent_spec)
+        for g, name in enumerate(make_env().tasks[:count])
+    ]
 
 
 def said(episodes: list[Episode]) -> list[Any]:
     return [(e.group, e.sample, e.task.id, e.outcome, [call.ids for call in e.calls]) for e in episodes]
 
 
-def test_what_is_played_does_not_depend_on_how_many_play(player: Player, model: Any) -> None:
-    alone = play(tickets(player), make_env, LocalEngine(model, END, 8), KEY)
+def test_what_is_played_does_not_depend_on_how_many_play(agent_spec: AgentSpec, model: Any) -> None:
+    alone = run_episodes(specs(agent_spec), make_env, LocalEngine(model, END, 8), KEY)
     over: list[Episode] = []
     engine = LocalEngine(model, END, 8)
-    shared = play_apart(tickets(player), make_env, engine, KEY, over.append, workers=2)
+    shared = run_episodes_in_processes(specs(agent_spec), make_env, engine, KEY, over.append, workers=2)
     assert said(shared) == said(alone)
     assert Counter(map(id, over)) == Counter(map(id, shared)), "every episode is reported once, as it is returned"
 
 
 def test_who_plays_is_decided_when_it_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer takes the policy to an accelerator after the data source was told how to play; nothing may fork then."""
-    bench = setup.Bench.of(composed_job(parse([]), ["env=toy"]).config, tmp_path)
-    monkeypatch.setattr(setup, "play_apart", lambda *given, workers: "apart")
-    monkeypatch.setattr(setup, "play", lambda *given: "here")
-    told = bench.play
+    train_setup = setup.TrainSetup.of(composed_job(parse([]), ["env=toy"]).config, tmp_path)
+    monkeypatch.setattr(setup, "run_episodes_in_processes", lambda *given, workers: "apart")
+    monkeypatch.setattr(setup, "run_episodes", lambda *given: "here")
+    told = train_setup.run_episodes
     assert told() == "apart"
-    bench.policy.to("meta")
+    train_setup.policy.to("meta")
     assert told() == "here"
 
 
-def test_a_few_tickets_are_not_worth_a_process(player: Player, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_tickets_are_not_worth_a_process(
+    agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workers, "_begin", None)
     engine = LocalEngine(model, END, 8)
-    assert len(play_apart(tickets(player, 15), make_env, engine, KEY, lambda episode: None, workers=4)) == 15
+    assert (
+        len(run_episodes_in_processes(specs(agent_spec, 15), make_env, engine, KEY, lambda episode: None, workers=4))
+        == 15
+    )
 
 
-def test_a_group_is_played_by_one_process(player: Player, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_is_played_by_one_process(agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its episodes begin alike, and take over from each other what they have computed."""
-    shares: list[list[Ticket]] = []
+    shares: list[list[EpisodeSpec]] = []
     monkeypatch.setattr(workers, "_begin", lambda share, *given: shares.append(list(share)) or (None, None))
     monkeypatch.setattr(workers, "_heard", lambda pipes: iter(()))
     with pytest.raises((KeyError, AttributeError)):  # nobody plays
-        play_apart(tickets(player, 18), make_env, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2)
-    groups = [{ticket.group for ticket in share} for share in shares]
+        run_episodes_in_processes(
+            specs(agent_spec, 18), make_env, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2
+        )
+    groups = [{spec.group for spec in share} for share in shares]
     assert [len(each) for each in groups] == [5, 4]
     assert not groups[0] & groups[1]
 
@@ -97,12 +107,16 @@ class Deadly(ToyEnv):
 @pytest.mark.parametrize(
     ("world", "error", "says"), [(Dear, UserError, "^env=dear: costs money"), (Deadly, RuntimeError, "ended with -9")]
 )
-def test_what_ends_a_process_ends_the_playing(player: Player, model: Any, world: Any, error: Any, says: str) -> None:
+def test_what_ends_a_process_ends_the_playing(
+    agent_spec: AgentSpec, model: Any, world: Any, error: Any, says: str
+) -> None:
     def make() -> Any:
         return world(split="train", max_turns=9, seed=0)
 
     with pytest.raises(error, match=says):
-        play_apart(tickets(player), make, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2)
+        run_episodes_in_processes(
+            specs(agent_spec), make, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2
+        )
 
 
 SLEEPERS = """
@@ -112,8 +126,8 @@ from types import SimpleNamespace
 from pilotrl.models import policy
 from pilotrl.rollout import workers
 def sleep(*given): Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(600)
-workers.play = sleep
-workers.play_apart([SimpleNamespace(group=i) for i in range(16)], None, None, (), None, workers=2)
+workers.run_episodes = sleep
+workers.run_episodes_in_processes([SimpleNamespace(group=i) for i in range(16)], None, None, (), None, workers=2)
 """
 
 
@@ -131,17 +145,21 @@ def test_processes_die_with_the_run(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_process_that_only_plays_says_the_same_with_its_adapter_in_the_weights(player: Player, tiny: Path) -> None:
+def test_a_process_that_only_plays_says_the_same_with_its_adapter_in_the_weights(
+    agent_spec: AgentSpec, tiny: Path
+) -> None:
     model = policy.load_model(str(tiny), "float32", False, 4, 8.0, ["q_proj", "v_proj", "down_proj"])
     torch.manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     engine = LocalEngine(model, END, 8)
-    apart = play(tickets(player, 6), make_env, engine, KEY)
+    apart = run_episodes(specs(agent_spec, 6), make_env, engine, KEY)
     engine.settle()
-    merged = play(tickets(player, 6), make_env, engine, KEY)
+    merged = run_episodes(specs(agent_spec, 6), make_env, engine, KEY)
     assert all(module.merged for module in model.modules() if isinstance(module, LoraLayer))
     assert said(merged) == said(apart)
     for one, other in zip(merged, apart, strict=True):
-        assert [p for c in one.calls for p in c.logprobs] == pytest.approx([p for c in other.calls for p in c.logprobs], abs=1e-4)
+        assert [p for c in one.calls for p in c.logprobs] == pytest.approx(
+            [p for c in other.calls for p in c.logprobs], abs=1e-4
+        )

@@ -19,10 +19,18 @@ from pilotrl.tracking.run_description import PANELS, panel_points
 from tests.endpoint.server import said, serving
 
 PAGE = (PACKAGE.parent / "docs" / "metrics.md").read_text()
-NAMES = {name for line in PAGE.splitlines() if line.startswith("| `") for name in re.findall("`([^`]+)`", line.split("|")[1])}
+NAMES = {
+    name for line in PAGE.splitlines() if line.startswith("| `") for name in re.findall("`([^`]+)`", line.split("|")[1])
+}
 """What the tables' first columns explain."""
 
-SIZES = ("model.max_length=192", "model.max_plan_tokens=12", "model.max_action_tokens=8", "train.steps=1", "train.tasks=2")
+SIZES = (
+    "model.max_length=192",
+    "model.max_plan_tokens=12",
+    "model.max_action_tokens=8",
+    "train.steps=1",
+    "train.tasks=2",
+)
 SIZES += ("train.group_size=2", "train.micro_tokens=512", "panel.tasks=2", "panel.samples=1", "trainer.threads=1")
 KINDS = {
     "grpo": ("stage=adherence",),

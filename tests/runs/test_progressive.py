@@ -21,13 +21,13 @@ from omegaconf import OmegaConf
 from pilotrl import PACKAGE
 from pilotrl.__main__ import main
 from pilotrl.cli import stage_chain
-from pilotrl.cli.compose import composed_job, parse, stored
+from pilotrl.cli.compose import composed_job, parse, stored_config
 from pilotrl.models.policy import load_model
 from pilotrl.report.runs import find, read
 from pilotrl.runs import progressive
 from pilotrl.runs import run as running
 from pilotrl.runs.evaluation_cache import handed_over, recalled
-from pilotrl.runs.evaluation_set import Played
+from pilotrl.runs.evaluation_set import EpisodesByProtocol
 from pilotrl.runs.setup import model_path
 from pilotrl.store.run_folder import RunFolder
 from tests.cli.test_cli import Runs, runs  # noqa: F401 (a fixture)
@@ -99,10 +99,10 @@ def test_a_stage_of_a_chain_is_the_stage_alone_and_no_panel_is_played_twice(
     whole: Path, warm: Path, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was handed over is what would have been played, to the last byte."""
-    played: list[Played] = []
+    played: list[EpisodesByProtocol] = []
     keep = running.measure
 
-    def watched(bench: Any, panel: Any, known: Played, show: Any) -> Played:
+    def watched(bench: Any, panel: Any, known: EpisodesByProtocol, show: Any) -> EpisodesByProtocol:
         played.append(known)
         return keep(bench, panel, {}, show)
 
@@ -118,15 +118,22 @@ def test_a_stage_of_a_chain_is_the_stage_alone_and_no_panel_is_played_twice(
 def test_another_panel_or_player_is_not_handed_over(
     whole: Path, warm: Path, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played: list[Played] = []
+    played: list[EpisodesByProtocol] = []
 
-    def watched(bench: Any, panel: Any, known: Played, show: Any) -> Played:
+    def watched(bench: Any, panel: Any, known: EpisodesByProtocol, show: Any) -> EpisodesByProtocol:
         played.append(known)
         raise Interrupted
 
     monkeypatch.setattr(running, "measure", watched)
     words = [*TINY, "stage=coordination", f"model.path={warm}", f"parent={whole / ORDER[0]}"]
-    changes = ("panel.tasks=2", "engine.slots=3", "env.max_turns=3", "agent=react", f"parent={whole / ORDER[1]}", "seed=1")
+    changes = (
+        "panel.tasks=2",
+        "engine.slots=3",
+        "env.max_turns=3",
+        "agent=react",
+        f"parent={whole / ORDER[1]}",
+        "seed=1",
+    )
     for number, change in enumerate(changes):
         with pytest.raises(Interrupted):
             play(tmp_path, *words, change, f"hydra.run.dir={tmp_path}/{number}")
@@ -162,7 +169,7 @@ def test_a_chain_from_nothing_keeps_the_model_that_it_began_with(play: Play, tmp
     folder = tmp_path / "chain"
     play(folder, *words, "model.scratch.vocabulary=512", f"hydra.run.dir={folder}")
     assert (folder / "scratch").resolve() == (folder / ORDER[0] / "scratch").resolve()
-    assert model_path(stored(RunFolder(folder)), folder) == str(folder / "scratch")
+    assert model_path(stored_config(RunFolder(folder)), folder) == str(folder / "scratch")
     assert load_model(str(folder / "scratch"), "float32") is not None
 
 
@@ -184,8 +191,8 @@ def interrupt(play: Play, folder: Path, owner: Any, method: str, count: int) -> 
 
 
 WHERE = [
-    pytest.param(stage_chain, "begin", 1, id="before the first stage", marks=pytest.mark.slow),
-    pytest.param(stage_chain, "begin", 2, id="between two stages", marks=pytest.mark.slow),
+    pytest.param(stage_chain, "begin_stage", 1, id="before the first stage", marks=pytest.mark.slow),
+    pytest.param(stage_chain, "begin_stage", 2, id="between two stages", marks=pytest.mark.slow),
     pytest.param(running.Run, "summary", 2, id="in the second stage, which has a checkpoint"),
     pytest.param(progressive, "finish", 1, id="after the last stage", marks=pytest.mark.slow),
 ]
@@ -251,7 +258,9 @@ def test_what_was_typed_holds_for_all_stages_and_what_was_not_is_their_own(
 ) -> None:
     mine = tmp_path / "mine" / "stage"
     mine.mkdir(parents=True)
-    (mine / "mine.yaml").write_text("# @package _global_\ndefaults: [coordination]\nstage: {name: mine}\ntrain: {lr: 5.0}\n")
+    (mine / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [coordination]\nstage: {name: mine}\ntrain: {lr: 5.0}\n"
+    )
     order = ("stage.order=[adherence,mine,coordination]", "+stage.lengths.mine=2", "train.steps=9", "seed=7")
     begun(["-cd", "mine", *STUB, *order], runs, monkeypatch)
     usual = runs.seen[0][0].train.lr
@@ -323,7 +332,12 @@ def test_kill_9_in_the_second_stage(warm: Path, tmp_path: Path) -> None:
 def test_a_sweep_of_chains_has_a_run_for_each_chain_and_each_of_its_stages(warm: Path, tmp_path: Path) -> None:
     words = [word for word in SMALL if not word.startswith(("tracking", "stage.order"))]
     orders = "stage.order=[adherence,coordination],[coordination]"
-    assert start(tmp_path, "-m", *words, orders, f"model.path={warm}", "hydra/launcher=local", "hydra.sweep.dir=all").wait() == 0
+    assert (
+        start(
+            tmp_path, "-m", *words, orders, f"model.path={warm}", "hydra/launcher=local", "hydra.sweep.dir=all"
+        ).wait()
+        == 0
+    )
     client = MlflowClient(f"sqlite:///{tmp_path}/multirun/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("pilotrl").experiment_id])  # type: ignore[union-attr]
     below = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in found}

@@ -21,7 +21,7 @@ from pilotrl import PACKAGE
 from pilotrl.store.run_folder import RunFolder
 from tests.runs.test_resume import SMALL
 
-BOTH: dict[str, Any] = {"trains": ["planner", "executor"], "player": {"teacher": False}}
+BOTH: dict[str, Any] = {"trains": ["planner", "executor"], "agent_spec": {"teacher_plans": False}}
 CASES: dict[str, dict[str, Any]] = {
     "grpo": {"algorithm": "grpo", "minibatches": 1},
     "grpo in four minibatches": {"algorithm": "grpo", "minibatches": 4},
@@ -36,11 +36,15 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
+    """By gradient descent: Adam would divide the rounding of a gradient near 0 by a number that is as small."""
     run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600, seed=1)
     if case == "nothing to learn":
         run.graded(lambda episodes: None)
+    learned = [p for p in run.module.parameters() if p.requires_grad]
+    run.module.configure_optimizers = lambda: [torch.optim.SGD([{"params": learned, "initial_lr": 0.1}], lr=0.1)]
+    start, batch = run.weights(), run.source.batch(0)
     run.fit(**lightning)
-    return {"metrics": run.module.metrics, "weights": run.weights(), "played": len(run.source.batch(0).episodes)}
+    return {"metrics": run.module.metrics, "weights": run.weights(), "start": start, "played": len(batch.episodes)}
 
 
 def main(folder: Path, out: Path) -> None:
@@ -59,7 +63,12 @@ def ranks(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("ranks")
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "NODE_RANK": "0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     command = [sys.executable, "-W", "error::RuntimeWarning", __file__, str(tiny)]
     started = [
         subprocess.Popen(
@@ -85,16 +94,23 @@ def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Ca
     one, two = train(training, case), [rank[case] for rank in ranks]
     assert sum(rank["played"] for rank in two) == one["played"]
     assert torch.equal(two[0]["weights"], two[1]["weights"])
-    torch.testing.assert_close(two[0]["weights"], one["weights"], atol=1e-6, rtol=1e-5)
+    moved = (one["weights"] - one["start"]).abs().max()
+    assert moved > 0 or case == "nothing to learn"
+    # A gradient is a float32 sum over tokens, in another order on two ranks: some thousand roundings of its size at most.
+    assert (two[0]["weights"] - one["weights"]).abs().max() <= 1000 * torch.finfo(torch.float32).eps * moved
     for name, value in one["metrics"].items():
         if not name.startswith("seconds/"):
             assert two[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize(
-    "chosen", [("stage=adherence",), ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=5")], ids=["rl", "sft"]
+    "chosen",
+    [("stage=adherence",), ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=5")],
+    ids=["rl", "sft"],
 )
-def test_what_two_ranks_have_played_is_written_and_counted_as_of_one(warm: Path, tmp_path: Path, chosen: tuple[str, ...]) -> None:
+def test_what_two_ranks_have_played_is_written_and_counted_as_of_one(
+    warm: Path, tmp_path: Path, chosen: tuple[str, ...]
+) -> None:
     """Whole runs of a step: the first rank writes what all have played."""
     words = [*chosen, *SMALL, "train.steps=1", "train.tasks=3", f"model.path={warm}"]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
@@ -102,7 +118,9 @@ def test_what_two_ranks_have_played_is_written_and_counted_as_of_one(warm: Path,
         command = [sys.executable, "-m", "pilotrl", *words, f"trainer.devices={devices}", f"hydra.run.dir={devices}"]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=240)
     one, two = (RunFolder(tmp_path / str(devices)) for devices in (1, 2))
-    lines = [[line for line in run.episodes.read_text().splitlines() if '"phase": "train"' in line] for run in (one, two)]
+    lines = [
+        [line for line in run.episodes.read_text().splitlines() if '"phase": "train"' in line] for run in (one, two)
+    ]
     assert lines[0] == lines[1]
     ours, theirs = (json.loads(run.metrics.read_text()) for run in (one, two))
     assert (ours["env/episodes"], ours.get("valid/loss", 0) > 0) == (12, "stage=warmstart" in chosen)

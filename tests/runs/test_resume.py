@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
     "sft": (
         "stage=warmstart",
-        "stage.world=0",
+        "stage.observation_weight=0",
         "model=scratch",
         *(f"model.scratch.{key}" for key in ("vocabulary=360", "width=32", "inner=64", "layers=2", "texts=20")),
         *(f"train.{key}" for key in ("lr=10.0", "lr_warmup=0", "validate_every=1", "validate_tasks=2", "patience=1")),
@@ -149,10 +149,10 @@ def test_another_seed_gives_another_run(whole: Whole, play: Play, tmp_path: Path
 
 
 WHERE: dict[str, tuple[str, int]] = {
-    "while the panel is played before": ("measured", 1),
-    **{f"before the lines of step {step}": ("record", step) for step in (1, 4)},
+    "while the panel is played before": ("evaluated", 1),
+    **{f"before the lines of step {step}": ("after_step", step) for step in (1, 4)},
     **{f"after the lines of step {step}": ("display.update", step) for step in (1, 3, 4, 5)},
-    "while the panel is played after": ("measured", 2),
+    "while the panel is played after": ("evaluated", 2),
     "before the summary": ("summary", 1),
 }
 """Which call of which method does not come back."""
@@ -166,7 +166,7 @@ def interrupted(play: Play, folder: Path, kind: str, name: str, count: int) -> N
 
     def once(*given: Any) -> Any:
         if next(calls) == count:
-            if name == "measured":  # in the middle: half of it is on disk
+            if name == "evaluated":  # in the middle: half of it is on disk
                 kept(*given)
             raise Interrupted
         return kept(*given)
@@ -210,12 +210,10 @@ def test_what_each_role_has_of_its_own_goes_on_as_well(whole: Whole, play: Play,
     assert len(result(tmp_path)[-1]) == 2
 
 
-def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(
-    whole: Whole, play: Play, tmp_path: Path
-) -> None:
+def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(whole: Whole, play: Play, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert 2 <= len(metrics(whole("sft"))) < 5
-    interrupted(play, folder, "sft", "measured", 2)
+    interrupted(play, folder, "sft", "evaluated", 2)
     assert result(play(folder, "sft")) == result(whole("sft"))
 
 

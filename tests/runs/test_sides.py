@@ -17,7 +17,13 @@ from pilotrl.cli.evaluation_request import evaluated
 from pilotrl.models import policy
 from pilotrl.store.run_folder import RunFolder
 
-SMALL = ("env=toy", "model.max_length=192", "model.max_plan_tokens=12", "model.max_action_tokens=8", "model.lora.rank=null")
+SMALL = (
+    "env=toy",
+    "model.max_length=192",
+    "model.max_plan_tokens=12",
+    "model.max_action_tokens=8",
+    "model.lora.rank=null",
+)
 SMALL += ("panel.tasks=12", "panel.samples=3", "tracking.uri=off")
 
 
@@ -84,7 +90,9 @@ def test_the_table_is_what_the_episodes_say(found: Path) -> None:
                 paired = block["paired"][name]
                 assert paired["mean"] == pytest.approx(gaps.mean(), abs=1e-12)
                 again = np.random.default_rng(1).choice(gaps, (20_000, len(gaps))).mean(axis=1)
-                assert [paired["low"], paired["high"]] == pytest.approx(np.quantile(again, [0.025, 0.975]), abs=0.15 * gaps.std())
+                assert [paired["low"], paired["high"]] == pytest.approx(
+                    np.quantile(again, [0.025, 0.975]), abs=0.15 * gaps.std()
+                )
                 differed += gaps.any()
     assert differed >= 6  # tokens, at least, of three sides in two decodings
 
@@ -125,7 +133,12 @@ def test_the_table_shows_every_side(found: Path, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_sides_that_cannot_be_compared_are_refused(
-    place: Path, tiny: Path, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    tiny: Path,
+    arguments: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(place)
     if not (place / "C").exists():
@@ -151,8 +164,16 @@ def test_a_parent_is_named_from_where_the_run_began(place: Path, tiny: Path, mon
     assert found.parent == str(place / "A")
 
 
-def test_the_papers_table_of_two_checkpoints_is_what_their_episodes_say(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mixture = ["env=paper", "env.trains=[toy]", "env.holds_out=[maze]", "env.options={toy: {max_turns: 3}}", "panel.tasks=8"]
+def test_the_papers_table_of_two_checkpoints_is_what_their_episodes_say(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixture = [
+        "env=paper",
+        "env.trains=[toy]",
+        "env.holds_out=[maze]",
+        "env.options={toy: {max_turns: 3}}",
+        "panel.tasks=8",
+    ]
     assert evaluate.main([f"checkpoint=[{place}/A,{place}/B]", *mixture]) == 0
     (folder,) = place.glob("*/*-evaluate-mixture")
     lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]

@@ -17,7 +17,7 @@ import pytest
 from pilotrl import PACKAGE
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.sync import sync
-from pilotrl.tracking.sync_state import Card, Ledger
+from pilotrl.tracking.sync_state import RunInfo, SyncState
 from pilotrl.tracking.tracker import Tracker
 from pilotrl.types import UserError
 
@@ -45,7 +45,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     """Skips where nothing may be mounted."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4096k", "none", str(place)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4096k", "none", str(place)], capture_output=True, text=True
+    )
     if mounted.returncode:
         reason = f"NO FULL DISK: a tmpfs cannot be mounted here ({mounted.stderr.strip()}); run this as root"
         pytest.skip(reason)
@@ -71,7 +73,9 @@ def result(folder: Path) -> tuple[Any, ...]:
     return summary["weights_sha256"], summary["eval"], (folder / "episodes.jsonl").read_bytes()
 
 
-def test_a_run_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(disk: Disk, tiny: Path, tmp_path: Path) -> None:
+def test_a_run_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(
+    disk: Disk, tiny: Path, tmp_path: Path
+) -> None:
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
 
     def run(folder: Path, uri: str) -> subprocess.CompletedProcess[str]:
@@ -101,14 +105,14 @@ def test_a_full_disk_under_mlflow_alone_is_a_warning(
     folder.mkdir()
     disk.fill()
     (folder / "metrics.jsonl").write_text('{"step": 1, "time": 1.7e9, "train/loss": 0.5}\n')
-    assert not Tracker(folder, uri, Card("pilotrl", "run", {}, {})).finish("FINISHED")
+    assert not Tracker(folder, uri, RunInfo("pilotrl", "run", {}, {})).finish("FINISHED")
     assert len(caplog.records) == 2
     assert "failed" in caplog.messages[0]
     disk.empty()
     sync(folder)
     from mlflow import MlflowClient
 
-    assert MlflowClient(uri).get_run(Ledger(folder).read()["run_id"]).data.metrics == {"train/loss": 0.5}
+    assert MlflowClient(uri).get_run(SyncState(folder).read()["run_id"]).data.metrics == {"train/loss": 0.5}
 
 
 def test_a_full_disk_is_refused_before_anything_is_written(disk: Disk) -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from pilotrl.store.records import from_record, to_record
-from pilotrl.types import Call, Episode, PlanScores, Task, Turn, Written
+from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
 
 def episode() -> Episode:
@@ -37,7 +37,7 @@ def test_an_episode_comes_back_from_its_line_without_its_calls() -> None:
 
 def test_a_graded_plan_comes_back_too() -> None:
     """Panels are handed over from run to run through their lines, and scored anew."""
-    written = [Written(("press red",), ("press",), PlanScores(1, 3, 5)), Written(None, (), None), None]
+    written = [WrittenPlan(("press red",), ("press",), PlanScores(1, 3, 5)), WrittenPlan(None, (), None), None]
     calls = [Call("planner", [5], [6], [-0.1], "end", (), written=one, selected=bool(one)) for one in written]
     record = to_record(replace(episode(), calls=calls), "train", 5)
     again = from_record(json.loads(json.dumps(record)))
@@ -52,6 +52,8 @@ def test_a_line_says_when_and_why_it_was_played() -> None:
 
 
 def test_a_line_says_what_each_call_read_and_sampled_and_what_it_was_worth() -> None:
-    played = replace(episode(), calls=[Call("planner", [5, 5], [6, 7, 8], [-0.1] * 3, "length", (), turn=2, advantage=-0.5)])
+    played = replace(
+        episode(), calls=[Call("planner", [5, 5], [6, 7, 8], [-0.1] * 3, "length", (), turn=2, advantage=-0.5)]
+    )
     (call,) = to_record(played, "train", 5)["calls"]
     assert call == {"role": "planner", "turn": 2, "prompt": 2, "sampled": 3, "stop": "length", "advantage": -0.5}

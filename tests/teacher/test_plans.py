@@ -23,16 +23,16 @@ import pytest
 from pilotrl import endpoint, plans
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.cli.preflight import prepare
-from pilotrl.cli.task_lists import taught
+from pilotrl.cli.task_lists import teacher_tasks
 from pilotrl.envs import load
 from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.teacher import ExpertTeacher, plan_dataset
 from pilotrl.teacher.file import FileTeacher
-from pilotrl.teacher.plan_dataset import Bar, Candidate, sift
+from pilotrl.teacher.plan_dataset import Candidate, Threshold, sift
 from pilotrl.types import Episode, PlanScores, Task, Turn, UserError
 from tests.endpoint.server import failure, said, serving
 
-PAPER = Bar(4.5, 4, 5)
+PAPER = Threshold(4.5, 4, 5)
 FEW = ("env=toy", "train.steps=1", "train.tasks=3", "panel.tasks=2")
 """Five tasks."""
 
@@ -62,26 +62,40 @@ def office(request: dict[str, Any], number: int) -> Any:
 
 
 def line(url: str, out: Path, *more: str, cache: str = "null") -> list[str]:
-    both = ("openai", f"base_url={url}", "credential=null", f"cache={cache}", "backoff=0.01", "attempts=2", "concurrency=1")
+    both = (
+        "openai",
+        f"base_url={url}",
+        "credential=null",
+        f"cache={cache}",
+        "backoff=0.01",
+        "attempts=2",
+        "concurrency=1",
+    )
     asked = [f"{node}{'=' if i == 0 else '.'}{key}" for node in ("teacher", "judge") for i, key in enumerate(both)]
     return [*FEW, *asked, "teacher.temperature=1", f"out={out}", *more]
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
     """The dataset, and the split of each row."""
-    return [row | {"split": file.stem} for file in sorted(out.glob("data/*.parquet")) for row in pq.read_table(file).to_pylist()]
+    return [
+        row | {"split": file.stem}
+        for file in sorted(out.glob("data/*.parquet"))
+        for row in pq.read_table(file).to_pylist()
+    ]
 
 
 def kept(*scores: tuple[int, int, int] | None, best: int = 9) -> list[int]:
     """Samples that are kept of plans with these grades."""
-    made = [Candidate("toy", "train", "red", i, "Go.", (f"way {i}",), s and PlanScores(*s)) for i, s in enumerate(scores)]
+    made = [
+        Candidate("toy", "train", "red", i, "Go.", (f"way {i}",), s and PlanScores(*s)) for i, s in enumerate(scores)
+    ]
     return [one.sample for one in sift(made, PAPER, best)[0]]
 
 
 def test_a_plan_is_kept_by_the_rule_of_the_paper() -> None:
     every = [(c, e, s) for c in range(1, 6) for e in range(1, 6) for s in range(1, 6)]
     assert [every[i] for i in sorted(kept(*every, best=125))] == [(4, 5, 5), (5, 5, 5)]
-    assert Bar(4.8, 4, 5).why_not(PlanScores(4, 5, 5)) == "mean below 4.8"
+    assert Threshold(4.8, 4, 5).why_not(PlanScores(4, 5, 5)) == "mean below 4.8"
 
 
 def test_of_a_task_the_best_are_kept_and_of_equals_the_first() -> None:
@@ -100,7 +114,9 @@ def test_every_plan_is_kept_or_has_a_reason() -> None:
     })  # fmt: skip
 
 
-def test_the_command_keeps_half_of_each_task_or_has_tried_hard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_keeps_half_of_each_task_or_has_tried_hard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "set"
     with serving(office) as server:
         assert plans.main(line(server.url, out)) == 0
@@ -132,10 +148,14 @@ def test_the_command_keeps_half_of_each_task_or_has_tried_hard(tmp_path: Path, c
     [((), [*range(4, 8)]), ((0,), [*range(4, 8)]), ((0, 3), []), ((1, 6), []), ((1,), [*range(4, 8)])],
     ids=str,
 )
-def test_a_round_is_written_until_half_of_one_has_passed(tmp_path: Path, good: tuple[int, ...], wanted: list[int]) -> None:
+def test_a_round_is_written_until_half_of_one_has_passed(
+    tmp_path: Path, good: tuple[int, ...], wanted: list[int]
+) -> None:
     """Passed plans of all rounds count together: (1, 6) is one in each of two."""
     with plan_dataset.PlanSet(tmp_path / "set", {}) as held:
-        desk = plans.Desk({}, "toy", ExpertTeacher(), RuleJudge(resolve=None), held, PAPER, candidates=4, rounds=3)
+        desk = plans.PlanCollector(
+            {}, "toy", ExpertTeacher(), RuleJudge(resolve=None), held, PAPER, candidates=4, rounds=3
+        )
         for sample in range(8 if 6 in good else 4):
             scores = PlanScores(5, 5, 5 if sample in good else 4)
             held.add(replace(Candidate("toy", "train", "red", sample, "Go.", (f"way {sample}",)), scores=scores))
@@ -266,7 +286,11 @@ BAD = {
 
 @pytest.mark.parametrize(("words", "told"), BAD.values(), ids=BAD)
 def test_what_is_wrong_is_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    told: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "else").mkdir()
@@ -301,12 +325,16 @@ def test_how_an_endpoint_is_reached_makes_no_other_set() -> None:
 
 def saved(path: Path, *plans: tuple[str, str, str, list[str]]) -> Path:
     """A set that somebody else made."""
-    pq.write_table(pa.Table.from_pylist([dict(zip(plan_dataset.READ.names, plan, strict=True)) for plan in plans]), path)
+    pq.write_table(
+        pa.Table.from_pylist([dict(zip(plan_dataset.READ.names, plan, strict=True)) for plan in plans]), path
+    )
     return path
 
 
 def test_the_first_plan_of_a_task_is_followed_and_never_written_anew(tmp_path: Path) -> None:
-    tutor = FileTeacher(path=str(saved(tmp_path / "p.parquet", ("toy", "red", "Go.", ["a", "b"]), ("toy", "red", "Go.", ["c"]))))
+    tutor = FileTeacher(
+        path=str(saved(tmp_path / "p.parquet", ("toy", "red", "Go.", ["a", "b"]), ("toy", "red", "Go.", ["c"])))
+    )
     turns = [Turn((), "", "x", "", True, True, 0.0)] * 3
     left = [tutor.plan(load("toy", split="train"), Episode(Task("toy", "red", "train", 0), 0, 0, "Go.", turns=turns[:t]), ())
             for t in range(4)]  # fmt: skip
@@ -315,7 +343,9 @@ def test_the_first_plan_of_a_task_is_followed_and_never_written_anew(tmp_path: P
 
 def test_a_task_is_the_same_in_a_mixture(tmp_path: Path) -> None:
     tutor = FileTeacher(path=str(saved(tmp_path / "p.parquet", ("toy", "red", "Go.", ["a"]))))
-    assert tutor.plan(load("toy", split="train"), Episode(Task("toy", "toy/red", "train", 0), 0, 0, "Go."), ()) == ("a",)
+    assert tutor.plan(load("toy", split="train"), Episode(Task("toy", "toy/red", "train", 0), 0, 0, "Go."), ()) == (
+        "a",
+    )
 
 
 def test_a_plan_for_another_beginning_is_refused(tmp_path: Path) -> None:
@@ -344,7 +374,7 @@ def test_a_set_that_is_none_is_refused(tmp_path: Path, plan: Any, says: str) -> 
 def test_its_plans_are_in_force(training: Callable[..., Any], tmp_path: Path) -> None:
     names = load("toy", split="train").tasks
     plans = [("toy", name, f"Press {name.replace('-', ', then ')}.", [f"one {name}", "two"]) for name in names]
-    source = training(player={"tutor": FileTeacher(path=str(saved(tmp_path / "p.parquet", *plans)))}).source
+    source = training(agent_spec={"teacher": FileTeacher(path=str(saved(tmp_path / "p.parquet", *plans)))}).source
     for episode in source.batch(0).episodes:
         assert all(turn.plan[:2] == (f"one {episode.task.id}", "two") for turn in episode.turns)
 
@@ -353,9 +383,9 @@ def test_what_a_run_plays_is_what_plans_are_written_for(training: Callable[..., 
     shape = ("env=toy", "train.steps=4", "train.tasks=5", "seed=3", "panel.tasks=6")
     config = composed_job(parse([]), list(shape)).config
     source = training(steps=4, tasks=5, seed=3).source
-    played = {ticket.task.id for step in range(4) for ticket in source.tickets(step, 0)}
-    assert set(taught(config)["train"]) == played
-    assert (len(taught(config)["test"]), [*taught(config, trains=False)]) == (6, ["test"])
+    played = {spec.task.id for step in range(4) for spec in source.specs(step, 0)}
+    assert set(teacher_tasks(config)["train"]) == played
+    assert (len(teacher_tasks(config)["test"]), [*teacher_tasks(config, trains=False)]) == (6, ["test"])
 
 
 def test_a_set_that_lacks_tasks_is_refused_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

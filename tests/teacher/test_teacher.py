@@ -58,15 +58,22 @@ def test_what_is_no_plan_is_not_read(text: str) -> None:
 
 def test_a_teacher_is_shown_what_was_seen_done_and_planned() -> None:
     turn = Turn(("push {red}",), "", "press[red]", "You pressed red.", True, True, 0.5)
-    text = prompt(Episode(Task("toy", "red-blue", "train", 0), 0, 0, "Press red, then blue.", turns=[turn]), ("push {red}",))
-    for part in ("<task>\nPress red, then blue.\n<", "Action: press[red]\nYou pressed red.\n<", "1. push {red}\n<", 'with "2."'):
+    text = prompt(
+        Episode(Task("toy", "red-blue", "train", 0), 0, 0, "Press red, then blue.", turns=[turn]), ("push {red}",)
+    )
+    for part in (
+        "<task>\nPress red, then blue.\n<",
+        "Action: press[red]\nYou pressed red.\n<",
+        "1. push {red}\n<",
+        'with "2."',
+    ):
         assert part in text
 
 
 @pytest.fixture
 def taught(training: Callable[..., Any]) -> Callable[..., Any]:
     """A data source whose plans a teacher writes."""
-    return lambda tutor, **changes: training(player={"tutor": tutor}, **changes).source
+    return lambda tutor, **changes: training(agent_spec={"teacher": tutor}, **changes).source
 
 
 def plans(source: Any) -> Iterator[tuple[int, Turn]]:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pilotrl.tracking.mlflow_sync import Feed
-from pilotrl.tracking.sync_state import Card, Ledger
+from pilotrl.tracking.mlflow_sync import MlflowSync
+from pilotrl.tracking.sync_state import RunInfo, SyncState
 
 pytestmark = pytest.mark.browser
 
@@ -64,17 +64,19 @@ def page(server: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def sweep(page: Any, tmp_path: Path, finished: Callable[[Path], Ledger]) -> Sweep:
+def sweep(page: Any, tmp_path: Path, finished: Callable[[Path], SyncState]) -> Sweep:
     client = MlflowClient(page.server)
     experiment = client.create_experiment("looked at", tags={"mlflow.experimentKind": "custom_model_development"})
     over = client.create_run(experiment, run_name="the sweep")
     jobs = []
     for seed in (0, 1):
-        ledger, tags = finished(tmp_path / f"job-{seed}"), {"mlflow.parentRunId": over.info.run_id}
-        ledger.begin(page.server, replace(Card("looked at", f"adherence-toy-{seed}", {}, tags), traces=1, judge="RuleJudge"))
-        ledger.end("FINISHED", 1.9e9)
-        Feed(ledger, page.server).send()
-        jobs.append(str(ledger.read()["run_id"]))
+        sync_state, tags = finished(tmp_path / f"job-{seed}"), {"mlflow.parentRunId": over.info.run_id}
+        sync_state.begin(
+            page.server, replace(RunInfo("looked at", f"adherence-toy-{seed}", {}, tags), traces=1, judge="RuleJudge")
+        )
+        sync_state.end("FINISHED", 1.9e9)
+        MlflowSync(sync_state, page.server).send()
+        jobs.append(str(sync_state.read()["run_id"]))
     return Sweep(experiment, jobs, page)
 
 
@@ -91,8 +93,8 @@ def test_the_jobs_of_a_sweep_stand_under_it(sweep: Sweep) -> None:
 
 def test_a_curve(sweep: Sweep) -> None:
     page = sweep.open(f"runs/{sweep.jobs[0]}/model-metrics")
-    card = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text="panel/adherence")
-    card.locator(".scatterlayer .js-line").first.wait_for(state="attached")  # flat: it has no height
+    run_info = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text="panel/adherence")
+    run_info.locator(".scatterlayer .js-line").first.wait_for(state="attached")  # flat: it has no height
     sweep.keep("curve")
 
 

@@ -14,11 +14,11 @@ from mlflow import MlflowClient
 
 from pilotrl.sync import sync
 from pilotrl.tracking import tracker as tracking
-from pilotrl.tracking.mlflow_sync import Feed
-from pilotrl.tracking.sync_state import EPISODES, METRICS, START, Card, Ledger
+from pilotrl.tracking.mlflow_sync import MlflowSync
+from pilotrl.tracking.sync_state import EPISODES, METRICS, START, RunInfo, SyncState
 from pilotrl.tracking.tracker import Tracker
 
-CARD = Card("pilotrl", "run", {}, {})
+CARD = RunInfo("pilotrl", "run", {}, {})
 Point = tuple[int, str, float]
 
 
@@ -29,7 +29,7 @@ def write(folder: Path, first: int, last: int) -> None:
 
 
 def sent(folder: Path, uri: str) -> list[Point]:
-    client, run = MlflowClient(uri), Ledger(folder).read()["run_id"]
+    client, run = MlflowClient(uri), SyncState(folder).read()["run_id"]
     return sorted((metric.step, metric.key, metric.value) for metric in client.get_metric_history(run, "train/loss"))
 
 
@@ -42,11 +42,13 @@ def begin(tmp_path: Path, name: str, uri: str) -> tuple[Path, Tracker]:
     folder = tmp_path / name
     folder.mkdir()
     write(folder, 1, 50)
-    return folder, Tracker(folder, uri, Card("pilotrl", name, {"seed": name}, {}))
+    return folder, Tracker(folder, uri, RunInfo("pilotrl", name, {"seed": name}, {}))
 
 
 def has(folder: Path, lines: int) -> Callable[[], bool]:
-    return lambda: len((folder / METRICS).read_bytes()[: Ledger(folder).read()[METRICS]["bytes"]].splitlines()) >= lines
+    return lambda: (
+        len((folder / METRICS).read_bytes()[: SyncState(folder).read()[METRICS]["bytes"]].splitlines()) >= lines
+    )
 
 
 def test_a_server_killed_in_the_middle(
@@ -69,7 +71,7 @@ def test_a_server_killed_in_the_middle(
     assert sync(early[0]) > 0
     for folder, _ in (patient, early):
         assert sent(folder, server.uri) == written(folder)
-        run = MlflowClient(server.uri).get_run(Ledger(folder).read()["run_id"])
+        run = MlflowClient(server.uri).get_run(SyncState(folder).read()["run_id"])
         assert (run.info.status, run.data.params) == ("FINISHED", {"seed": folder.name})
         assert sync(folder) == 0
 
@@ -89,24 +91,24 @@ def test_a_server_that_comes_back_empty_gets_everything_again(
 
 
 def test_traces_and_the_policy_go_through_a_server_too(
-    server: Any, tmp_path: Path, finished: Callable[[Path], Ledger]
+    server: Any, tmp_path: Path, finished: Callable[[Path], SyncState]
 ) -> None:
-    ledger = finished(tmp_path / "run")
-    ledger.begin(server.uri, replace(CARD, traces=1, model_mb=1))
-    ledger.end("FINISHED", 1.9e9)
+    sync_state = finished(tmp_path / "run")
+    sync_state.begin(server.uri, replace(CARD, traces=1, model_mb=1))
+    sync_state.end("FINISHED", 1.9e9)
 
     def there() -> tuple[Any, ...]:
-        client, sent = MlflowClient(server.uri), ledger.read()
+        client, sent = MlflowClient(server.uri), sync_state.read()
         run = client.get_run(sent["run_id"])
         traces = client.search_traces(locations=[run.info.experiment_id], run_id=sent["run_id"])
         (model,) = client.search_logged_models([run.info.experiment_id])
         files = [file.path for file in client.list_logged_model_artifacts(model.model_id)]
         return run.to_dictionary(), [trace.to_dict() for trace in traces], model.model_id, files
 
-    Feed(ledger, server.uri).send()
+    MlflowSync(sync_state, server.uri).send()
     once = there()
     assert [len(trace["data"]["spans"]) for trace in once[1]] == [6, 6]
     assert once[3] == ["config.json", "model.safetensors"]
-    ledger.update(**{METRICS: START, EPISODES: START, "result": None, "artifacts": {}, "model_id": None})
-    Feed(ledger, server.uri).send()
+    sync_state.update(**{METRICS: START, EPISODES: START, "result": None, "artifacts": {}, "model_id": None})
+    MlflowSync(sync_state, server.uri).send()
     assert there() == once

@@ -12,12 +12,12 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
 
 from pilotrl import sync
-from pilotrl.tracking.mlflow_sync import Feed
+from pilotrl.tracking.mlflow_sync import MlflowSync
 from pilotrl.tracking.run_description import description
-from pilotrl.tracking.sync_state import Card, Ledger
+from pilotrl.tracking.sync_state import RunInfo, SyncState
 
-CARD = Card("pilotrl", "run", {}, {"starts_from": "pilotrl:nano", "folder": "here"}, model_mb=1)
-Finished = Callable[[Path], Ledger]
+CARD = RunInfo("pilotrl", "run", {}, {"starts_from": "pilotrl:nano", "folder": "here"}, model_mb=1)
+Finished = Callable[[Path], SyncState]
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +30,15 @@ def client(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
-def send(ledger: Ledger, uri: str, card: Card = CARD) -> Ledger:
-    ledger.begin(uri, card)
-    ledger.end("FINISHED", 1.9e9)
-    Feed(ledger, uri).send()
-    return ledger
+def send(sync_state: SyncState, uri: str, run_info: RunInfo = CARD) -> SyncState:
+    sync_state.begin(uri, run_info)
+    sync_state.end("FINISHED", 1.9e9)
+    MlflowSync(sync_state, uri).send()
+    return sync_state
 
 
-def run_of(client: MlflowClient, ledger: Ledger) -> Run:
-    return client.get_run(ledger.read()["run_id"])
+def run_of(client: MlflowClient, sync_state: SyncState) -> Run:
+    return client.get_run(sync_state.read()["run_id"])
 
 
 def models(client: MlflowClient, run: Run) -> list[LoggedModel]:
@@ -70,11 +70,11 @@ def test_big_weights_stay_where_they_are(finished: Finished, tmp_path: Path, uri
 def test_a_crash_in_the_middle_makes_no_second_model(
     finished: Finished, tmp_path: Path, uri: str, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = finished(tmp_path / "run")
+    sync_state = finished(tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(MlflowClient, "finalize_logged_model", lambda *given: (_ for _ in ()).throw(RuntimeError))
-        send(ledger, uri)
-    run = run_of(client, send(ledger, uri))
+        send(sync_state, uri)
+    run = run_of(client, send(sync_state, uri))
     (model,) = models(client, run)
     assert model.status.value == "READY"
     assert len(run.outputs.model_outputs) == 1
@@ -112,27 +112,27 @@ def test_a_parent_that_was_not_tracked_here_is_a_path(
 def test_the_description_says_what_was_gained_unless_somebody_wrote_another(
     finished: Finished, tmp_path: Path, uri: str, client: MlflowClient
 ) -> None:
-    ledger = finished(tmp_path / "run")
-    summary = ledger.folder / "summary.json"
+    sync_state = finished(tmp_path / "run")
+    summary = sync_state.folder / "summary.json"
     kept = summary.read_text()
     summary.unlink()
-    run = run_of(client, send(ledger, uri))
+    run = run_of(client, send(sync_state, uri))
     note = "mlflow.note.content"
     assert run.data.tags[note] == description(CARD.tags, {})
     assert "`pilotrl:nano`" in run.data.tags[note]
     summary.write_text(kept)
-    said = run_of(client, send(ledger, uri)).data.tags[note]
+    said = run_of(client, send(sync_state, uri)).data.tags[note]
     assert "| success | 100.0 % | 100.0 % | +0.0 % | - |" in said
     assert "| success, greedy | 100.0 %" in said
     client.set_tag(run.info.run_id, note, "mine")
-    ledger.update(result=None)
-    assert run_of(client, send(ledger, uri)).data.tags[note] == "mine"
+    sync_state.update(result=None)
+    assert run_of(client, send(sync_state, uri)).data.tags[note] == "mine"
 
 
 def test_a_job_stands_below_its_sweep_even_if_that_arrives_later(
     finished: Finished, tmp_path: Path, uri: str, client: MlflowClient
 ) -> None:
-    sweep = Ledger(tmp_path)
+    sweep = SyncState(tmp_path)
     sweep.begin(uri, replace(CARD, tags={"folder": str(tmp_path), "jobs": "1"}))
     job = send(finished(tmp_path / "0"), uri)
     assert "mlflow.parentRunId" not in run_of(client, job).data.tags

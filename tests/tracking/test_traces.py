@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 from pilotrl.store.records import to_record
 from pilotrl.store.run_folder import RunFolder
-from pilotrl.tracking.mlflow_sync import Feed
-from pilotrl.tracking.sync_state import Card, Ledger
+from pilotrl.tracking.mlflow_sync import MlflowSync
+from pilotrl.tracking.sync_state import RunInfo, SyncState
 from pilotrl.tracking.traces import Traces, is_shown
 from pilotrl.types import Call, Episode, Outcome, Task, Turn
 
@@ -34,7 +34,15 @@ def episode(calls: Sequence[Call], *plans: tuple[str, ...], outcome: Outcome = "
     turns = [turn(plan, f"push {number}", None if number > 1 else 1) for number, plan in enumerate(plans, 1)]
     scored: dict[str, Any] = {"terms": {"format": 1.0, "adherence": 0.5, "style": None}, "reward": 0.75}
     return Episode(
-        Task("toy", "red-blue", "test", 0), 2, 0, "Press red, then blue.", None, turns, list(calls), outcome=outcome, **scored
+        Task("toy", "red-blue", "test", 0),
+        2,
+        0,
+        "Press red, then blue.",
+        None,
+        turns,
+        list(calls),
+        outcome=outcome,
+        **scored,
     )
 
 
@@ -115,9 +123,21 @@ def test_tokens_and_advantages_stand_where_they_belong() -> None:
     info, spans = traced(by_policy())
     models = [span for span in spans if span.span_type == "LLM"]
     usage = [span.get_attribute("mlflow.chat.tokenUsage") for span in models]
-    assert [(one["input_tokens"], one["output_tokens"]) for one in usage] == [(10, 7), (20, 3), (25, 9), (40, 4), (50, 5)]
+    assert [(one["input_tokens"], one["output_tokens"]) for one in usage] == [
+        (10, 7),
+        (20, 3),
+        (25, 9),
+        (40, 4),
+        (50, 5),
+    ]
     assert [span.get_attribute("advantage") for span in models] == [None, -0.5, None, 0.25, None]
-    assert [(span.end_time_ns - span.start_time_ns) // 10**6 for span in models] == [7, 3, 9, 4, 5]  # the clock is tokens
+    assert [(span.end_time_ns - span.start_time_ns) // 10**6 for span in models] == [
+        7,
+        3,
+        9,
+        4,
+        5,
+    ]  # the clock is tokens
     assert info.token_usage == {"input_tokens": 145, "output_tokens": 28, "total_tokens": 173}
 
 
@@ -191,20 +211,20 @@ def folder(tmp_path: Path) -> Path:
     return run
 
 
-def card(**changes: Any) -> Card:
-    return replace(Card("pilotrl", "run", {}, {}, traces=2, traces_every=2, judge="RuleJudge"), **changes)
+def run_info(**changes: Any) -> RunInfo:
+    return replace(RunInfo("pilotrl", "run", {}, {}, traces=2, traces_every=2, judge="RuleJudge"), **changes)
 
 
 @pytest.fixture
 def sent(tmp_path: Path, folder: Path) -> Callable[[], list[Any]]:
     """Sends the folder, and returns the traces that MLflow has of it."""
-    uri, ledger = f"sqlite:///{tmp_path}/mlflow.db", Ledger(folder)
-    ledger.begin(uri, card())
-    ledger.end("FINISHED", 1.9e9)
+    uri, sync_state = f"sqlite:///{tmp_path}/mlflow.db", SyncState(folder)
+    sync_state.begin(uri, run_info())
+    sync_state.end("FINISHED", 1.9e9)
 
     def send() -> list[Any]:
-        Feed(ledger, uri).send()
-        run, client = ledger.read()["run_id"], MlflowClient(uri)
+        MlflowSync(sync_state, uri).send()
+        run, client = sync_state.read()["run_id"], MlflowClient(uri)
         experiment = client.get_run(run).info.experiment_id
         return [*client.search_traces(locations=[experiment], run_id=run, max_results=100)]
 
@@ -215,17 +235,23 @@ def test_mlflow_has_the_sample_once_however_often_it_is_sent(sent: Callable[[], 
     once = sent()
     assert sorted(trace.info.tags["when"] for trace in once) == ["after"] * 2 + ["before"] * 2 + ["step 2"] * 2
     assert all(len(trace.data.spans) == 15 and len(trace.info.assessments) == 5 for trace in once)
-    Ledger(folder).update(**{"episodes.jsonl": {"bytes": 7, "tail": "of another file"}})  # as though it was cut back
+    SyncState(folder).update(**{"episodes.jsonl": {"bytes": 7, "tail": "of another file"}})  # as though it was cut back
     again = sent()
     assert [trace.to_dict() for trace in again] == [trace.to_dict() for trace in once]
 
 
 def test_a_steps_episodes_wait_until_it_is_over(sent: Callable[[], list[Any]], folder: Path) -> None:
     whole = (folder / "metrics.jsonl").read_text()
-    Ledger(folder).update(status="RUNNING")
+    SyncState(folder).update(status="RUNNING")
     (folder / "metrics.jsonl").write_text(whole.splitlines(keepends=True)[0])
     assert {trace.info.tags["when"] for trace in sent()} == {"before"}
     (folder / "metrics.jsonl").write_text(whole)
-    played = {(trace.info.tags["when"], trace.info.request_time) for trace in sent() if trace.info.tags["when"] != "before"}
+    played = {
+        (trace.info.tags["when"], trace.info.request_time) for trace in sent() if trace.info.tags["when"] != "before"
+    }
     over = 1_800_000_000_000
-    assert played == {("step 2", over), ("after", over), ("after", over - 1)}  # tasks in order, MLflow shows the latest first
+    assert played == {
+        ("step 2", over),
+        ("after", over),
+        ("after", over - 1),
+    }  # tasks in order, MLflow shows the latest first

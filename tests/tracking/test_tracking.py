@@ -17,8 +17,8 @@ import pytest
 
 from pilotrl import sync as command
 from pilotrl.store.run_folder import RunFolder
-from pilotrl.tracking.mlflow_sync import Feed
-from pilotrl.tracking.sync_state import METRICS, START, Card, Ledger
+from pilotrl.tracking.mlflow_sync import MlflowSync
+from pilotrl.tracking.sync_state import METRICS, START, RunInfo, SyncState
 from pilotrl.tracking.tracker import Tracker
 from pilotrl.types import UserError
 
@@ -62,8 +62,8 @@ def tracker(folder: Path, uri: str) -> Iterator[Callable[..., Tracker]]:
         one.finish("FAILED")
 
 
-def _card(name: str, **params: Any) -> Card:
-    return Card("pilotrl", name, params, {"stage": "adherence", "folder": name, "starts_from": "pilotrl:nano"})
+def _card(name: str, **params: Any) -> RunInfo:
+    return RunInfo("pilotrl", name, params, {"stage": "adherence", "folder": name, "starts_from": "pilotrl:nano"})
 
 
 def _lines(first: int, last: int, now: float = 1.7e9) -> list[Line]:
@@ -85,7 +85,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _run_id(folder: Path) -> str:
-    return str(Ledger(folder).read()["run_id"])
+    return str(SyncState(folder).read()["run_id"])
 
 
 def _sent(folder: Path, uri: str) -> list[tuple[int, str, float]]:
@@ -116,7 +116,7 @@ def test_everything_arrives_at_its_step(
     run = tracker(train={"lr": 3e-4, "weights": {}}, model={"max_plan_tokens": 64}, judge={"api_key": "sk-1"})
     _write(folder, _lines(1, 3))
     (folder / "panel.json").write_text('{"name": "test"}')
-    _eventually(lambda: Ledger(folder).read()[METRICS]["bytes"] > 0)  # while it runs, and not only at the end
+    _eventually(lambda: SyncState(folder).read()[METRICS]["bytes"] > 0)  # while it runs, and not only at the end
     assert _client(uri).get_run(_run_id(folder)).info.status == "RUNNING"
     _write(folder, _lines(4, 2000))  # more than one request may hold
     (folder / "summary.json").write_text("{}")
@@ -157,10 +157,10 @@ def test_killed_run_is_completed_by_sync(folder: Path, uri: str) -> None:
     script = """
 import json, sys, time
 from pathlib import Path
-from pilotrl.tracking.sync_state import Card
+from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.tracking.tracker import Tracker
 folder = Path(sys.argv[1])
-Tracker(folder, sys.argv[2], Card("pilotrl", "killed", {}, {}))
+Tracker(folder, sys.argv[2], RunInfo("pilotrl", "killed", {}, {}))
 with (folder / "metrics.jsonl").open("a") as file:
     for step in range(1, 10_000):
         file.write(json.dumps({"step": step, "time": time.time(), "train/loss": step * 0.1}) + "\\n")
@@ -168,7 +168,7 @@ with (folder / "metrics.jsonl").open("a") as file:
         time.sleep(0.005)
 """
     process = subprocess.Popen([sys.executable, "-c", script, str(folder), uri])
-    _eventually(lambda: (folder / "mlflow.json").exists() and Ledger(folder).read()[METRICS]["bytes"] > 0)
+    _eventually(lambda: (folder / "mlflow.json").exists() and SyncState(folder).read()[METRICS]["bytes"] > 0)
     process.send_signal(signal.SIGKILL)
     process.wait()
     text = (folder / "metrics.jsonl").read_text()
@@ -192,7 +192,7 @@ def test_a_crash_between_sending_and_noting_it_counts_nothing_twice(
 ) -> None:
     _write(folder, _lines(1, 5))
     tracker().finish("FINISHED")
-    Ledger(folder).update(**{METRICS: START})
+    SyncState(folder).update(**{METRICS: START})
     command.sync(folder)
     assert _sent(folder, uri) == _written(folder)
 
@@ -203,7 +203,7 @@ def test_after_a_cut_back_the_steps_played_again_count(
 ) -> None:
     _write(folder, _lines(1, 10))
     tracker().finish("FAILED")
-    feed = Feed(Ledger(folder), uri)
+    feed = MlflowSync(SyncState(folder), uri)
     feed.send()
     send = feed.send if alive else lambda: command.sync(folder)
     kept = _lines(1, 5)
@@ -272,11 +272,11 @@ def test_eight_jobs_at_once_on_one_fresh_file(tmp_path: Path) -> None:
     script = f"""
 import json, sys
 from pathlib import Path
-from pilotrl.tracking.sync_state import Card
+from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.tracking.tracker import Tracker
 folder = Path(sys.argv[1])
 folder.mkdir()
-with Tracker(folder, {uri!r}, Card("eight", folder.name, {{"seed": folder.name}}, {{}})):
+with Tracker(folder, {uri!r}, RunInfo("eight", folder.name, {{"seed": folder.name}}, {{}})):
     for step in range(1, 200):
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({{"step": step, "time": 1.7e9 + step, "reward/total": step / (1 + int(folder.name))}}) + "\\n")
@@ -297,7 +297,7 @@ def test_a_crash_between_making_a_run_and_noting_it_makes_no_second_one(
     _write(folder, _lines(1, 3))
     tracker().finish("FINISHED")
     made = _run_id(folder)
-    Ledger(folder).update(run_id=None)
+    SyncState(folder).update(run_id=None)
     command.sync(folder)
     assert _run_id(folder) == made
     assert _sent(folder, uri) == _written(folder)
@@ -308,7 +308,7 @@ def test_a_run_killed_is_called_so_by_sync_and_one_alive_is_left_alone(
 ) -> None:
     _write(folder, _lines(1, 3))
     tracker().finish("FAILED")
-    Ledger(folder).update(status="RUNNING")
+    SyncState(folder).update(status="RUNNING")
     with RunFolder(folder).lock(), pytest.raises(UserError, match="is being written by process"):
         command.sync(folder)
     command.sync(folder)
@@ -359,7 +359,7 @@ def test_importing_it_is_cheap() -> None:
 
 def test_sync_of_what_cannot_be_sent_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(tmp_path)]) == 2
-    Ledger(tmp_path).begin("http://me:pw@host", _card("x"))
+    SyncState(tmp_path).begin("http://me:pw@host", _card("x"))
     assert command.main([str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
@@ -369,5 +369,5 @@ def test_sync_of_what_cannot_be_sent_ends_with_one_line(tmp_path: Path, capsys: 
 
 
 def test_credentials_are_not_in_a_complaint(tmp_path: Path) -> None:
-    feed = Feed(Ledger(tmp_path), "http://me:pw@host")
+    feed = MlflowSync(SyncState(tmp_path), "http://me:pw@host")
     assert "pw" not in feed.complaint(OSError("no route to http://me:pw@host/api or http://you:pw@other"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pilotrl.models.micro_batch import Micro
+from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
 from pilotrl.training.algorithms import grpo
 from pilotrl.training.batch import Batch, collate, rows_of
@@ -130,11 +130,11 @@ def test_rows_continue_only_over_an_exact_prefix_under_the_same_adapter() -> Non
 
 def test_a_turn_reward_is_what_a_call_earned_in_the_row_of_its_role() -> None:
     acted = episode(conversation(Random(1), 2))
-    for one, earned in zip(acted.calls, (0.25, 1.0, None, 0.5), strict=True):
-        one.earned = earned
+    for one, process_reward in zip(acted.calls, (0.25, 1.0, None, 0.5), strict=True):
+        one.process_reward = process_reward
     nan = float("nan")
     expected = torch.tensor([[0.25, nan, nan, nan], [nan, 1.0, nan, 0.5]], dtype=torch.float64)
-    torch.testing.assert_close(batch_of([acted]).turn_rewards, expected, equal_nan=True)
+    torch.testing.assert_close(batch_of([acted]).process_rewards, expected, equal_nan=True)
 
 
 def planned(draw: Random, turns: int) -> list[Call]:
@@ -154,13 +154,13 @@ def test_candidates_that_were_not_selected_are_left_out_or_rows_of_their_own() -
     plain, alone = batch_of([episode(calls)]), batch_of([episode(followed)])
     assert [row.tolist() for row in plain.rows] == [row.tolist() for row in alone.rows]
     assert torch.equal(plain.token_position, alone.token_position)
-    assert plain.steered.all()
+    assert plain.followed.all()
     both = collate([episode(calls)], ROLES, step=0, version=0, groups=8, group_size=4, unselected=True)
     assert [row.tolist() for row in both.rows[1:]] == [one.prompt + one.ids for one in calls if not one.selected]
     assert both.rows[0].tolist() == plain.rows[0].tolist()
-    assert both.steered.tolist() == [one.selected for one in calls]
+    assert both.followed.tolist() == [one.selected for one in calls]
     assert len(both.token_call) == sum(len(one.ids) for one in calls)
-    assert sum(len(micro.token_call) for micro in both.micros([0], 40)) == len(both.token_call)
+    assert sum(len(micro_batch.token_call) for micro_batch in both.micro_batches([0], 40)) == len(both.token_call)
 
 
 def test_an_episode_without_a_reward_leaves_nothing_to_learn() -> None:
@@ -182,7 +182,7 @@ def test_empty_replies_and_batches_are_legal() -> None:
     assert [row.tolist() for row in batch.rows] == [[5, 6, 7]]
     for nothing in ([], [episode([])], [episode([silent])]):
         empty = batch_of(nothing)
-        assert list(empty.micros(range(len(nothing)), 64)) == []
+        assert list(empty.micro_batches(range(len(nothing)), 64)) == []
         assert empty.tokens(range(len(nothing))) == 0
 
 
@@ -237,41 +237,53 @@ def siblings(count: int, seed: int = 0) -> list[Episode]:
 def test_micro_batches_hold_each_row_once_within_their_budget(budget: int, alike: bool) -> None:
     episodes = siblings(3) if alike else ragged(12)
     batch = batch_of(episodes)
-    micros = list(batch.micros(range(12), budget))
-    assert sum(len(micro.fresh) for micro in micros) == len(batch.rows)
-    assert all(len(micro.ids) <= budget or len(micro.ids) == micro.lengths[0] for micro in micros)
-    assert torch.cat([micro.call for micro in micros]).sort()[0].tolist() == list(range(len(batch.call_row)))
-    assert torch.cat([micro.token_call for micro in micros]).sort()[0].tolist() == batch.token_call.sort()[0].tolist()
-    some = list(batch.micros([2, 5], budget))
-    assert sum(len(micro.fresh) for micro in some) == sum(e in (2, 5) for e in batch.row_episode)
+    micro_batches = list(batch.micro_batches(range(12), budget))
+    assert sum(len(micro_batch.fresh) for micro_batch in micro_batches) == len(batch.rows)
+    assert all(
+        len(micro_batch.ids) <= budget or len(micro_batch.ids) == micro_batch.lengths[0]
+        for micro_batch in micro_batches
+    )
+    assert torch.cat([micro_batch.call for micro_batch in micro_batches]).sort()[0].tolist() == list(
+        range(len(batch.call_row))
+    )
+    assert (
+        torch.cat([micro_batch.token_call for micro_batch in micro_batches]).sort()[0].tolist()
+        == batch.token_call.sort()[0].tolist()
+    )
+    some = list(batch.micro_batches([2, 5], budget))
+    assert sum(len(micro_batch.fresh) for micro_batch in some) == sum(e in (2, 5) for e in batch.row_episode)
 
 
 def test_rows_are_a_trie_whose_paths_spell_them() -> None:
     batch = batch_of(siblings(3))
-    [micro] = batch.micros(range(12), 10**6)
+    [micro_batch] = batch.micro_batches(range(12), 10**6)
     beginnings = {tuple(row[:end]) for row in map(Tensor.tolist, batch.rows) for end in range(1, len(row) + 1)}
-    assert len(micro.ids) == len(beginnings) < sum(map(len, batch.rows)) / 2  # each node once
-    rows = micro.ids[micro.path].split(micro.lengths)
+    assert len(micro_batch.ids) == len(beginnings) < sum(map(len, batch.rows)) / 2  # each node once
+    rows = micro_batch.ids[micro_batch.path].split(micro_batch.lengths)
     assert sorted(row.tolist() for row in rows) == sorted(row.tolist() for row in batch.rows)
-    for path, fresh in zip(micro.path.split(micro.lengths), micro.fresh, strict=True):
-        assert micro.position[path].tolist() == list(range(len(path)))
+    for path, fresh in zip(micro_batch.path.split(micro_batch.lengths), micro_batch.fresh, strict=True):
+        assert micro_batch.position[path].tolist() == list(range(len(path)))
         assert path[len(path) - fresh :].diff().tolist() == [1] * (fresh - 1)
-    for state, sampled, number in zip(micro.token_state, micro.sampled, micro.token_call, strict=True):
+    for state, sampled, number in zip(
+        micro_batch.token_state, micro_batch.sampled, micro_batch.token_call, strict=True
+    ):
         one = batch.trained[int(number)]
         assert one
         assert int(sampled) in one.ids
-        assert int(micro.position[state]) + 1 in range(len(one.prompt), len(one.prompt) + len(one.ids))
+        assert int(micro_batch.position[state]) + 1 in range(len(one.prompt), len(one.prompt) + len(one.ids))
 
 
 # With a model
 
 
-def loss_of(policy: Policy, batch: Batch, micros: Iterable[Micro], advantages: Tensor) -> Tensor:
+def loss_of(policy: Policy, batch: Batch, micro_batches: Iterable[MicroBatch], advantages: Tensor) -> Tensor:
     """GRPO's loss with an advantage for each call, and its gradient in the model."""
     total = torch.zeros(())
-    for micro in micros:
-        logprobs = policy(micro, temperature=1.3).logprobs
-        part, _ = grpo.loss(logprobs, micro.logprobs, advantages[micro.token_call], len(batch.logprobs), 0.2, 0.2, 3.0)
+    for micro_batch in micro_batches:
+        logprobs = policy(micro_batch, temperature=1.3).logprobs
+        part, _ = grpo.loss(
+            logprobs, micro_batch.logprobs, advantages[micro_batch.token_call], len(batch.logprobs), 0.2, 0.2, 3.0
+        )
         part.backward()
         total += part.detach()
     return total
@@ -294,18 +306,21 @@ def test_loss_and_gradient_do_not_depend_on_how_a_batch_is_cut_and_ordered(model
     """One row each shares nothing with another; a trie of all of them all that can be."""
     policy, episodes = Policy(model, critic=False), siblings(3) if alike else ragged(12)
     batch = batch_of(episodes)
-    loss = loss_of(policy, batch, batch.micros(range(12), 1), credit(batch))
+    loss = loss_of(policy, batch, batch.micro_batches(range(12), 1), credit(batch))
     gradient = learned(policy)
     other = batch_of(episodes[::-1])
-    ways: dict[str, tuple[Batch, Callable[[], Iterable[Micro]]]] = {
-        "all at once": (batch, lambda: batch.micros(range(12), 10**6)),
-        "a few rows": (batch, lambda: batch.micros(range(12), 150)),
-        "in two halves": (batch, lambda: [m for half in (range(6), range(6, 12)) for m in batch.micros(half, 300)]),
-        "other order": (other, lambda: other.micros(range(12), 300)),
-        "rows as they come": (batch, lambda: [batch.micro(range(len(batch.rows)))]),
+    ways: dict[str, tuple[Batch, Callable[[], Iterable[MicroBatch]]]] = {
+        "all at once": (batch, lambda: batch.micro_batches(range(12), 10**6)),
+        "a few rows": (batch, lambda: batch.micro_batches(range(12), 150)),
+        "in two halves": (
+            batch,
+            lambda: [m for half in (range(6), range(6, 12)) for m in batch.micro_batches(half, 300)],
+        ),
+        "other order": (other, lambda: other.micro_batches(range(12), 300)),
+        "rows as they come": (batch, lambda: [batch.micro_batch(range(len(batch.rows)))]),
     }
-    for way, (held, micros) in ways.items():
-        again = loss_of(policy, held, micros(), credit(held))
+    for way, (held, micro_batches) in ways.items():
+        again = loss_of(policy, held, micro_batches(), credit(held))
         assert abs(float(again - loss)) <= 1e-6 * abs(float(loss)), way
         assert (learned(policy) - gradient).norm() <= 1e-6 * gradient.norm(), way
 
@@ -319,14 +334,14 @@ def test_a_token_sees_its_own_row_and_no_other(model: Any) -> None:
         for tail in (ends[changed], [40, 41, 42, 43][: len(ends[changed])]):
             rows = [start + (tail if number == changed else end) for number, end in enumerate(ends)]
             batch = batch_of([episode([call("executor", row[:6], row[6:])], sample=i) for i, row in enumerate(rows)])
-            scored = policy(batch.micro([0, 1]), temperature=1.0).logprobs
+            scored = policy(batch.micro_batch([0, 1]), temperature=1.0).logprobs
             seen.append(scored[(batch.token_row != changed)])
         assert torch.equal(*seen)
 
 
 def test_with_the_world_every_token_but_the_first_is_trained_once() -> None:
     episodes, plain = ragged(6), batch_of(ragged(6))
-    batch = collate(episodes, ROLES, step=0, version=0, groups=8, group_size=4, world=0.25)
+    batch = collate(episodes, ROLES, step=0, version=0, groups=8, group_size=4, observation_weight=0.25)
     trained = sorted(zip(batch.token_row.tolist(), batch.token_position.tolist(), strict=True))
     assert trained == [(r, place) for r, row in enumerate(batch.rows) for place in range(1, len(row))]
     sampled = batch.call_weight[batch.token_call] == 1
@@ -347,13 +362,15 @@ def test_no_gradient_reaches_a_position_that_predicts_nothing_trained(
     assert len(batch.call_row) == aside + sum(
         one.role in trains and one.selected for e in episodes if e.reward is not None for one in e.calls
     )
-    micro = batch.micro(range(len(batch.rows)))
-    micro = replace(micro, logprobs=policy(micro, temperature=1.3).logprobs.detach())  # ratio 1: nothing is clipped
+    micro_batch = batch.micro_batch(range(len(batch.rows)))
+    micro_batch = replace(
+        micro_batch, logprobs=policy(micro_batch, temperature=1.3).logprobs.detach()
+    )  # ratio 1: nothing is clipped
     states: list[Tensor] = []
     model.get_decoder().register_forward_hook(lambda module, args, out: keep(states, out.last_hidden_state))
-    loss_of(policy, batch, [micro], torch.full((len(batch.call_row),), 2.0))
-    reached = torch.zeros(micro.ids.shape, dtype=torch.bool)
-    reached[micro.token_state] = True
+    loss_of(policy, batch, [micro_batch], torch.full((len(batch.call_row),), 2.0))
+    reached = torch.zeros(micro_batch.ids.shape, dtype=torch.bool)
+    reached[micro_batch.token_state] = True
     assert states[0].grad is not None
     gradient = states[0].grad[0]
     assert (gradient[~reached] == 0).all()
@@ -372,7 +389,7 @@ def test_a_value_is_read_at_the_last_token_of_a_prompt(model: Any) -> None:
     torch.nn.init.normal_(policy.value.weight)
     episodes = ragged(6, branches=False)
     batch = batch_of(episodes, ["executor"])
-    values = policy(batch.micro(range(len(batch.rows))), temperature=1.0).values
+    values = policy(batch.micro_batch(range(len(batch.rows))), temperature=1.0).values
     calls = [c for one in episodes if one.reward is not None for c in one.calls if c.role == "executor"]
     for value, one in zip(values, calls, strict=True):  # ... so it knows the prompt and nothing of the reply
         hidden = model.get_decoder()(input_ids=torch.tensor([one.prompt]), use_cache=False).last_hidden_state

@@ -15,7 +15,7 @@ from pilotrl.rewards.judge import PlanItem
 from pilotrl.rollout.schedule import schedule
 from pilotrl.training.batch import Batch
 from pilotrl.training.data import Rollouts
-from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, Written
+from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, WrittenPlan
 from tests.conftest import Graded
 
 TASKS = [f"t{i}" for i in range(10)]
@@ -128,8 +128,8 @@ def test_a_group_whose_episodes_do_not_start_alike_is_none(training: Callable[..
 
 def test_paradigms_take_turns_group_by_group(training: Callable[..., Any]) -> None:
     source = training(tasks=4, group_size=2).source
-    source.players = [source.players[0], replace(source.players[0], plans="never", teacher=False)]
-    kinds = [ticket.player.plans for ticket in source.tickets(0, 0)]
+    source.agent_specs = [source.agent_specs[0], replace(source.agent_specs[0], plans="never", teacher_plans=False)]
+    kinds = [spec.agent.plans for spec in source.specs(0, 0)]
     assert kinds == ["always", "always", "never", "never"] * 2
 
 
@@ -143,14 +143,14 @@ def test_shuffled_rewards_are_the_same_rewards_given_to_others(training: Callabl
             for i, episode in enumerate(episodes):
                 episode.reward = None if i == 5 else i / 100
                 for t, call in enumerate(episode.calls):
-                    call.earned = (i + t) % 3 / 2
+                    call.process_reward = (i + t) % 3 / 2
 
         source.scoring = Graded(scoring)  # type: ignore[assignment]
         played: Batch = source.batch(0)
         return played
 
     plain, control, again = batch(), batch(shuffle_rewards=True), batch(shuffle_rewards=True)
-    for name in ("rewards", "turn_rewards"):
+    for name in ("rewards", "process_rewards"):
         true, dealt = getattr(plain, name), getattr(control, name)
         assert torch.equal(dealt.nan_to_num(-1), getattr(again, name).nan_to_num(-1))
         assert torch.equal(dealt.isnan(), true.isnan())
@@ -225,7 +225,7 @@ class Planner(Clerk):
 def planned(episode: Episode) -> list[Call]:
     """Plans of the first two turns, the second one unreadable; each was preferred to another."""
     episode.calls = [
-        Call("planner", [1], [2], [0.0], "end", (), turn=turn, selected=selected, written=Written(steps, ("r",)))
+        Call("planner", [1], [2], [0.0], "end", (), turn=turn, selected=selected, written=WrittenPlan(steps, ("r",)))
         for turn, steps in ((1, ("a1", "a2")), (2, None))
         for selected in (True, False)
     ]
@@ -238,9 +238,9 @@ def test_a_plan_is_graded_against_what_its_writer_had_seen(training: Callable[..
     assert judge.shown == [PlanItem("saw 0", "saw 0", (), ("a1", "a2"), ("r",))]
     assert [call.written.scores for call in calls if call.written] == [(5, 4, 3), None, (1, 1, 1), None]
     assert episode.terms["plan_quality"] == 0.75 / 2
-    assert [call.earned for call in calls] == [0.75, None, 0.0, None]
+    assert [call.process_reward for call in calls] == [0.75, None, 0.0, None]
     replace(scoring, judges={"toy": judge}, terms=["plan_quality"], unselected=True)([episode])
-    assert [call.earned for call in calls] == [0.75, 0.75, 0.0, 0.0]
+    assert [call.process_reward for call in calls] == [0.75, 0.75, 0.0, 0.0]
     assert episode.terms["plan_quality"] == 0.75 / 2  # of those that were followed
 
 

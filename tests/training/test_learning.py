@@ -54,8 +54,16 @@ def test_it_learns(warm: Path, tmp_path: Path, algorithm: str, steps: int) -> No
 
 
 def test_demonstrations_are_learned(warm: Path, tmp_path: Path) -> None:
-    sft = ("stage=warmstart", "stage.agents=[]", "stage.trains=[executor]", "stage.world=0.0", "train.steps=60")
-    _, panel = play(tmp_path, warm, *sft, "train.lr=3e-3", "train.muon_lr=null", "train.lr_warmup=0", "train.validate_every=0")
+    sft = (
+        "stage=warmstart",
+        "stage.agents=[]",
+        "stage.trains=[executor]",
+        "stage.observation_weight=0.0",
+        "train.steps=60",
+    )
+    _, panel = play(
+        tmp_path, warm, *sft, "train.lr=3e-3", "train.muon_lr=null", "train.lr_warmup=0", "train.validate_every=0"
+    )
     assert panel["before"]["success"] < 0.7
     assert panel["after"]["success"] >= 0.95
 

@@ -46,8 +46,8 @@ def rewarded(
             episode.reward = reward(i)
             episode.outcome = outcome or episode.outcome
             for t, call in enumerate(call for call in episode.calls if call.role == "executor"):
-                earned = graded(i, t)
-                call.earned = None if earned is None else earned / 2
+                process_reward = graded(i, t)
+                call.process_reward = None if process_reward is None else process_reward / 2
 
     run.graded(score)
     return run
@@ -107,17 +107,17 @@ def test_a_step_of_grpo_is_the_one_computed_by_hand(training: Make, tiny: Path, 
     for group in range(4):
         kept = [e for e in batch.episodes if e.group == group and e.reward is not None]
         rewards = [e.reward or 0.0 for e in kept]
-        verdicts = [[call.earned for call in e.calls if call.earned is not None] for e in kept]
+        verdicts = [[call.process_reward for call in e.calls if call.process_reward is not None] for e in kept]
         mean = fmean(fmean(mine) for mine in verdicts)  # each episode weighs the same
         for episode, reward in zip(kept, rewards, strict=True):
             advantage = reward - fmean(rewards)
             for call in episode.calls:
-                trained.append((call, advantage + (0.0 if call.earned is None else call.earned - mean)))
+                trained.append((call, advantage + (0.0 if call.process_reward is None else call.process_reward - mean)))
     loss, entropy = by_hand(model, trained, temperature)
     norm, weights = adam(model, loss, lr=1e-2, clip=0.05)
     run = make().fit()
     check_step(run, loss, entropy, norm, weights)
-    assert run.module.metrics["train/dead_groups"] == 0.25
+    assert run.module.metrics["train/frac_reward_zero_std"] == 0.25
     assert (run.weights() - training().weights()).abs().max() > 5e-3
 
 
@@ -152,7 +152,7 @@ def test_a_step_of_ppo_is_the_one_computed_by_hand(training: Make, tiny: Path) -
 
 def test_values_learn_what_ended_episodes_were_worth(training: Make) -> None:
     """Demonstrations end solved, so that the last call's return is the reward."""
-    run = rewarded(training("ppo", steps=12, lr=1e-9, value_lr=3e-2, player={"expert": True}), lambda i: 0.8)
+    run = rewarded(training("ppo", steps=12, lr=1e-9, value_lr=3e-2, agent_spec={"demonstrates": True}), lambda i: 0.8)
     losses: list[float] = []
     step = run.module.training_step
 
@@ -167,7 +167,7 @@ def test_values_learn_what_ended_episodes_were_worth(training: Make) -> None:
 
 
 def test_a_step_of_sft_lowers_the_loss_on_what_it_saw(training: Make) -> None:
-    run = training("sft", steps=8, player={"expert": True}, group_size=1)
+    run = training("sft", steps=8, agent_spec={"demonstrates": True}, group_size=1)
     before = run.module.held_out_loss(run.source.batch(0))
     assert before == pytest.approx(torch.tensor(342.0).log().item(), abs=1.0)
     run.fit()
@@ -177,14 +177,14 @@ def test_a_step_of_sft_lowers_the_loss_on_what_it_saw(training: Make) -> None:
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_the_first_ratio_is_one(training: Make, algorithm: str) -> None:
     metrics = training(algorithm, steps=1).fit().module.metrics
-    assert metrics["train/clip_share"] == 0.0
+    assert metrics["train/clip_ratio"] == 0.0
     assert 0 <= metrics["train/kl"] < 1e-9
 
 
 def test_later_minibatches_are_off_policy_and_counted(training: Make) -> None:
     metrics = training(steps=1, minibatches=4, lr=5e-2).fit().module.metrics
     assert metrics["train/kl"] > 1e-4
-    assert metrics["train/clip_share"] > 0.0
+    assert metrics["train/clip_ratio"] > 0.0
 
 
 def test_what_no_rank_learns_about_the_optimizer_leaves_alone(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def test_equal_rewards_teach_nothing(training: Make) -> None:
     before = run.weights()
     run.fit()
     assert torch.equal(run.weights(), before)
-    assert run.module.metrics["train/dead_groups"] == 1.0
+    assert run.module.metrics["train/frac_reward_zero_std"] == 1.0
 
 
 def test_a_dead_group_counts_among_the_tokens_and_is_not_run(training: Make, tiny: Path) -> None:
@@ -250,7 +250,9 @@ def test_a_dead_group_counts_among_the_tokens_and_is_not_run(training: Make, tin
     tokens, seen = sum(len(call.ids) for call, _ in living), []
     run = make()
     forward = run.policy.forward
-    run.policy.forward = lambda micro, temperature: seen.append(len(micro.token_call)) or forward(micro, temperature)
+    run.policy.forward = lambda micro_batch, temperature: (
+        seen.append(len(micro_batch.token_call)) or forward(micro_batch, temperature)
+    )
     run.fit()
     assert sum(seen) == tokens < len(batch.token_call)
     assert run.module.metrics["train/loss"] == pytest.approx(loss.item() * tokens / len(batch.token_call), abs=1e-6)
@@ -278,17 +280,17 @@ def test_the_learning_rate_follows_its_schedule(
         norm: float = update(step)
         optimizers = run.trainer.optimizers
         seen.append([group["lr"] for group in chain(*(o.param_groups for o in optimizers))])
-        assert run.module.pace(step) == pytest.approx(expected[step])
+        assert run.module.lr_factor(step) == pytest.approx(expected[step])
         return norm
 
     run.module.update = watched
     run.fit()
-    assert seen == [pytest.approx([1e-2 * pace, 1e-3 * pace]) for pace in expected]
+    assert seen == [pytest.approx([1e-2 * lr_factor, 1e-3 * lr_factor]) for lr_factor in expected]
     assert run.module.metrics["train/lr"] == pytest.approx(1e-2 * expected[-1])
 
 
 def test_muon_learns_matrices_inside_the_blocks_and_adam_the_rest(training: Make) -> None:
-    run = training("sft", steps=3, muon_lr=1e-2, player={"expert": True})
+    run = training("sft", steps=3, muon_lr=1e-2, agent_spec={"demonstrates": True})
     before = {name: p.detach().clone() for name, p in run.policy.named_parameters()}
     run.fit()
     adam, muon = run.trainer.optimizers

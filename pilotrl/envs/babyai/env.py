@@ -63,7 +63,9 @@ class BabyAi:
             _one_of("levels", level, tasks.table())
         self._par = tasks.listed(split, chosen, usual["min_turns"] if min_turns is None else min_turns, self.max_turns)
         if not self._par:
-            raise UserError(f"env.max_turns={self.max_turns}: no task of split {split} can be solved in so few; raise it")
+            raise UserError(
+                f"env.max_turns={self.max_turns}: no task of split {split} can be solved in so few; raise it"
+            )
         self.tasks = list(self._par)
         self.strict, self.list_actions = strict, list_actions
         self._game = Game()

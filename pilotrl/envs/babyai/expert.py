@@ -94,7 +94,7 @@ def _hoped(mind: Mind, due: Goal) -> list[str]:
             held = mind.carrying and mind.carrying.kind == what.kind
             steps += ([] if held else [f"get the {what}"]) + [f"reach the {near}", f"put down the {what}"]
         else:
-            steps.append(f"{ {'go to': 'reach', 'pick up': 'get', 'open': 'open'}[verb]} the {what}")
+            steps.append(f"{ {'go to': 'reach', 'pick up': 'get', 'open': 'open'}[verb] } the {what}")
     return steps
 
 

@@ -92,5 +92,7 @@ def _made(level: str) -> Any:
     import minigrid  # noqa: F401, registers its levels
     from gymnasium.envs.registration import load_env_creator, registry
 
-    spec = max((spec for spec in registry.values() if spec.name == f"BabyAI-{level}"), key=lambda spec: spec.version or 0)
+    spec = max(
+        (spec for spec in registry.values() if spec.name == f"BabyAI-{level}"), key=lambda spec: spec.version or 0
+    )
     return load_env_creator(str(spec.entry_point))(**spec.kwargs | SIZES.get(level, {}))

@@ -21,7 +21,15 @@ from pilotrl.envs.babyai.text import described, mission
 TABLE = Path(__file__).with_name("par.txt")
 SEEDS, MOST = 140, 20
 EIGHTEEN = (
-    *("GoToRedBallGrey", "GoToRedBall", "GoToRedBallNoDists", "GoToObjS6", "GoToLocalS8N7", "GoToSeqS5R2", "GoToRedBlueBall"),
+    *(
+        "GoToRedBallGrey",
+        "GoToRedBall",
+        "GoToRedBallNoDists",
+        "GoToObjS6",
+        "GoToLocalS8N7",
+        "GoToSeqS5R2",
+        "GoToRedBlueBall",
+    ),
     *("GoToDoor", "GoToObjDoor", "PickupLoc", "PickupDistDebug", "ActionObjDoor", "GoToObjMazeS7", "GoToImpUnlock"),
     *("PickupAbove", "FindObjS7", "OneRoomS20", "SynthLoc"),
 )

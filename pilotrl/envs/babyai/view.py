@@ -128,7 +128,9 @@ class Paths:
 
     def __init__(self, view: View) -> None:
         self.start = view.pose
-        blocked = {cell for cell, thing in view.seen.items() if thing and thing.kind != "door" and cell != view.pose.cell}
+        blocked = {
+            cell for cell, thing in view.seen.items() if thing and thing.kind != "door" and cell != view.pose.cell
+        }
         columns, rows = _window(view.pose)
         self.origin: dict[Pose, tuple[Pose, int]] = {}
         self.order: dict[Pose, None] = {}

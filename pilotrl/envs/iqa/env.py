@@ -63,7 +63,9 @@ class Iqa:
         self._source = Source(split, seed, side, far, pieces, full)
         self._par, _ = solvable(self._source, self.max_turns)
         if not self._par:
-            raise UserError(f"env.max_turns={self.max_turns}: no task of split {split} can be solved in so few; raise it")
+            raise UserError(
+                f"env.max_turns={self.max_turns}: no task of split {split} can be solved in so few; raise it"
+            )
         self.tasks = list(self._par)
         self._task: str | None = None
         self._over = True

@@ -110,7 +110,10 @@ class IqaExpert:
 
     def action(self) -> str:
         """The next action."""
-        return _next(self.notes) or f"answer [{self.notes.answer() or truth(self.notes.question._asdict(), self.notes.things)}]"
+        return (
+            _next(self.notes)
+            or f"answer [{self.notes.answer() or truth(self.notes.question._asdict(), self.notes.things)}]"
+        )
 
     def detour(self) -> str | None:
         """Open what one stands before, whether or not it matters."""

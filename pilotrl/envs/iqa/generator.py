@@ -70,7 +70,9 @@ def room(source: Source, kitchen: str) -> tuple[Size, dict[Cell, str]]:
         kinds += [other] if other in ("cabinet", "countertop") or other not in kinds else []
     kinds = [name for i, name in enumerate(kinds) if name in ("cabinet", "countertop") or name not in kinds[:i]]
     cells = draw.sample(border(size), len(kinds))
-    return size, {cell: f"{name}_{kinds[: i + 1].count(name)}" for i, (cell, name) in enumerate(zip(cells, kinds, strict=True))}
+    return size, {
+        cell: f"{name}_{kinds[: i + 1].count(name)}" for i, (cell, name) in enumerate(zip(cells, kinds, strict=True))
+    }
 
 
 @lru_cache(maxsize=8192)

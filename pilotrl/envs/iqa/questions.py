@@ -5,10 +5,30 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-THINGS = ["apple", "bowl", "bread", "container", "egg", "fork", "knife", "lettuce", "mug", "plate", "potato", "spoon", "tomato"]
+THINGS = [
+    "apple",
+    "bowl",
+    "bread",
+    "container",
+    "egg",
+    "fork",
+    "knife",
+    "lettuce",
+    "mug",
+    "plate",
+    "potato",
+    "spoon",
+    "tomato",
+]
 """The thirteen kinds of IQUAD V1."""
 ANSWERS = ("True", "False", "0", "1", "2", "3")
-MANY = {"bread": "loaves of bread", "knife": "knives", "lettuce": "heads of lettuce", "potato": "potatoes", "tomato": "tomatoes"}
+MANY = {
+    "bread": "loaves of bread",
+    "knife": "knives",
+    "lettuce": "heads of lettuce",
+    "potato": "potatoes",
+    "tomato": "tomatoes",
+}
 ONE = {"bread": "loaf of bread", "lettuce": "head of lettuce"}
 WHERE = {"garbagecan": "garbage can"}
 TEMPLATES = {

@@ -57,7 +57,9 @@ class TextCraft:
         self._turns = tasks.solvable(self._source, self.max_turns).turns
         self.tasks = list(self._turns)
         if not self.tasks:
-            raise UserError(f"env.max_turns={self.max_turns}: no goal of split {split} can be crafted in so few; raise it")
+            raise UserError(
+                f"env.max_turns={self.max_turns}: no goal of split {split} can be crafted in so few; raise it"
+            )
         self._over = True
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:

@@ -92,7 +92,9 @@ class Book:
         for table in (self.recipes, self.groups):
             for ways in table.values():
                 ways[:] = [
-                    way._replace(needs=tuple(need._replace(tag=need.name in self.tags and need.tag) for need in way.needs))
+                    way._replace(
+                        needs=tuple(need._replace(tag=need.name in self.tags and need.tag) for need in way.needs)
+                    )
                     for way in ways
                 ]
 

@@ -59,7 +59,9 @@ def _original(session: Session, told: bool) -> list[str]:
 def _small_results(session: Session) -> list[str]:
     turns = [text for text, (kind, _) in session.clickables().items() if kind == "turn"]
     products = [
-        " ".join((handle, *_title(session, product).split()[session.layout.short_handles :], small_price(product.price)))
+        " ".join(
+            (handle, *_title(session, product).split()[session.layout.short_handles :], small_price(product.price))
+        )
         + (" seen" if product.asin in session.opened else "")
         for handle, product in zip(session.handles(), session.listed(), strict=True)
     ]

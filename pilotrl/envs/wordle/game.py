@@ -88,7 +88,8 @@ def fits(known: Knowledge, word: str) -> bool:
     return all(
         letter not in word
         if places == "nnnnn"
-        else letter in word and all(place == "." or (place == "g") == (word[i] == letter) for i, place in enumerate(places))
+        else letter in word
+        and all(place == "." or (place == "g") == (word[i] == letter) for i, place in enumerate(places))
         for letter, places in known.items()
     )
 

@@ -54,7 +54,7 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class Remote(Judge, Protocol):
+class RemoteJudge(Judge, Protocol):
     """A judge that asks endpoints, which takes time: it begins early."""
 
     def begin(self, items: Sequence[Item], plans: Sequence[PlanItem] = ()) -> None:

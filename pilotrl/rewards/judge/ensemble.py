@@ -9,7 +9,7 @@ from statistics import fmean, median_low
 from typing import Any, TypeVar
 
 from pilotrl.endpoint import Endpoint
-from pilotrl.rewards.judge import Item, Judge, PlanItem, Remote, build
+from pilotrl.rewards.judge import Item, Judge, PlanItem, RemoteJudge, build
 from pilotrl.types import PlanScores, UserError, WorldError
 
 T = TypeVar("T")
@@ -51,12 +51,12 @@ class Ensemble:
     def begin(self, items: Sequence[Item], plans: Sequence[PlanItem] = ()) -> None:
         """Have all members that take their time start."""
         for judge in self.members:
-            if isinstance(judge, Remote):
+            if isinstance(judge, RemoteJudge):
                 judge.begin(items, plans)
 
     def endpoints(self) -> list[Endpoint]:
         """Whom the members ask."""
-        return [end for judge in self.members if isinstance(judge, Remote) for end in judge.endpoints()]
+        return [end for judge in self.members if isinstance(judge, RemoteJudge) for end in judge.endpoints()]
 
     def _all(self, grade: Callable[[Judge], list[T | None]], count: int) -> list[list[T]]:
         """The verdicts there are on each item."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from pilotrl.rewards.judge import Item, Judge, PlanItem, Remote
-from pilotrl.types import Call, Episode, PlanScores, Turn, WorldError, Written
+from pilotrl.rewards.judge import Item, Judge, PlanItem, RemoteJudge
+from pilotrl.types import Call, Episode, PlanScores, Turn, WorldError, WrittenPlan
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -31,7 +31,7 @@ def grade(judge: Judge, episodes: Sequence[Episode], unselected: bool) -> None:
 
 def begin(judge: Judge, episode: Episode, unselected: bool) -> None:
     """A judge that takes its time may start on an episode that is over."""
-    if isinstance(judge, Remote):
+    if isinstance(judge, RemoteJudge):
         judge.begin([item for _, item in due(episode)], [item for _, item in plans_due(episode, unselected)])
 
 
@@ -42,9 +42,9 @@ def due(episode: Episode) -> list[tuple[Turn, Item]]:
     return [(turn, (turn.plan[t], seen[t], turn.action)) for t, turn in held]
 
 
-def plans_due(episode: Episode, unselected: bool) -> list[tuple[Written, PlanItem]]:
+def plans_due(episode: Episode, unselected: bool) -> list[tuple[WrittenPlan, PlanItem]]:
     """The plans of an episode that are to be graded; a reply that is no plan gets the lowest scores from us."""
-    found: list[tuple[Written, PlanItem]] = []
+    found: list[tuple[WrittenPlan, PlanItem]] = []
     for call in episode.calls:
         if (written := call.written) and (call.selected or unselected):
             written.scores = PlanScores(1, 1, 1)
@@ -52,11 +52,13 @@ def plans_due(episode: Episode, unselected: bool) -> list[tuple[Written, PlanIte
     return found
 
 
-def _item(episode: Episode, call: Call, written: Written) -> PlanItem:
+def _item(episode: Episode, call: Call, written: WrittenPlan) -> PlanItem:
     """A plan as a judge sees it."""
     done = episode.turns[: call.turn - 1]
     latest = done[-1].observation if done else episode.observation
-    return PlanItem(episode.observation, latest, tuple(turn.action for turn in done), written.steps or (), written.reference)
+    return PlanItem(
+        episode.observation, latest, tuple(turn.action for turn in done), written.steps or (), written.reference
+    )
 
 
 def _tried(ask: Callable[[Sequence[T]], list[V | None]], items: Sequence[T]) -> list[V | None]:

@@ -119,7 +119,9 @@ def _compound(text: str) -> bool:
 def _begins(part: str) -> bool:
     """Whether a part of a step begins with what to do."""
     words = stems(part)
-    return bool(words) and any(tuple(words[:length]) in PHRASES and PHRASES[tuple(words[:length])] for length in (1, 2, 3))
+    return bool(words) and any(
+        tuple(words[:length]) in PHRASES and PHRASES[tuple(words[:length])] for length in (1, 2, 3)
+    )
 
 
 def standardization(item: PlanItem) -> int:

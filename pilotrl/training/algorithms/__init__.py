@@ -41,12 +41,12 @@ class Algorithm(Protocol):
     def advantages(
         self,
         rewards: Tensor,
-        turn_rewards: Tensor,
+        process_rewards: Tensor,
         group: Tensor,
         success: Tensor,
         terminated: Tensor,
         call_episode: Tensor,
-        steered: Tensor,
+        followed: Tensor,
         values: Tensor,
     ) -> Credit:
         """Credit for every call, from whole groups.

@@ -1,6 +1,6 @@
 """GRPO: an episode is as good as it is better than the others on its task (arXiv 2402.03300).
 
-Advantage: the reward less the mean of its group; with `scale` over its sample standard deviation (plus 1e-4, as in TRL);
+Advantage: the reward less the mean of its group; with `scale_rewards` over its sample standard deviation (plus 1e-4, as in TRL);
 every call of an episode gets its episode's. Statistics are over episodes, never tokens, and skip missing rewards.
 Loss: minus the mean over all trained tokens of the minibatch (DAPO, arXiv 2503.14476) of min(ratio A, clipped ratio A),
 and where A is negative never below dual_clip A (arXiv 1912.09729); ratio is the token's probability now over that when
@@ -41,14 +41,14 @@ def advantages(rewards: Tensor, group: Tensor, scale: bool) -> Tensor:
     return torch.where(std[row] > FLOOR, scaled, 0.0)
 
 
-def turn_advantages(turn_rewards: Tensor, call_episode: Tensor, group: Tensor, scale: bool) -> Tensor:
+def process_advantages(process_rewards: Tensor, call_episode: Tensor, group: Tensor, scale: bool) -> Tensor:
     """[C] float64: what each call earned by itself, less the group's mean; `scale` divides by its standard deviation.
 
     Process supervision (arXiv 2402.03300, section 4.1.3) without the sum over later turns: a verdict is about one call.
     Mean and deviation weigh each episode alike, however many turns it took. NaN rewards get 0.
     """
-    valid = ~turn_rewards.isnan()
-    rewards, row = turn_rewards.nan_to_num(0.0).double(), torch.unique(group, return_inverse=True)[1][call_episode]
+    valid = ~process_rewards.isnan()
+    rewards, row = process_rewards.nan_to_num(0.0).double(), torch.unique(group, return_inverse=True)[1][call_episode]
     turns = torch.zeros(len(group), dtype=torch.float64).index_add(0, call_episode, valid.double())
     weight = torch.where(valid, 1 / turns[call_episode].clamp(min=1), 0.0)  # each episode's add up to 1
     episodes = torch.zeros(len(group), dtype=torch.float64).index_add(0, row, weight)
@@ -62,13 +62,17 @@ def turn_advantages(turn_rewards: Tensor, call_episode: Tensor, group: Tensor, s
     return torch.where(std > FLOOR, deviation / (std + EPSILON) if scale else deviation, 0.0)
 
 
-def dead_groups(rewards: Tensor, group: Tensor, success: Tensor) -> dict[str, float]:
-    """Shares of all groups: `dead_groups` have no spread; of these `dead_missing` have fewer than two rewards to compare, and
-    `dead_failed` have them and were never solved."""
+def group_stats(rewards: Tensor, group: Tensor, success: Tensor) -> dict[str, float]:
+    """Shares of all groups: `frac_reward_zero_std` have no spread (TRL's name); of these `frac_groups_unscored` have fewer than
+    two rewards to compare, and `frac_groups_unsolved` have them and were never solved."""
     _, std, row = _spread(rewards.double(), group)
     dead = std <= FLOOR
     scored, solved = (torch.zeros_like(std).index_add(0, row, x.to(std.dtype)) for x in (~rewards.isnan(), success))
-    kinds = {"dead_groups": dead, "dead_missing": scored < 2, "dead_failed": dead & (scored >= 2) & (solved == 0)}
+    kinds = {
+        "frac_reward_zero_std": dead,
+        "frac_groups_unscored": scored < 2,
+        "frac_groups_unsolved": dead & (scored >= 2) & (solved == 0),
+    }
     return {name: kind.sum().item() / max(len(std), 1) for name, kind in kinds.items()}
 
 
@@ -83,18 +87,18 @@ def loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped policy loss of N tokens, summed and divided by `tokens` (those of the whole minibatch, all ranks).
 
-    The stats are divided by it too: `clip_share`, the tokens whose gradient a clip cut, and `kl`, from the policy that
+    The stats are divided by it too: `clip_ratio`, the tokens whose gradient a clip cut, and `kl`, from the policy that
     sampled to the present one (estimator k3, ratio - 1 - log ratio: unbiased on the former's samples, never negative).
     """
     advantages, tokens = advantages.to(logprobs), max(tokens, 1)
     log_ratio = logprobs - old_logprobs
     ratio = log_ratio.exp()
-    plain = ratio * advantages
-    gain = torch.minimum(plain, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    unclipped = ratio * advantages
+    gain = torch.minimum(unclipped, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip is not None:
         gain = torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)
     drift = log_ratio.detach()
-    stats = {"clip_share": (gain != plain).sum() / tokens, "kl": (drift.expm1() - drift).sum() / tokens}
+    stats = {"clip_ratio": (gain != unclipped).sum() / tokens, "kl": (drift.expm1() - drift).sum() / tokens}
     return -gain.sum() / tokens, stats
 
 
@@ -105,19 +109,21 @@ class Grpo:
     clip_low: float
     clip_high: float
     dual_clip: float | None
-    scale: bool
+    scale_rewards: bool
     turn_credit: float
     critic: ClassVar[bool] = False
 
     def advantages(
-        self, rewards: Tensor, turn_rewards: Tensor, group: Tensor, success: Tensor, terminated: Tensor, call_episode: Tensor,
-        steered: Tensor, values: Tensor,
+        self, rewards: Tensor, process_rewards: Tensor, group: Tensor, success: Tensor, terminated: Tensor, call_episode: Tensor,
+        followed: Tensor, values: Tensor,
     ) -> Credit:  # fmt: skip
         """See `Algorithm`."""
-        credit = advantages(rewards, group, self.scale)[call_episode] * steered
-        for earned in turn_rewards if self.turn_credit else ():
-            credit = credit + self.turn_credit * turn_advantages(earned, call_episode, group, self.scale)
-        return Credit(credit, torch.full_like(credit, torch.nan), dead_groups(rewards, group, success))
+        credit = advantages(rewards, group, self.scale_rewards)[call_episode] * followed
+        for process_reward in process_rewards if self.turn_credit else ():
+            credit = credit + self.turn_credit * process_advantages(
+                process_reward, call_episode, group, self.scale_rewards
+            )
+        return Credit(credit, torch.full_like(credit, torch.nan), group_stats(rewards, group, success))
 
     def loss(
         self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, values: Tensor, returns: Tensor, tokens: float,

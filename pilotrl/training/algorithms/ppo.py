@@ -76,12 +76,12 @@ class Ppo:
     def advantages(
         self,
         rewards: Tensor,
-        turn_rewards: Tensor,
+        process_rewards: Tensor,
         group: Tensor,
         success: Tensor,
         terminated: Tensor,
         call_episode: Tensor,
-        steered: Tensor,
+        followed: Tensor,
         values: Tensor,
     ) -> Credit:
         """See `Algorithm`."""

@@ -30,12 +30,12 @@ class Sft:
     def advantages(
         self,
         rewards: Tensor,
-        turn_rewards: Tensor,
+        process_rewards: Tensor,
         group: Tensor,
         success: Tensor,
         terminated: Tensor,
         call_episode: Tensor,
-        steered: Tensor,
+        followed: Tensor,
         values: Tensor,
     ) -> Credit:
         """See `Algorithm`; 1 for every call, whatever the rewards."""

@@ -92,7 +92,11 @@ def test_it_is_asked_about_step_observation_and_action_in_words() -> None:
         judge(server.url, lambda seen, did: "open red shirt" if did == "click[b3]" else did).grade(items)
     asked = [body["messages"][0]["content"] for body in server.seen]
     (shirt,) = [text for text in asked if "red shirt" in text]
-    for part in ("step>\nopen the red shirt\n<", "observation>\nb3: red shirt {x}\n<", "action>\nclick[b3] (open red shirt)\n<"):
+    for part in (
+        "step>\nopen the red shirt\n<",
+        "observation>\nb3: red shirt {x}\n<",
+        "action>\nclick[b3] (open red shirt)\n<",
+    ):
         assert part in shirt
     assert any("<action>\nwait\n</action>" in text for text in asked)
     form = server.seen[0]["response_format"]["json_schema"]
@@ -110,13 +114,21 @@ def test_what_stays_unreadable_is_missing() -> None:
 
 
 def test_plans_are_graded_beside_what_would_work() -> None:
-    known = PlanItem("Press red, then blue.", "You pressed red.", ("press[red]",), ("push blue",), ("push the blue button",))
+    known = PlanItem(
+        "Press red, then blue.", "You pressed red.", ("press[red]",), ("push blue",), ("push the blue button",)
+    )
     grades = {"reason": "", "correctness": 5, "executability": 5, "standardization": 4}
     with serving(lambda request, _: said(json.dumps(grades))) as server:
         scores = judge(server.url).grade_plans([known, known._replace(steps=(), reference=(), actions=())])
     assert scores == [PlanScores(5, 5, 4)] * 2
     with_plan, without = sorted((body["messages"][0]["content"] for body in server.seen), key=len, reverse=True)
-    for part in ("blue.\n</task>", "press[red]\n</a", "red.\n</obs", "<plan>\n1. push blue\n</", "1. push the blue button\n</"):
+    for part in (
+        "blue.\n</task>",
+        "press[red]\n</a",
+        "red.\n</obs",
+        "<plan>\n1. push blue\n</",
+        "1. push the blue button\n</",
+    ):
         assert part in with_plan
     assert "<plan>\n(empty)\n" in without
     assert "reference" not in without
@@ -230,8 +242,21 @@ def test_json_without_end_cannot_be_read() -> None:
         read_verdict('{"adherence": ' + "[" * 100_000)
 
 
-SMALL = ("env=toy", "stage=adherence", "judge=openai", "judge.credential=null", "judge.backoff=0.01", "judge.attempts=3")
-SMALL += ("model.max_length=192", "model.max_plan_tokens=12", "model.max_action_tokens=8", "train.steps=2", "train.tasks=2")
+SMALL = (
+    "env=toy",
+    "stage=adherence",
+    "judge=openai",
+    "judge.credential=null",
+    "judge.backoff=0.01",
+    "judge.attempts=3",
+)
+SMALL += (
+    "model.max_length=192",
+    "model.max_plan_tokens=12",
+    "model.max_action_tokens=8",
+    "train.steps=2",
+    "train.tasks=2",
+)
 SMALL += ("train.group_size=2", "train.micro_tokens=512", "panel.tasks=2", "panel.samples=1", "panel.greedy=false")
 SMALL += ("trainer.threads=1", "tracking.uri=off", "judge.price_prompt=1", "judge.price_reply=2", "judge.timeout=100")
 
@@ -255,7 +280,15 @@ def verdicts(folder: RunFolder) -> list[list[int | None]]:
     return [[turn["adherence"] for turn in record["turns"]] for record in records]
 
 
-BAD = (failure(429, Retry_After="0"), failure(500), HTML, said('{"reason": "half'), verdict("2"), verdict(7), said(None))
+BAD = (
+    failure(429, Retry_After="0"),
+    failure(500),
+    HTML,
+    said('{"reason": "half'),
+    verdict("2"),
+    verdict(7),
+    said(None),
+)
 
 
 def test_a_run_survives_a_server_that_misbehaves_and_counts_what_it_did(play: Callable[..., RunFolder]) -> None:
@@ -284,7 +317,9 @@ def test_a_run_survives_a_server_that_misbehaves_and_counts_what_it_did(play: Ca
 
     with serving(by_action) as other:
         play("again", other.url)
-    assert {count for name, count in times.items() if name in other.times} <= {3, 6, 9}, "what was read is not asked again"
+    assert {count for name, count in times.items() if name in other.times} <= {3, 6, 9}, (
+        "what was read is not asked again"
+    )
 
 
 def test_a_second_run_sends_no_request_and_is_the_same(play: Callable[..., RunFolder]) -> None:
@@ -322,7 +357,9 @@ def test_a_run_ends_whose_judge_dies_half_way(play: Callable[..., RunFolder]) ->
 def test_a_key_is_in_nothing_that_a_run_leaves(play: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:
     key = "sk-0123456789abcdef"
     monkeypatch.setenv("SOME_KEY", key)
-    with serving(lambda request, number: failure(401, f"{key} is wrong") if number % 2 else by_action(request)) as server:
+    with serving(
+        lambda request, number: failure(401, f"{key} is wrong") if number % 2 else by_action(request)
+    ) as server:
         folder = play("run", server.url, "judge.credential=SOME_KEY", "train.steps=1")
         assert server.keys == {f"Bearer {key}"}
     for path in folder.path.rglob("*"):

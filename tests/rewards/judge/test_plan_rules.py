@@ -16,12 +16,16 @@ from pilotrl.types import PlanScores
 LABELS = [json.loads(line) for line in Path(__file__).with_name("plans.jsonl").read_text("utf-8").splitlines()]
 
 
-def item(steps: list[str], reference: list[str], first: str = "", latest: str = "", actions: tuple[str, ...] = ()) -> PlanItem:
+def item(
+    steps: list[str], reference: list[str], first: str = "", latest: str = "", actions: tuple[str, ...] = ()
+) -> PlanItem:
     return PlanItem(first, latest or first, actions, tuple(steps), tuple(reference))
 
 
 def labelled(row: dict[str, object]) -> PlanItem:
-    first, latest, actions, steps, reference = (row[key] for key in ("first", "latest", "actions", "steps", "reference"))
+    first, latest, actions, steps, reference = (
+        row[key] for key in ("first", "latest", "actions", "steps", "reference")
+    )
     return item(steps, reference, str(first), str(latest), tuple(actions))  # type: ignore[arg-type]
 
 
@@ -76,7 +80,10 @@ EXPERT = ["push the red button", "push the gray button", "push the teal button"]
         (["push red gray teal", "push red gray teal", "push red gray teal"], (3, 5, 5)),  # a word for every step
         (["press[red]", "press[gray]", "press[teal]"], (5, 5, 1)),
         (["2. push the red button", *EXPERT[1:]], (5, 5, 4)),
-        ([EXPERT[0]] + ["push the very same button once again as has been said above already for so very long"] * 2, (4, 5, 2)),
+        (
+            [EXPERT[0]] + ["push the very same button once again as has been said above already for so very long"] * 2,
+            (4, 5, 2),
+        ),
         (EXPERT + ["push the plum button"] * 9, (3, 4, 4)),
         (["push the plum button", *EXPERT[1:]], (3, 4, 5)),
     ],

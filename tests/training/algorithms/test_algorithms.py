@@ -12,7 +12,7 @@ from pilotrl.training.algorithms import Algorithm, load
 from pilotrl.types import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "grpo": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "scale": True, "turn_credit": 1.0},
+    "grpo": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "scale_rewards": True, "turn_credit": 1.0},
     "ppo": {
         "clip_low": 0.2,
         "clip_high": 0.2,
@@ -75,8 +75,8 @@ def test_no_critic_reads_no_values(algorithm: Algorithm) -> None:
     if not algorithm.critic:
         flags = torch.tensor([False, True])
         rewards, call_episode = torch.tensor([0.1, 0.9], dtype=torch.float64), torch.tensor([0, 0, 1])
-        turns, group, steered = torch.full((2, 3), torch.nan), torch.tensor([5, 5]), torch.ones(3, dtype=torch.bool)
-        credit = algorithm.advantages(rewards, turns, group, flags, flags, call_episode, steered, torch.empty(0))
+        turns, group, followed = torch.full((2, 3), torch.nan), torch.tensor([5, 5]), torch.ones(3, dtype=torch.bool)
+        credit = algorithm.advantages(rewards, turns, group, flags, flags, call_episode, followed, torch.empty(0))
         assert credit.advantages.shape == (3,)
         assert credit.advantages.dtype == torch.float64
         assert credit.advantages[0] == credit.advantages[1]
@@ -104,8 +104,8 @@ class Quiz:
         call_episode, move = played.nonzero()[:, 0], moves[played]
         state = question[call_episode]
         old, guess = self.logits.log_softmax(-1)[state, move].detach(), self.values.detach()[state]
-        turns, steered = torch.full((2, len(call_episode)), torch.nan), torch.ones(len(call_episode), dtype=torch.bool)
-        credit = algorithm.advantages(rewards, turns, question, success, terminated, call_episode, steered, guess)
+        turns, followed = torch.full((2, len(call_episode)), torch.nan), torch.ones(len(call_episode), dtype=torch.bool)
+        credit = algorithm.advantages(rewards, turns, question, success, terminated, call_episode, followed, guess)
         for _ in range(2):
             logprobs, values = self.logits.log_softmax(-1)[state, move], self.values[state]
             count = len(move)

@@ -82,10 +82,10 @@ def test_groups_do_not_see_each_other() -> None:
 def test_dead_groups_tell_all_failed_from_all_the_same() -> None:
     rewards = numbers(0.2, 0.2, 1.0, 1.0, 0.2, 1.0, NAN, NAN, 0.2, NAN)
     success = torch.tensor([False, False, True, True, False, True, False, False, False, False])
-    stats = grpo.dead_groups(rewards, torch.arange(5).repeat_interleave(2), success)
+    stats = grpo.group_stats(rewards, torch.arange(5).repeat_interleave(2), success)
     # Failed twice; solved twice; alive; broken twice; broken once.
-    assert stats == {"dead_groups": 4 / 5, "dead_missing": 2 / 5, "dead_failed": 1 / 5}
-    assert set(grpo.dead_groups(rewards[:0], torch.arange(0), success[:0]).values()) == {0.0}
+    assert stats == {"frac_reward_zero_std": 4 / 5, "frac_groups_unscored": 2 / 5, "frac_groups_unsolved": 1 / 5}
+    assert set(grpo.group_stats(rewards[:0], torch.arange(0), success[:0]).values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_loss_of_one_token(ratio: float, advantage: float, gain: float, slope: f
     assert loss.item() == pytest.approx(-gain / 4)
     assert new.grad is not None
     assert new.grad.item() == pytest.approx(-slope / 4)
-    assert stats["clip_share"].item() == (0.25 if slope == 0 and advantage else 0.0)
+    assert stats["clip_ratio"].item() == (0.25 if slope == 0 and advantage else 0.0)
     assert stats["kl"].item() == pytest.approx((ratio - 1 - math.log(ratio)) / 4)
     assert not stats["kl"].requires_grad
 
@@ -143,33 +143,39 @@ def test_turns_are_compared_with_those_of_their_group_and_every_episode_weighs_a
     turns = numbers(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, NAN, 0.5)
     episode = torch.tensor([0, 1, 1, 1, 2, 2, 2, 3])
     group = torch.tensor([7, 7, 9, 9])
-    credit = grpo.turn_advantages(turns, episode, group, scale=False)
+    credit = grpo.process_advantages(turns, episode, group, scale=False)
     assert torch.allclose(credit, numbers(0.5, -0.5, -0.5, -0.5, 0.25, 0.25, 0.0, -0.25))
-    scaled = grpo.turn_advantages(turns, episode, group, scale=True)
+    scaled = grpo.process_advantages(turns, episode, group, scale=True)
     assert torch.allclose(scaled, credit / (torch.tensor([0.5] * 4 + [0.25] * 4) + grpo.EPSILON))
 
 
 def test_turns_that_earned_the_same_teach_nothing() -> None:
     episode, group = torch.tensor([0, 0, 1]), torch.tensor([0, 0])
     for value in (0.0, 0.1 + 0.2, NAN):
-        assert not grpo.turn_advantages(numbers(value, value, value), episode, group, scale=True).any()
+        assert not grpo.process_advantages(numbers(value, value, value), episode, group, scale=True).any()
 
 
 def test_plans_and_actions_are_compared_with_their_own_kind() -> None:
     """An episode of a good plan and a bad action beside one of the reverse: each call gets the credit of its own kind."""
-    algorithm = Grpo(clip_low=0.2, clip_high=0.2, dual_clip=3.0, scale=False, turn_credit=1.0)
+    algorithm = Grpo(clip_low=0.2, clip_high=0.2, dual_clip=3.0, scale_rewards=False, turn_credit=1.0)
     episode, group, flags = torch.tensor([0, 0, 1, 1]), torch.zeros(2).long(), torch.zeros(2).bool()
-    earned = torch.stack([numbers(1.0, NAN, 0.5, NAN), numbers(NAN, 0.0, NAN, 0.1)])  # actions are graded lower throughout
-    credit = algorithm.advantages(numbers(0.5, 0.5), earned, group, flags, flags, episode, flags[episode] | True, torch.empty(0))
+    process_reward = torch.stack(
+        [numbers(1.0, NAN, 0.5, NAN), numbers(NAN, 0.0, NAN, 0.1)]
+    )  # actions are graded lower throughout
+    credit = algorithm.advantages(
+        numbers(0.5, 0.5), process_reward, group, flags, flags, episode, flags[episode] | True, torch.empty(0)
+    )
     assert torch.allclose(credit.advantages, numbers(0.25, -0.05, -0.25, 0.05))
 
 
 def test_a_candidate_that_was_not_followed_owes_nothing_to_the_episode() -> None:
-    algorithm = Grpo(clip_low=0.2, clip_high=0.2, dual_clip=3.0, scale=False, turn_credit=1.0)
+    algorithm = Grpo(clip_low=0.2, clip_high=0.2, dual_clip=3.0, scale_rewards=False, turn_credit=1.0)
     episode, group, flags = torch.tensor([0, 0, 1]), torch.zeros(2).long(), torch.zeros(2).bool()
-    steered = torch.tensor([True, False, True])
+    followed = torch.tensor([True, False, True])
     for rewards in (numbers(0.0, 1.0), numbers(1.0, 0.0)):
-        earned = torch.stack([numbers(0.5, 0.0, 0.25), numbers(NAN, NAN, NAN)])
-        credit = algorithm.advantages(rewards, earned, group, flags, flags, episode, steered, torch.empty(0)).advantages
+        process_reward = torch.stack([numbers(0.5, 0.0, 0.25), numbers(NAN, NAN, NAN)])
+        credit = algorithm.advantages(
+            rewards, process_reward, group, flags, flags, episode, followed, torch.empty(0)
+        ).advantages
         assert torch.allclose(credit[1], numbers(-0.25))  # less the group's mean, in which each episode weighs the same
         assert torch.allclose(credit[[0, 2]], rewards - 0.5 + numbers(0.25, 0.0))

@@ -25,8 +25,8 @@ def numbers(*values: float) -> Tensor:
 def credit(rewards: Tensor, terminated: list[bool], call_episode: list[int], values: Tensor) -> Credit:
     nobody = torch.zeros(len(rewards), dtype=torch.bool)
     group = torch.zeros(len(rewards), dtype=torch.long)
-    ends, calls, steered = torch.tensor(terminated), torch.tensor(call_episode).long(), torch.ones(len(values)).bool()
-    return PPO.advantages(rewards, rewards, group, nobody, ends, calls, steered, values)
+    ends, calls, followed = torch.tensor(terminated), torch.tensor(call_episode).long(), torch.ones(len(values)).bool()
+    return PPO.advantages(rewards, rewards, group, nobody, ends, calls, followed, values)
 
 
 def test_gae_by_hand() -> None:

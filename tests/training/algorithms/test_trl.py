@@ -111,7 +111,7 @@ def test_loss_and_gradient_equal_trl(tmp_path: Path, dual_clip: float | None) ->
     assert low > 0.02
     assert high > 0.02
     if dual_clip is None:
-        assert stats["clip_share"].item() == pytest.approx(both)
+        assert stats["clip_ratio"].item() == pytest.approx(both)
     else:  # which their shares leave out
-        assert stats["clip_share"].item() > both + 0.02
+        assert stats["clip_ratio"].item() > both + 0.02
         assert ours < our_loss(model, batch, None)[0] - 0.02

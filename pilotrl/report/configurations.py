@@ -1,4 +1,4 @@
-"""Runs to arms: those of equal configuration but for the seed. Arms are compared within a panel, and nowhere else."""
+"""Runs to configurations, equal but for the seed. They are compared within an evaluation set, and nowhere else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pilotrl.report.runs import DECODINGS, Cell, Run
 from pilotrl.teacher.plan_dataset import REACHING
 
 PLAYER = ("agent", "tokens")
-"""What of a panel's protocol is said by the configuration alone, and may be the very thing that arms differ in."""
+"""What of a panel's protocol is said by the configuration alone, and may be the very thing that configurations differ in."""
 HEADLINES = ("success", "adherence", "plan_quality")
 """Measures on the page; the others are in the tables beside it."""
 GRADED = ("adherence", "plan_quality")
@@ -24,13 +24,13 @@ GRADED = ("adherence", "plan_quality")
 
 
 @dataclass(frozen=True)
-class Arm:
+class Configuration:
     """Runs of equal configuration but for the seed, on one panel."""
 
     mark: str
     """A letter, unique within the panel."""
     label: str
-    """The keys in which it differs from the panel's other arms."""
+    """The keys in which it differs from the panel's other configurations."""
     runs: list[Run]
 
     @property
@@ -61,7 +61,8 @@ class Arm:
     def spent(self, key: str) -> float:
         """Mean over its runs of a total of summary.json, of all the seconds they took, or of the actions they tried."""
         return fmean(
-            {**run.summary["train"], "seconds": run.summary["seconds"], "env_steps": run.env_steps}[key] for run in self.runs
+            {**run.summary["train"], "seconds": run.summary["seconds"], "env_steps": run.env_steps}[key]
+            for run in self.runs
         )
 
 
@@ -70,8 +71,8 @@ class Comparison:
     """One number of a panel, first minus second."""
 
     cell: Cell
-    first: Arm
-    second: Arm
+    first: Configuration
+    second: Configuration
     contrast: Contrast
 
     @property
@@ -92,16 +93,16 @@ class Panel:
 
     name: str
     sha256: str
-    arms: list[Arm]
+    configurations: list[Configuration]
 
     @property
     def runs(self) -> list[Run]:
-        return [run for arm in self.arms for run in arm.runs]
+        return [run for configuration in self.configurations for run in configuration.runs]
 
     @property
-    def chains(self) -> list[Arm]:
+    def chains(self) -> list[Configuration]:
         """Arms that are several stages in a row."""
-        return [arm for arm in self.arms if arm.runs[0].stages]
+        return [configuration for configuration in self.configurations if configuration.runs[0].stages]
 
     @property
     def cells(self) -> list[Cell]:
@@ -118,18 +119,18 @@ class Panel:
         ]
 
     def compared(self) -> Iterator[Comparison]:
-        """Every two arms, on everything that all of their runs measured."""
+        """Every two configurations, on everything that all of their runs measured."""
         for cell in self.cells:
-            for first, second in combinations(self.arms, 2):
+            for first, second in combinations(self.configurations, 2):
                 if cell.measure in GRADED and first.judge != second.judge:
                     continue  # two yardsticks
                 if all(run.after.get(cell) for run in (*first.runs, *second.runs)):
-                    values = [[run.after[cell] for run in arm.runs] for arm in (first, second)]
+                    values = [[run.after[cell] for run in configuration.runs] for configuration in (first, second)]
                     yield Comparison(cell, first, second, difference(*values))
 
     def differing(self) -> dict[str, list[Any]]:
-        """Every key in which arms differ, and each arm's value."""
-        keys = [arm.runs[0].keys for arm in self.arms]
+        """Every key in which configurations differ, and each one's value."""
+        keys = [configuration.runs[0].keys for configuration in self.configurations]
         return {key: [of.get(key, "absent") for of in keys] for key in differing(keys)}
 
 
@@ -144,7 +145,7 @@ def clear(interval: Interval) -> bool:
 
 
 def sorted_out(runs: Sequence[Run]) -> tuple[list[Panel], list[str]]:
-    """Panels of arms of runs, each in the order given, and what a reader has to know about that, a line each."""
+    """Panels of configurations of runs, each in the order given, and what a reader has to know about that, a line each."""
     kept, notes = _once(runs)
     panels = [
         _panel(members)
@@ -177,23 +178,29 @@ def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return f"other {', '.join(keys)}"
 
 
-def differing(arms: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = dict.fromkeys(key for arm in arms for key in arm)
-    return [key for key in keys if len({plain(arm.get(key)) + str(key in arm) for arm in arms}) > 1]
+def differing(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for configuration in configurations for key in configuration)
+    return [
+        key
+        for key in keys
+        if len({plain(configuration.get(key)) + str(key in configuration) for configuration in configurations}) > 1
+    ]
 
 
-def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each arm the keys, as few as tell all of them apart, and their values; what an option is called comes first,
+def labels(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each configuration the keys, as few as tell all of them apart, and their values; what an option is called comes first,
     since it stands for the keys that it sets."""
     chosen: list[str] = []
-    for key in sorted(differing(arms), key=lambda key: not key.endswith(".name")):
-        if len({_shown(arm, [*chosen, key]) for arm in arms}) > len({_shown(arm, chosen) for arm in arms}):
+    for key in sorted(differing(configurations), key=lambda key: not key.endswith(".name")):
+        if len({_shown(configuration, [*chosen, key]) for configuration in configurations}) > len(
+            {_shown(configuration, chosen) for configuration in configurations}
+        ):
             chosen.append(key)
-    return [_shown(arm, chosen) for arm in arms]
+    return [_shown(configuration, chosen) for configuration in configurations]
 
 
-def _shown(arm: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return ", ".join(f"{_short(key, keys)}={plain(arm.get(key, 'absent'))}" for key in keys)
+def _shown(configuration: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return ", ".join(f"{_short(key, keys)}={plain(configuration.get(key, 'absent'))}" for key in keys)
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
@@ -216,9 +223,11 @@ def _panel(runs: Sequence[Run]) -> Panel:
     if len(groups) == 1:
         said = ["stage={stage}, algorithm={algorithm}".format(**groups[0][0].summary)]
     marks = [*ascii_uppercase, *(f"{a}{b}" for a in ascii_uppercase for b in ascii_uppercase)]
-    arms = [Arm(mark, label, group) for mark, label, group in zip(marks, said, groups, strict=False)]
+    configurations = [
+        Configuration(mark, label, group) for mark, label, group in zip(marks, said, groups, strict=False)
+    ]
     about = runs[0].summary["panel"]
-    return Panel(about["name"], about["sha256"], arms)
+    return Panel(about["name"], about["sha256"], configurations)
 
 
 def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -239,8 +248,8 @@ def _revisions(panel: Panel) -> Iterator[str]:
 
 
 def _judges(panel: Panel) -> Iterator[str]:
-    if any(arm.judge != panel.arms[0].judge for arm in panel.arms):
-        yield f"panel {panel.name}: not all arms have the same judge; what two judges said is not compared"
+    if any(configuration.judge != panel.configurations[0].judge for configuration in panel.configurations):
+        yield f"panel {panel.name}: not all configurations have the same judge; what two judges said is not compared"
 
 
 def _grouped(runs: Sequence[Run], key: Any) -> dict[str, list[Run]]:
