@@ -131,6 +131,8 @@ class Turn:
     score: float
     adherence: int | None = None
     """The judge's verdict: 0 ignores the step, 1 in part, 2 in full; None where there is no step or no verdict."""
+    reward: float = 0.0
+    """The environment's own, as its `step` gave it for the action."""
 
 
 @dataclass(slots=True)

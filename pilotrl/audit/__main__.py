@@ -27,7 +27,7 @@ from pilotrl.audit.page import show
 from pilotrl.cli.compose import composed_job, key_of, parse, stored_config
 from pilotrl.cli.evaluation_request import listed
 from pilotrl.cli.exit_codes import ended
-from pilotrl.cli.validate import check_target, locate
+from pilotrl.cli.open_nodes import check_target, locate
 from pilotrl.config.schema import Config
 from pilotrl.envs import settings_of
 from pilotrl.report.runs import find

@@ -27,6 +27,15 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class ForkableEngine(Engine, Protocol):
+    """An engine that forks of this process may go on with, each for itself: episodes are then run by several processes."""
+
+    def settle(self) -> None:
+        """In a fork: prepare for a life without learning."""
+        ...
+
+
+@runtime_checkable
 class RemoteEngine(Engine, Protocol):
     """An engine that asks endpoints."""
 

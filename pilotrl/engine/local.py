@@ -65,7 +65,7 @@ class _Running:
 class LocalEngine:
     """`model` is a causal LM of transformers with attention `pilotrl`; `end` closes a reply."""
 
-    def __init__(self, model: Any, end: int, slots: int) -> None:
+    def __init__(self, *, model: Any, end: int, slots: int) -> None:
         self.model, self.end, self.slots = model, end, slots
         self.cache = Cache(slots)
         self.free = list(range(slots))

@@ -15,6 +15,9 @@ class PerAdapterEngine:
         self.engines = engines
         self.slots = min(engine.slots for engine in engines.values())
 
+    def settle(self) -> None:
+        """Adapters stay as they are: each engine's forward passes switch between them."""
+
     def submit(self, request: Request) -> None:
         self.engines[request.adapter].submit(request)
 

@@ -10,7 +10,7 @@ keyword of its constructor a value. `info` has `score` (0 to 1, the environment'
 None). An invalid action costs a turn and gets the environment's own reply; it never raises. Stepping an ended episode
 raises RuntimeError. A world that breaks raises `WorldError`.
 
-May import `config.instantiate`, `store` and `types`. Never here: the model, prompts, judges.
+May import `config` (not its schema), `store` and `types`. Never here: the model, prompts, judges.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from pilotrl import CONF
+from pilotrl.config import folders
 from pilotrl.config.instantiate import make
 from pilotrl.types import UserError
 
@@ -84,13 +84,16 @@ def load(name: str, /, **overrides: Any) -> Env:
 
 
 def settings_of(name: str, key: str = "env") -> dict[str, Any]:
-    """The values of `conf/env/NAME.yaml`. Raises UserError, which names `key`, where there is no such file."""
+    """The values of `env/NAME.yaml` in `conf/` or in a folder of the user's own.
+
+    Raises UserError, which names `key`, where there is no such file.
+    """
     from omegaconf import OmegaConf
 
-    path = CONF / "env" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise UserError(f"{key}={name}: there is no such environment; there are {known}")
+    path = folders.find("env", name)
+    if path is None:
+        known = ", ".join(folders.options("env"))
+        raise UserError(f"{key}={name}: there is no such environment; there are {known}; -cd FOLDER adds yours")
     held = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(held, dict)
     return {str(k): v for k, v in held.items()}

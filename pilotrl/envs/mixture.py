@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
+from pilotrl.config import folders
 from pilotrl.envs import MIXTURE, Env, Expert, Info, build, home, settings_of
 from pilotrl.types import UserError
 
+Settings = dict[str, Any]
 LEARNED = ("train", "valid")
 """Splits that decide what is learned, and for how long: held-out environments have no tasks there."""
 
-Settings = dict[str, Any]
 
-_read = cache(settings_of)  # a mixture is made for every seat at the table, and a file takes longer than the rest
+@cache
+def _read(name: str, key: str, where: tuple[Path, ...]) -> Settings:
+    """Read once: a mixture is made for every episode that is played side by side, and a file takes longer than the rest."""
+    return settings_of(name, key)
 
 
 class Mixture:
@@ -89,7 +94,7 @@ def members(
     changes = {name: dict(values) for name, values in dict(options or {}).items()}
     for key, names in (("env.trains", trains), ("env.holds_out", holds_out)):
         for name in names:
-            own = _read(name, key)
+            own = _read(name, key, tuple(folders.FOLDERS))
             if str(own["_target_"]).startswith(f"{__name__}."):
                 raise UserError(f"{key}={name}: is a mixture itself; name its environments")
             if name in found:

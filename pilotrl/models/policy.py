@@ -24,7 +24,7 @@ ROLES = get_args(Role)
 
 
 @dataclass(frozen=True)
-class Scored:
+class ForwardOutput:
     """What one forward pass says of a micro-batch."""
 
     logprobs: Tensor
@@ -59,7 +59,7 @@ class Policy(nn.Module):
             block.training = isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing
         return self
 
-    def forward(self, micro_batch: MicroBatch, temperature: float) -> Scored:
+    def forward(self, micro_batch: MicroBatch, temperature: float) -> ForwardOutput:
         """Score a micro-batch's trained tokens and calls, under the temperature they were sampled at."""
         trie = Trie(micro_batch.fresh, micro_batch.lengths, micro_batch.path)
         model = self.model if micro_batch.adapter is None else self.for_role(micro_batch.adapter)
@@ -73,10 +73,10 @@ class Policy(nn.Module):
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs).sum(-1)[state]
         if self.value is None:
-            return Scored(chosen, entropy, chosen.new_empty(0))
+            return ForwardOutput(chosen, entropy, chosen.new_empty(0))
         # One value a call; the head learns from the policy's states, but does not bend them.
         state = hidden[micro_batch.call_state].detach().float()
-        return Scored(chosen, entropy, self.value(state)[:, 0])
+        return ForwardOutput(chosen, entropy, self.value(state)[:, 0])
 
     def for_role(self, role: str) -> Any:
         """The role's own model, or the one model with the role's adapter switched on."""
@@ -130,7 +130,14 @@ def base_of(path: str) -> str:
     """Where the weights are that an adapter's folder belongs to; of any other model, where it is itself."""
     place = own(path, ROLES[0])
     adapter = Path(place) / "adapter_config.json"
-    return str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else place
+    return _moved(str(json.loads(adapter.read_text())["base_model_name_or_path"])) if adapter.is_file() else place
+
+
+def _moved(path: str) -> str:
+    """Where shipped weights lie that adapters were trained on by an earlier version, or by another installation."""
+    name = Path(path).name
+    shipped = "pilotrl" in Path(path).parts and (PACKAGE / "models" / "weights" / name).is_dir()
+    return resolve(f"pilotrl:{name}") if shipped and not Path(path).is_dir() else path
 
 
 def own(path: str, role: str) -> str:

@@ -114,9 +114,10 @@ class EpisodeRunner:
 
     def observe(self, action: str) -> None:
         """Step the world and write down the turn."""
-        text, _, terminated, truncated, info = self.env.step(action)
+        text, reward, terminated, truncated, info = self.env.step(action)
         self.context.observe(text)
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
+        turn.reward = float(reward)
         self.episode.turns.append(turn)
         self.episode.score = info["score"]
         if terminated or truncated:

@@ -18,8 +18,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from pilotrl.engine import Engine
-from pilotrl.engine.local import LocalEngine
+from pilotrl.engine import Engine, ForkableEngine
 from pilotrl.envs import Env
 from pilotrl.rollout.agent import EpisodeSpec, Key
 from pilotrl.rollout.scheduler import run_episodes
@@ -101,7 +100,7 @@ def _work(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    if isinstance(engine, LocalEngine):
+    if isinstance(engine, ForkableEngine):
         engine.settle()
     try:
         run_episodes(specs, make_env, engine, key, tell.send)

@@ -22,8 +22,7 @@ from transformers.utils import logging as transformers_logging
 from pilotrl import CONF, engine, envs, prompts, teacher
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Agent, Config
-from pilotrl.engine import Engine
-from pilotrl.engine.local import LocalEngine
+from pilotrl.engine import Engine, ForkableEngine
 from pilotrl.engine.per_adapter import PerAdapterEngine
 from pilotrl.envs import Env
 from pilotrl.models import from_scratch, model_info, policy
@@ -35,7 +34,7 @@ from pilotrl.rewards.judge import Judge
 from pilotrl.rollout.agent import AgentSpec
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
-from pilotrl.runs.describe import as_dict, environments
+from pilotrl.runs.describe import as_dict, environments, prompt_set
 from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.training import algorithms
 from pilotrl.training.algorithms import Algorithm
@@ -62,7 +61,7 @@ class EvalSetup:
         config, agent = self.config, agent or self.config.agent
         return AgentSpec(
             chat=self.chat,
-            prompts=prompts.load(config.model.prompts, agent.plans),
+            prompts=prompts.load(prompt_set(config), agent.plans),
             plans=agent.plans,
             thinks=agent.thinks,
             context=agent.context,
@@ -120,10 +119,10 @@ class TrainSetup(EvalSetup):
         source = model_path(config, folder)
         tokenizer = policy.load_tokenizer(source)
         chat = Chat(tokenizer, **as_dict(config.model.template))
-        algorithm = algorithms.load(**as_dict(config.algorithm))
+        algorithm = algorithms.build(as_dict(config.algorithm))
         actor = Policy(load_model(config, source), algorithm.critic)
         actor.set_trainable(config.stage.trains)
-        engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
+        engine = engine_of(actor, chat.end, as_dict(config.engine), config.model.roles)
         return cls(
             config, chat, engine, scoring(config), teacher.build(as_dict(config.teacher)), tokenizer, actor, algorithm
         )
@@ -133,9 +132,8 @@ class TrainSetup(EvalSetup):
 
         Where it plays is looked up each time: the trainer takes it to the accelerator.
         """
-        here = next(self.policy.parameters()).device.type == "cpu" and not isinstance(
-            self.teacher, teacher.RemoteTeacher
-        )
+        here = next(self.policy.parameters()).device.type == "cpu" and isinstance(self.engine, ForkableEngine)
+        here = here and not isinstance(self.teacher, teacher.RemoteTeacher)
         apart = partial(run_episodes_in_processes, workers=torch.get_num_threads())
         return apart(*given) if here and sys.platform == "linux" else run_episodes(*given)
 
@@ -172,6 +170,7 @@ def scoring(config: Config) -> Scoring:
         weights=dict(config.reward.weights),
         overlong_buffer=config.reward.overlong_buffer,
         overlong_penalty=config.reward.overlong_penalty,
+        own={str(name): make(as_dict(node)) for name, node in config.reward.terms.items()},
         trains={role: limit for role, limit in reply_tokens(config).items() if role in config.stage.trains},
         unselected=config.stage.train_unselected,
     )
@@ -196,11 +195,13 @@ def load_model(config: Config, source: str) -> Any:
     )
 
 
-def engine_of(actor: Policy, end: int, slots: int, roles: str) -> Engine:
-    """Who generates: in one lane or, where each role has weights of its own, in one for each."""
+def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str) -> Engine:
+    """Who generates: one engine or, where each role has weights of its own, one for each. `end` closes a reply."""
+    one = partial(make, {key: value for key, value in settings.items() if key != "name"}, end=end)
     if roles == "shared":
-        return LocalEngine(actor.model, end, slots)
-    return PerAdapterEngine({role: LocalEngine(RoleModel(actor, role), end, slots) for role in get_args(Role)})
+        engine: Engine = one(model=actor.model)
+        return engine
+    return PerAdapterEngine({role: one(model=RoleModel(actor, role)) for role in get_args(Role)})
 
 
 def model_path(config: Config, folder: Path) -> str:
@@ -218,7 +219,7 @@ def model_path(config: Config, folder: Path) -> str:
             draft = Path(place) / target.name
             from_scratch.build(
                 draft,
-                [*corpus, *words(config.model.prompts)],
+                [*corpus, *words(prompt_set(config))],
                 seed=config.seed,
                 **sizes(config),
             )
@@ -254,6 +255,6 @@ def memory(config: Config) -> Memory:
     )
 
 
-def words(name: str) -> Sequence[str]:
+def words(named: str | dict[str, Any]) -> Sequence[str]:
     """The prompts, as text to learn a tokenizer from: often enough to get tokens of their own."""
-    return [text.format(next=i, plan="", step="") for text in prompts.load(name).values() for i in range(1, 31)]
+    return [text.format(next=i, plan="", step="") for text in prompts.load(named).values() for i in range(1, 31)]

@@ -56,8 +56,8 @@ TOTALS = {
 """Metrics that summary.json adds up over the steps, and what it calls them."""
 
 
-def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What a step's episodes amounted to, before anything was learned from them."""
+def episode_metrics(episodes: Sequence[Episode], own: Iterable[str] = ()) -> dict[str, float]:
+    """What a step's episodes amounted to, before anything was learned from them; `own` are terms beside ours."""
     whole = [episode for episode in episodes if episode.outcome != "broken"]
 
     def mean(values: Iterable[float | None]) -> float:
@@ -66,7 +66,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 
     return {
         "reward/total": mean(episode.reward for episode in whole),
-        **{f"reward/{term}": mean(episode.terms[term] for episode in whole) for term in terms.TERMS},
+        **{f"reward/{term}": mean(episode.terms[term] for episode in whole) for term in (*terms.TERMS, *own)},
         "env/success": mean(float(episode.outcome == "solved") for episode in whole),
         "env/score": mean(episode.score for episode in whole),
         "env/turns": mean(float(len(episode.turns)) for episode in whole),

@@ -123,7 +123,7 @@ def test_checkpointing_changes_memory_and_no_gradient(tiny: Path) -> None:
 def test_the_engine_plays_with_the_adapters(tiny: Path, checkpointing: bool) -> None:
     model = Policy(with_adapters(tiny, checkpointing=checkpointing), critic=False).model
     stir(model)
-    engine, prompt = LocalEngine(model, 1, 2), [3, 9, 20, 40]
+    engine, prompt = LocalEngine(model=model, end=1, slots=2), [3, 9, 20, 40]
     engine.submit(Request((0, 0), prompt, 6, 1.0, 1.0, seed=5))
     replies = [reply for _ in range(6) for reply in engine.step()]
     ids, recorded = replies[0].ids, torch.tensor(replies[0].logprobs)

@@ -78,7 +78,7 @@ def test_the_estimate_is_a_close_bound_on_what_is_taken(
     optimizer.step()
     moments = [t for state in optimizer.state.values() for name, t in state.items() if name != "step"]
     assert said.optimizer == sum(t.numel() * t.element_size() for t in moments)
-    engine = LocalEngine(model, 299, 3)
+    engine = LocalEngine(model=model, end=299, slots=3)
     engine.submit(Request((0, 0), [1] * 200, 1, 1.0, 1.0, seed=0))
     engine.step()
     assert said.cache == sum(t.numel() * t.element_size() for t in (*engine.cache.keys, *engine.cache.values))

@@ -431,7 +431,7 @@ def test_the_seed_of_a_call_says_what_it_is_and_is_the_same_everywhere() -> None
 
 
 def sampled(model: Any, chat: Chat, due: Sequence[EpisodeSpec], slots: int) -> dict[tuple[int, int], Episode]:
-    engine = LocalEngine(model, chat.end, slots)
+    engine = LocalEngine(model=model, end=chat.end, slots=slots)
     episodes = run_episodes(due, make_env, engine, UNAMBIGUOUS)
     assert (engine.running, sorted(engine.free), engine.slot_of) == ([], list(range(slots)), {})
     assert not any(engine.known)
@@ -496,7 +496,7 @@ class Drawn(ScriptedPolicy):
 
 
 def test_candidates_find_the_keys_and_values_of_their_prompt(model: Any, agent_spec: AgentSpec) -> None:
-    engine, fresh = LocalEngine(model, agent_spec.chat.end, 4), []
+    engine, fresh = LocalEngine(model=model, end=agent_spec.chat.end, slots=4), []
     submit = engine.submit
 
     def watched(request: Request) -> None:
@@ -511,7 +511,10 @@ def test_candidates_find_the_keys_and_values_of_their_prompt(model: Any, agent_s
 def test_one_candidate_is_the_same_call_as_the_first_of_several(model: Any, agent_spec: AgentSpec) -> None:
     one, three = (
         run_episodes(
-            specs(replace(agent_spec, candidates=k)), make_env, LocalEngine(model, agent_spec.chat.end, 4), KEY
+            specs(replace(agent_spec, candidates=k)),
+            make_env,
+            LocalEngine(model=model, end=agent_spec.chat.end, slots=4),
+            KEY,
         )[0]
         for k in (1, 3)
     )

@@ -48,9 +48,9 @@ def said(episodes: list[Episode]) -> list[Any]:
 
 
 def test_what_is_played_does_not_depend_on_how_many_play(agent_spec: AgentSpec, model: Any) -> None:
-    alone = run_episodes(specs(agent_spec), make_env, LocalEngine(model, END, 8), KEY)
+    alone = run_episodes(specs(agent_spec), make_env, LocalEngine(model=model, end=END, slots=8), KEY)
     over: list[Episode] = []
-    engine = LocalEngine(model, END, 8)
+    engine = LocalEngine(model=model, end=END, slots=8)
     shared = run_episodes_in_processes(specs(agent_spec), make_env, engine, KEY, over.append, workers=2)
     assert said(shared) == said(alone)
     assert Counter(map(id, over)) == Counter(map(id, shared)), "every episode is reported once, as it is returned"
@@ -71,7 +71,7 @@ def test_a_few_tickets_are_not_worth_a_process(
     agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_begin", None)
-    engine = LocalEngine(model, END, 8)
+    engine = LocalEngine(model=model, end=END, slots=8)
     assert (
         len(run_episodes_in_processes(specs(agent_spec, 15), make_env, engine, KEY, lambda episode: None, workers=4))
         == 15
@@ -85,7 +85,12 @@ def test_a_group_is_played_by_one_process(agent_spec: AgentSpec, model: Any, mon
     monkeypatch.setattr(workers, "_heard", lambda pipes: iter(()))
     with pytest.raises((KeyError, AttributeError)):  # nobody plays
         run_episodes_in_processes(
-            specs(agent_spec, 18), make_env, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2
+            specs(agent_spec, 18),
+            make_env,
+            LocalEngine(model=model, end=END, slots=8),
+            KEY,
+            lambda episode: None,
+            workers=2,
         )
     groups = [{spec.group for spec in share} for share in shares]
     assert [len(each) for each in groups] == [5, 4]
@@ -115,7 +120,7 @@ def test_what_ends_a_process_ends_the_playing(
 
     with pytest.raises(error, match=says):
         run_episodes_in_processes(
-            specs(agent_spec), make, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2
+            specs(agent_spec), make, LocalEngine(model=model, end=END, slots=8), KEY, lambda episode: None, workers=2
         )
 
 
@@ -153,7 +158,7 @@ def test_a_process_that_only_plays_says_the_same_with_its_adapter_in_the_weights
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    engine = LocalEngine(model, END, 8)
+    engine = LocalEngine(model=model, end=END, slots=8)
     apart = run_episodes(specs(agent_spec, 6), make_env, engine, KEY)
     engine.settle()
     merged = run_episodes(specs(agent_spec, 6), make_env, engine, KEY)
