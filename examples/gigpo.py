@@ -28,8 +28,8 @@ def anchors(played: Played) -> Tensor:
 
 def returns(played: Played, gamma: float) -> Tensor:
     """[C] float64, the episode's reward, discounted by the turns from each call to the last; NaN where there is none."""
-    turns = torch.zeros(len(played.rewards), dtype=torch.long).index_reduce(0, played.episode, played.turn, "amax")
-    return played.rewards[played.episode] * gamma ** (turns[played.episode] - played.turn)
+    last = torch.searchsorted(played.episode, played.episode, right=True) - 1  # calls are in order of episode and time
+    return played.rewards[played.episode] * gamma ** (played.turn[last] - played.turn)
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 
 from pilotrl import PACKAGE
 from pilotrl.__main__ import main
 from pilotrl.store.run_folder import RunFolder
+from tests.training.algorithms.records import played, scored
 
 EXAMPLES = PACKAGE.parent / "examples"
 SMALL = (
@@ -72,9 +76,44 @@ def test_a_set_of_prompts_is_learned(warm: Path, tmp_path: Path) -> None:
     assert panel["protocol"]["prompts"]["act"] == "{step} ->"
 
 
-def test_an_environment_of_a_mixture_is_learned(warm: Path, tmp_path: Path) -> None:
-    lines, summary = run(tmp_path, warm, "env=worlds", "env.trains=[toy,keydoor]", *DEMONSTRATIONS)
-    assert {"env/toy/success", "env/keydoor/success"} <= lines[0].keys()
-    played = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()]
-    assert {episode["task"]["env"] for episode in played} == {"toy", "keydoor"}
-    assert summary["eval_teacher"]["paired"]["success"]["low"] > 0
+def test_an_environment_of_a_mixture_is_learned_beside_ours(warm: Path, tmp_path: Path) -> None:
+    mixed = ("env=worlds", "env.trains=[toy,keydoor]", *TOY[1:], "model.max_action_tokens=8")
+    lines, _ = run(tmp_path, warm, *mixed)
+    toy = [line["env/toy/success"] for line in lines]
+    assert fmean(toy[-5:]) > fmean(toy[:5]) + 0.2
+    assert all("env/keydoor/success" in line for line in lines)
+    episodes = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()]
+    assert {episode["task"]["env"] for episode in episodes} == {"toy", "keydoor"}
+
+
+def test_step_level_credit_compares_calls_that_saw_the_same() -> None:
+    """Two episodes of a group, worked by hand: at the first observation they part, the second each saw alone."""
+    gigpo: Any = import_module("gigpo")
+    algorithm = gigpo.Gigpo(clip_low=0.2, clip_high=0.2, scale_rewards=False, step_weight=2.0, gamma=0.5)
+    rewards = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    told = played(rewards, torch.zeros(2).long(), torch.tensor([0, 0, 1]), observation=torch.tensor([7, 8, 7]))
+    credit = algorithm.advantages(told)
+    # Over episodes: +0.5, -0.5. At observation 7 the returns are 0.5 (the reward a turn later) and 0: +0.25, -0.25.
+    assert credit.advantages.tolist() == [0.5 + 2 * 0.25, 0.5, -0.5 - 2 * 0.25]
+    assert credit.stats["anchors_alone"] == pytest.approx(1 / 3)
+
+
+def test_a_sequence_has_one_ratio() -> None:
+    """Two calls worked by hand; a token of the first is far off, its reply is not clipped by itself."""
+    gspo: Any = import_module("gspo")
+    algorithm = gspo.Gspo(clip_low=0.2, clip_high=0.2, scale_rewards=False)
+    logprobs = torch.tensor([-1.0, -2.0, -1.0], requires_grad=True)
+    shown = scored(
+        logprobs,
+        torch.tensor([-1.0, -2.2, -1.5]),
+        torch.tensor([1.0, 1.0, 2.0]),
+        token_call=torch.tensor([0, 0, 1]),
+        call=torch.arange(2),
+        calls=2,
+    )
+    loss = algorithm.loss(shown)
+    assert loss.value.item() == pytest.approx(-(math.exp(0.1) * 1.0 + 1.2 * 2.0) / 2)  # exp(0.5) is clipped at 1.2
+    assert loss.stats["clip_ratio"].item() == 0.5
+    loss.value.backward()  # type: ignore[no-untyped-call]
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-math.exp(0.1) / 4, -math.exp(0.1) / 4, 0.0])

@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 TERM = ("reward=mine", "stage.terms=[format,mine]")
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "a term without a weight": (
-        (*TERM, "~reward.weights.mine"),
+        ("reward=mine", "~reward.weights.mine"),
         "reward.terms.mine: has no weight; set reward.weights.mine",
     ),
     "a keyword that it does not have": (
