@@ -109,18 +109,14 @@ def check_algorithm(config: Config) -> None:
         raise UserError(f"algorithm.{error}") from error
     name, stage, size = settings["name"], config.stage, config.train.group_size
     if algorithm.demonstrations != (stage.actor == "expert"):
-        who, use = (
-            ("the policy", "rewards, such as grpo")
-            if stage.actor == "policy"
-            else ("the expert", "demonstrations, such as sft")
-        )
+        who, use = ("the policy", "rewards") if stage.actor == "policy" else ("the expert", "demonstrations")
         how = f"does not learn from what {who} does (stage.actor={stage.actor}); choose one that learns from {use}"
         raise UserError(f"algorithm={name}: {how}")
     if size < algorithm.smallest_group:
         raise UserError(f"train.group_size={size}: must be at least {algorithm.smallest_group} for algorithm={name}")
     counted = "plan_quality" in stage.terms and config.reward.weights["plan_quality"]
     if stage.train_unselected and not (algorithm.credits_candidates and counted):
-        why = "credits a plan that was not followed; use algorithm=grpo, algorithm.turn_credit=1 and the term plan_quality"
+        why = "credits a plan that was not followed; use an algorithm with algorithm.turn_credit=1, and the term plan_quality"
         raise UserError(f"stage.train_unselected=true: nothing {why}")
 
 
