@@ -13,7 +13,7 @@ from pilotrl import evaluate
 from pilotrl.cli.evaluation_request import evaluated
 from pilotrl.cli.preflight import prepare
 from pilotrl.endpoint import Endpoint
-from pilotrl.engine.openai import LOST, MORE, Transcript
+from pilotrl.engine.openai import FILLER, NO_REPLY, Transcript
 from pilotrl.types import UserError, WorldError
 from tests.endpoint.server import HTML, failure, said, serving
 
@@ -176,7 +176,7 @@ BAD = {
     ),
     "no address": (("model.endpoint.base_url=here",), "model.endpoint.base_url=here: must be an address"),
     "nobody there": (("model.endpoint.base_url=http://127.0.0.1:9/v1",), "model.endpoint.base_url: does not answer"),
-    "a temperature": (("model.endpoint.temperature=1",), "model.endpoint.temperature=1: the panel has one"),
+    "a temperature": (("model.endpoint.temperature=1",), "model.endpoint.temperature=1: the evaluation set has one"),
     "unknown key": (("model.endpoint.modle=x",), "model.endpoint.modle=x: "),
     "unknown paradigm": (("agents=[reactt]",), "agent=reactt: there is no such option; the nearest is react"),
 }
@@ -201,9 +201,9 @@ def test_it_is_not_trained() -> None:
 def test_a_transcript_knows_what_was_said() -> None:
     chat = Transcript()
     ids = chat.render(
-        [("system", "s"), ("user", "u"), ("assistant", [chat.token("assistant", "<think>t</think>\na "), MORE])]
+        [("system", "s"), ("user", "u"), ("assistant", [chat.token("assistant", "<think>t</think>\na "), FILLER])]
     )
     assert chat.messages(ids) == (("system", "s"), ("user", "u"), ("assistant", "a"))
     assert chat.render([("user", "u")]) == [ids[1]]
     with pytest.raises(WorldError):
-        chat.decode([LOST])
+        chat.decode([NO_REPLY])

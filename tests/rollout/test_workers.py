@@ -70,7 +70,7 @@ def test_who_plays_is_decided_when_it_is_played(tmp_path: Path, monkeypatch: pyt
 def test_a_few_tickets_are_not_worth_a_process(
     agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_begin", None)
+    monkeypatch.setattr(workers, "_start", None)
     engine = LocalEngine(model, END, 8)
     assert (
         len(run_episodes_in_processes(specs(agent_spec, 15), make_env, engine, KEY, lambda episode: None, workers=4))
@@ -81,8 +81,8 @@ def test_a_few_tickets_are_not_worth_a_process(
 def test_a_group_is_played_by_one_process(agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its episodes begin alike, and take over from each other what they have computed."""
     shares: list[list[EpisodeSpec]] = []
-    monkeypatch.setattr(workers, "_begin", lambda share, *given: shares.append(list(share)) or (None, None))
-    monkeypatch.setattr(workers, "_heard", lambda pipes: iter(()))
+    monkeypatch.setattr(workers, "_start", lambda share, *given: shares.append(list(share)) or (None, None))
+    monkeypatch.setattr(workers, "_receive", lambda pipes: iter(()))
     with pytest.raises((KeyError, AttributeError)):  # nobody plays
         run_episodes_in_processes(
             specs(agent_spec, 18), make_env, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2
@@ -105,9 +105,10 @@ class Deadly(ToyEnv):
 
 
 @pytest.mark.parametrize(
-    ("world", "error", "says"), [(Dear, UserError, "^env=dear: costs money"), (Deadly, RuntimeError, "ended with -9")]
+    ("world", "error", "says"),
+    [(Dear, UserError, "^env=dear: costs money"), (Deadly, RuntimeError, "ended with exit code -9")],
 )
-def test_what_ends_a_process_ends_the_playing(
+def test_what_ends_a_worker_ends_the_rollout(
     agent_spec: AgentSpec, model: Any, world: Any, error: Any, says: str
 ) -> None:
     def make() -> Any:
