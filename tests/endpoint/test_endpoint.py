@@ -194,7 +194,7 @@ def test_a_cache_that_is_taken_away_costs_its_replies_and_no_run(
         end = Endpoint(at(server.url, cache=str(tmp_path / "replies.db")))
         assert end.answers([question("1")], number) == [1]
         assert end.cache is not None
-        end.cache.held.close()
+        end.cache.database.close()
         assert end.answers([question("2"), question("3"), question("1")], number) == [2, 3, 1]
         assert server.asked == 4
     assert [record.message.partition(" failed")[0] for record in caplog.records] == [
