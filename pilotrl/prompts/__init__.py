@@ -1,7 +1,7 @@
-"""The words of the prompts, one text file each. A folder is a set: `short` for small models and `full` for chat models that
-play; what a judge and a teacher are asked, and what an endpoint is told whose reply cannot be read, lies in folders of theirs.
+"""Prompt templates, one text file each, in sets: `short` for small models, `full` for chat models, and those for APIs.
 
-`context` puts them together with what happened, as token ids; `parsing` reads the replies.
+`judge` and `teacher` hold the prompts of API models in these roles, `endpoint` the request to repeat an unreadable reply.
+`context` builds token ids from templates and history; `parsing` reads the replies.
 May import `types` alone. Never here: tensors; the tokenizer is given.
 """
 
@@ -15,17 +15,17 @@ FOLDER = Path(__file__).parent
 
 
 def load(name: str, plans: str = "always") -> dict[str, str]:
-    """Prompts of one set by file name; `replan` only for who is asked whether to (`plans` is what agent.plans may be).
+    """Templates of one set by file name. `plans` is agent.plans: only with `asked` is `replan` among them.
 
     Raises UserError for a set that does not exist.
     """
     files = sorted((FOLDER / name).glob("*.txt"))
     if not files:
         raise UserError(f"model.prompts={name}: there is no such set of prompts; there are {', '.join(sets())}")
-    heard = [path for path in files if path.stem != "replan" or plans == "asked"]
-    return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in heard}
+    used = [path for path in files if path.stem != "replan" or plans == "asked"]
+    return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in used}
 
 
 def sets() -> list[str]:
-    """Names of those for a model that plays."""
+    """Names of the sets for the policy."""
     return sorted(path.parent.name for path in FOLDER.glob("*/act.txt"))
