@@ -380,4 +380,4 @@ def test_a_run_that_has_played_nothing(run: Any, capsys: pytest.CaptureFixture[s
     folder = run()
     folder.episodes.unlink()
     assert main([str(folder)]) == 2
-    assert "has played nothing yet" in capsys.readouterr().err
+    assert "has no episodes yet" in capsys.readouterr().err
