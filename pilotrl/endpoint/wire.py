@@ -16,7 +16,7 @@ from pilotrl.types import UserError
 PATIENCE = 60.0
 """Seconds between two attempts, at most."""
 HASTE = 20.0
-"""Timeout of the probe before a run, in seconds."""
+"""Timeout of the probe before a run, at most, in seconds."""
 AGAIN = (408, 409, 429)
 """HTTP statuses below 500 that are retried."""
 

@@ -10,7 +10,7 @@ from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
 def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
     """An episode as one JSON object, with its turns and scores; of its calls only the numbers of tokens, and not the ids.
-    `phase` is `train`, or `before/` or `after/` and the evaluation's protocol."""
+    `phase` is `train`, or when and by which protocol it was evaluated, such as `before/own plans, sampled`."""
     return {
         "phase": phase,
         "step": step,
