@@ -126,7 +126,7 @@ def _opened(parts: list[str], value: str) -> str:
 
 
 def _option(parts: list[str], value: str) -> str:
-    """The choice of an option by its value, in words. The original prints names and values alike: `OPTION_NAMES` separates them."""
+    """The choice of an option by its value, in words. Names and values printed alike are told apart by `OPTION_NAMES`."""
     for part in parts:
         name, colon, values = part.partition(": ")
         if colon and name != "features" and value in values.split(" , "):
