@@ -1,4 +1,4 @@
-"""An engine for each adapter: a forward pass and a cache of keys and values belong to one."""
+"""One engine for each LoRA adapter, behind one engine: a forward pass and a key-value cache belong to one adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pilotrl.types import Reply, Request
 
 
 class PerAdapterEngine:
-    """Engines by adapter. A session has a cache in each: what one adapter said is read anew by the other."""
+    """Engines by adapter. A session has a cache in each, so each adapter prefills what the other one generated."""
 
     def __init__(self, engines: Mapping[str | None, Engine]) -> None:
         self.engines = engines

@@ -1,7 +1,7 @@
-"""The words of the prompts, one text file each. A folder is a set: `short` for small models and `full` for chat models that
-play; what a judge and a teacher are asked, and what an endpoint is told whose reply cannot be read, lies in folders of theirs.
+"""Prompt templates, one text file each, in sets: `short` for small models, `full` for chat models, and those for APIs.
 
-`context` puts them together with what happened, as token ids; `parsing` reads the replies.
+`judge` and `teacher` hold the prompts of API models in these roles, `endpoint` the request to repeat an unreadable reply.
+`context` builds token ids from templates and history; `parsing` reads the replies.
 May import `config` (not its schema) and `types`. Never here: tensors; the tokenizer is given.
 """
 
@@ -61,5 +61,5 @@ def _made(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def sets() -> list[str]:
-    """Names of those for a model that plays."""
+    """Names of the sets for the policy."""
     return sorted(path.parent.name for path in FOLDER.glob("*/act.txt"))

@@ -1,4 +1,4 @@
-"""From the configuration to the parts of a run. The configuration object stops here: parts take plain arguments."""
+"""Builds the parts of a run (model, engine, environments, judges, teacher) from the configuration, as plain arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from pilotrl.types import Episode, Role
 
 @dataclass
 class EvalSetup:
-    """What a panel needs: who plays, in which world, and who scores."""
+    """The parts that an evaluation needs: engine, chat format, environments, teacher and scoring."""
 
     config: Config
     chat: Format
@@ -53,7 +53,7 @@ class EvalSetup:
     teacher: Teacher
 
     def env(self, split: str) -> Env:
-        """A fresh world of a split."""
+        """A new environment of a split."""
         return envs.build({**as_dict(self.config.env), "split": split})
 
     def agent_spec(self, *, teacher_plans: bool, demonstrates: bool = False, agent: Agent | None = None) -> AgentSpec:
@@ -81,32 +81,32 @@ class EvalSetup:
         )
 
     def run_episodes(self, *given: Any) -> list[Episode]:
-        """How episodes are played (`rollout.play`): here."""
+        """Run episodes in this process; arguments as for `run_episodes`."""
         return run_episodes(*given)
 
     def spent(self) -> dict[str, float]:
-        """What was asked of endpoints so far, by names such as `judge/requests`; nothing where there are none."""
+        """Counts of API requests and tokens so far, by names such as `judge/requests`; empty without API models."""
         total: Counter[str] = Counter()
         teachers = self.teacher.endpoints() if isinstance(self.teacher, teacher.RemoteTeacher) else []
-        for who, endpoints in {"judge": self.scoring.endpoints(), "teacher": teachers}.items():
+        for user, endpoints in {"judge": self.scoring.endpoints(), "teacher": teachers}.items():
             for endpoint in endpoints:
-                total.update({f"{who}/{name}": count for name, count in endpoint.spent().items()})
+                total.update({f"{user}/{name}": count for name, count in endpoint.spent().items()})
         if isinstance(self.engine, engine.RemoteEngine):
             total.update({f"model/{name}": count for name, count in self.engine.spent().items()})
         return dict(total)
 
     def agent_specs(self) -> list[AgentSpec]:
-        """Who plays in training: the run's paradigm, or each of those that the stage demonstrates."""
+        """The agents of training episodes: one of the run's paradigm, or one of each paradigm that the stage demonstrates."""
         stage = self.config.stage
-        one = partial(self.agent_spec, teacher_plans=stage.planner == "teacher", demonstrates=stage.actor == "expert")
-        agent_specs = [one(agent=paradigm(name)) for name in stage.agents] or [one()]
+        spec = partial(self.agent_spec, teacher_plans=stage.planner == "teacher", demonstrates=stage.actor == "expert")
+        agent_specs = [spec(agent=paradigm(name)) for name in stage.agents] or [spec()]
         graded = stage.planner == "policy" and "plan_quality" in stage.terms
         return [replace(agent_spec, candidates=stage.candidates, graded=graded) for agent_spec in agent_specs]
 
 
 @dataclass
 class TrainSetup(EvalSetup):
-    """What a run needs: the policy that plays, and learns."""
+    """The parts that training needs: besides those of an evaluation the policy, its tokenizer and the algorithm."""
 
     tokenizer: Any
     policy: Policy
@@ -114,7 +114,7 @@ class TrainSetup(EvalSetup):
 
     @classmethod
     def of(cls, config: Config, folder: Path) -> TrainSetup:
-        """Load everything; a model from scratch is made in the run folder first."""
+        """Load everything; a model from scratch is first created in the run folder."""
         torch.manual_seed(config.seed)
         source = model_path(config, folder)
         tokenizer = policy.load_tokenizer(source)
@@ -128,9 +128,8 @@ class TrainSetup(EvalSetup):
         )
 
     def run_episodes(self, *given: Any) -> list[Episode]:
-        """By as many processes as torch has threads, where the policy plays on CPU and nobody's connections would be forked.
-
-        Where it plays is looked up each time: the trainer takes it to the accelerator.
+        """Run episodes in as many processes as torch has threads, if the policy is on CPU and no API connections would be
+        forked; else in this process. The device is looked up each time, since the trainer moves the policy to it.
         """
         here = next(self.policy.parameters()).device.type == "cpu" and isinstance(self.engine, ForkableEngine)
         here = here and not isinstance(self.teacher, teacher.RemoteTeacher)
@@ -139,22 +138,22 @@ class TrainSetup(EvalSetup):
 
 
 def remote(config: Config) -> EvalSetup:
-    """What a panel needs where a model behind an address plays."""
+    """The parts of an evaluation of an API model."""
     from pilotrl.engine.openai import OpenAiEngine, Transcript
 
     chat = Transcript()
-    agent_spec = OpenAiEngine(make(as_dict(config.model.endpoint)), chat)
-    return EvalSetup(config, chat, agent_spec, scoring(config), teacher.build(as_dict(config.teacher)))
+    api_engine = OpenAiEngine(make(as_dict(config.model.endpoint)), chat)
+    return EvalSetup(config, chat, api_engine, scoring(config), teacher.build(as_dict(config.teacher)))
 
 
 def silence_libraries() -> None:
-    """Keep libraries from talking over the progress of the run, and a log on a full disk from being an error of its own."""
+    """Silence warnings and progress bars of libraries, and errors of logging itself, as on a full disk."""
     logging.raiseExceptions = False
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "bm25s"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "The `srun` command is available")
-    warnings.filterwarnings("ignore", module="lightning")  # workers for the data source, length of it, optimizer steps
+    warnings.filterwarnings("ignore", module="lightning")  # on DataLoader workers, its length, and optimizer steps
 
 
 def paradigm(name: str) -> Agent:
@@ -177,18 +176,18 @@ def scoring(config: Config) -> Scoring:
 
 
 def reply_tokens(config: Config) -> dict[Role, int]:
-    """How many tokens a reply of each role may have."""
+    """Maximum tokens of a reply, by role."""
     return {"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens}
 
 
 def judge_of(config: Config, env: str) -> Judge:
-    """The judge, told how the actions of `env`, a class's dotted path, read in words where that needs telling."""
-    world = import_module(env.rpartition(".")[0])
-    return judge.build(as_dict(config.judge), getattr(world, "resolve", None))
+    """The judge for one environment, a class's dotted path, with the `resolve` function of its module if it has one."""
+    module = import_module(env.rpartition(".")[0])
+    return judge.build(as_dict(config.judge), getattr(module, "resolve", None))
 
 
 def load_model(config: Config, source: str) -> Any:
-    """The model of a run: its weights, and what of them learns."""
+    """The model of a run, with its adapters."""
     model = config.model
     return policy.load_model(
         source, model.dtype, model.gradient_checkpointing, **as_dict(model.lora), roles=model.roles
@@ -196,7 +195,7 @@ def load_model(config: Config, source: str) -> Any:
 
 
 def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str) -> Engine:
-    """Who generates: one engine or, where each role has weights of its own, one for each. `end` closes a reply."""
+    """The local engine or, if each role has its own weights or adapter, one for each role."""
     one = partial(make, {key: value for key, value in settings.items() if key != "name"}, end=end)
     if roles == "shared":
         engine: Engine = one(model=actor.model)
@@ -205,18 +204,18 @@ def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str) -> 
 
 
 def model_path(config: Config, folder: Path) -> str:
-    """Where the weights that this run starts from lie."""
+    """Path of the weights that this run starts from. A model from scratch is created, unless the folder has it."""
     if config.parent is not None:
         return str(Path(config.parent) / "policy")
-    made = config.model.scratch
-    if made is None:
+    scratch = config.model.scratch
+    if scratch is None:
         return config.model.path
     target = folder / "scratch"
     if not (target / "config.json").is_file():
-        corpus = from_scratch.texts(envs.build({**as_dict(config.env), "split": "train"}), made.texts)
+        corpus = from_scratch.texts(envs.build({**as_dict(config.env), "split": "train"}), scratch.texts)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as place:  # ranks may do this at once: the first one counts
-            draft = Path(place) / target.name
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # ranks may do this at once: the first one's is kept
+            draft = Path(temporary) / target.name
             from_scratch.build(
                 draft,
                 [*corpus, *words(prompt_set(config))],
@@ -232,13 +231,13 @@ def model_path(config: Config, folder: Path) -> str:
 
 
 def sizes(config: Config) -> dict[str, int]:
-    """Of a model from scratch."""
-    made = {name: size for name, size in as_dict(config.model.scratch).items() if name != "texts"}
-    return made | {"positions": config.model.max_length}
+    """Sizes of a model from scratch, as `architecture` takes them."""
+    own = {name: size for name, size in as_dict(config.model.scratch).items() if name != "texts"}
+    return own | {"positions": config.model.max_length}
 
 
 def memory(config: Config) -> Memory:
-    """What a run needs at most, known before anything is loaded."""
+    """Upper estimate of the memory that a run needs, before anything is loaded."""
     model, fresh = config.model, config.model.scratch is not None and config.parent is None
     length = model.max_length
     return model_info.memory(
@@ -256,5 +255,5 @@ def memory(config: Config) -> Memory:
 
 
 def words(named: str | dict[str, Any]) -> Sequence[str]:
-    """The prompts, as text to learn a tokenizer from: often enough to get tokens of their own."""
+    """The prompts, as texts to learn a tokenizer from: repeated, so that their words become single tokens."""
     return [text.format(next=i, plan="", step="") for text in prompts.load(named).values() for i in range(1, 31)]

@@ -1,4 +1,4 @@
-"""The engine samples what it says it samples, from the very model that learns, whatever its slots held before."""
+"""The local engine: samples and log-probabilities are those of the trained model, whatever its cache held before."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_sampled_log_probabilities_are_those_of_a_plain_forward_pass(model: Any,
     assert max(gaps) <= 1e-4
 
 
-def test_a_prompt_inside_what_is_known_is_answered(model: Any, plain: Any) -> None:
+def test_a_prompt_that_is_fully_cached_gets_a_reply(model: Any, plain: Any) -> None:
     engine, prompt = LocalEngine(model=model, end=END, slots=2), noise(Random(0), 40)
     engine.submit(request((0, 0), prompt))
     finish(engine)
@@ -127,8 +127,8 @@ def test_keys_and_values_are_computed_once(model: Any) -> None:
     assert seen == [50, *[1] * (len(reply.ids) - 1), 10]  # the last sampled token was not seen yet
 
 
-def test_what_a_sibling_has_computed_is_taken_over(model: Any, plain: Any) -> None:
-    """At once, where it lies in a slot; a step later, where it is about to be computed. Other groups share nothing."""
+def test_the_prefix_of_another_episode_of_the_group_is_reused(model: Any, plain: Any) -> None:
+    """At once if it is cached; a step later if it is about to be computed. Other groups share nothing."""
     seen: list[int] = []
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
@@ -153,7 +153,7 @@ def test_what_a_sibling_has_computed_is_taken_over(model: Any, plain: Any) -> No
         assert gap.abs().max() <= 1e-4
 
 
-def test_siblings_say_what_they_would_say_alone(model: Any) -> None:
+def test_episodes_of_a_group_sample_what_they_would_alone(model: Any) -> None:
     draw, engine = Random(10), LocalEngine(model=model, end=END, slots=12)
     start = noise(draw, 60)
     due = [request((g, s), start[: 20 * g + 20] + noise(draw, 20), seed=3 * g + s) for g in range(3) for s in range(4)]
@@ -164,8 +164,8 @@ def test_siblings_say_what_they_would_say_alone(model: Any) -> None:
     assert [together[one.session].ids for one in due] == alone
 
 
-def test_an_engine_without_sessions_remembers_no_phrases(model: Any) -> None:
-    """Else a run that goes on from a checkpoint would round otherwise than one that was never interrupted."""
+def test_an_engine_without_sessions_keeps_no_drafts(model: Any) -> None:
+    """Otherwise a resumed run would round differently from one that was never interrupted."""
     engine = LocalEngine(model=model, end=END, slots=2)
     engine.submit(request((0, 0), noise(Random(11), 30)))
     engine.submit(request((0, 1), noise(Random(12), 30)))
@@ -176,7 +176,7 @@ def test_an_engine_without_sessions_remembers_no_phrases(model: Any) -> None:
     assert not engine.drafts.after
 
 
-def test_a_released_slot_is_clean(model: Any) -> None:
+def test_a_released_slot_is_empty(model: Any) -> None:
     draw = Random(3)
     prompt, other = noise(draw, 30), noise(draw, 60)
     fresh = reply_to(LocalEngine(model=model, end=END, slots=1), prompt)
@@ -279,10 +279,10 @@ def test_every_token_of_a_reply_is_drawn_anew(model: Any) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
-def test_guessing_tokens_ahead_changes_steps_and_nothing_else(
+def test_drafts_change_the_number_of_steps_and_nothing_else(
     model: Any, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A text that repeats itself, of which some guesses hold, and a limit that may fall inside a guess."""
+    """A repetitive text, so that some drafts are accepted, and a token limit that may fall inside a draft."""
     prompts = [[5, 6, 7, 8, 9, 10, 11] * 3 + [20 + i, 5, 6, 7] for i in range(6)]
 
     def played(ahead: int) -> tuple[list[Reply], int]:
@@ -304,10 +304,10 @@ def test_guessing_tokens_ahead_changes_steps_and_nothing_else(
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 8.0])
-def test_drawing_from_the_likeliest_draws_what_sorting_all_would(
+def test_top_p_over_the_likeliest_tokens_draws_what_sorting_all_would(
     sharpness: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Flat distributions, where the few do not reach the share that is asked for, and peaked ones, in which they do."""
+    """Flat distributions, in which the `FEW` likeliest tokens do not reach top_p, and peaked ones, in which they do."""
     noise = torch.Generator().manual_seed(0)
     logprobs = (sharpness * torch.randn(200, 300, generator=noise)).log_softmax(-1)
     uniform = torch.rand(200, generator=noise, dtype=torch.float64)
@@ -325,7 +325,7 @@ def test_recorded_log_probabilities_are_those_before_the_top_p_cut(model: Any, p
     torch.testing.assert_close(torch.tensor(reply.logprobs), recomputed(plain, prompt, reply, 0.8), atol=1e-4, rtol=0)
 
 
-def test_a_call_samples_the_same_beside_others_of_another_kind(model: Any) -> None:
+def test_a_call_samples_the_same_in_a_batch_with_other_sampling_parameters(model: Any) -> None:
     draw, engine = Random(8), LocalEngine(model=model, end=END, slots=8)
     kinds = [(1.0, 1.0), (0.6, 0.9), (0.0, 1.0), (2.0, 1.0), (1.0, 0.5), (1.0, 1.0)]
     due = [
@@ -349,7 +349,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     )
 
 
-def test_uniform_numbers_are_uniform_and_unlike_their_neighbours() -> None:
+def test_uniform_numbers_are_uniform_and_independent_of_their_neighbours() -> None:
     many = list(range(3000))
     for drawn in (_uniform(many, [0] * 3000), _uniform([5] * 3000, many), _uniform([2**63 - 1] * 3000, many)):
         assert 0 <= drawn.min() <= drawn.max() < 1

@@ -124,7 +124,7 @@ def test_splits_share_no_instruction(name: str) -> None:
         assert not texts["train"] & texts["valid"]
 
 
-def test_a_task_played_twice_says_the_same(env: Env) -> None:
+def test_a_task_run_twice_gives_the_same_texts(env: Env) -> None:
     for task in some(random.Random(1), env, 5):
         one, other = (fuzzed(env, task, random.Random(task)) for _ in range(2))
         assert one == other
@@ -139,7 +139,7 @@ def test_a_reset_says_what_it_has_to(env: Env) -> None:
 
 
 @pytest.mark.parametrize("enough", [400, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_nothing_that_a_player_may_say_breaks_an_episode(env: Env, enough: int) -> None:
+def test_no_action_string_breaks_an_episode(env: Env, enough: int) -> None:
     draw, turns, endings = random.Random(2), 0, set()
     while turns < enough:
         said = fuzzed(env, draw.choice(env.tasks), draw)
@@ -218,7 +218,7 @@ def test_the_expert_solves_what_it_is_given_within_par(env: Env) -> None:
         assert par is None or turns <= par
 
 
-def test_the_expert_plans_from_whatever_a_sloppy_player_did(env: Env) -> None:
+def test_the_expert_plans_from_any_state_after_random_actions(env: Env) -> None:
     draw = random.Random(6)
     for task in some(draw, env, 15):
         _, info = start(env, task)

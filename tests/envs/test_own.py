@@ -1,4 +1,4 @@
-"""The page on adding an environment, followed to the letter: its Python file, its YAML file, and nothing else."""
+"""An environment of one's own, as docs/environments.md says: one Python file and one YAML file, and nothing else."""
 
 from __future__ import annotations
 
