@@ -73,7 +73,9 @@ def test_a_main_effect_by_hand() -> None:
     assert found.over_tasks["mean"] == pytest.approx(0.25)  # .45 on the first task and .05 on the second
     assert (found.over_tasks["low"], found.over_tasks["high"]) == (0.05, 0.45)
     assert effect(low, high).over_tasks["mean"] == pytest.approx(-0.25)
-    assert effect([*high, *high], low).over_tasks == found.over_tasks, "configurations weigh alike, and not their number"
+    assert effect([*high, *high], low).over_tasks == found.over_tasks, (
+        "configurations weigh alike, and not their number"
+    )
 
 
 def test_a_main_effect_over_seeds_by_hand() -> None:
@@ -179,9 +181,7 @@ def test_intervals_of_main_effects_hold_the_truth_as_often_as_those_of_differenc
     rng, hits, times = np.random.default_rng(4), np.zeros(2), 500
     for _ in range(times):
         ease = rng.uniform(-2, 2, 64)
-        one, other = (
-            [runs(panels(rng, ease, seeds, luck=luck, lift=lift)) for lift in (0.0, 1.0)] for _ in range(2)
-        )
+        one, other = ([runs(panels(rng, ease, seeds, luck=luck, lift=lift)) for lift in (0.0, 1.0)] for _ in range(2))
         found = effect(one, other)
         assert found.over_seeds is not None
         hits += [inside(found.over_tasks), inside(found.over_seeds)]

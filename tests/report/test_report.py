@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from pilotrl import PACKAGE
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.cli.compose import composed_job, parse
+from pilotrl.cli.renamed import KEYS, METRICS
 from pilotrl.report.__main__ import main
 from pilotrl.report.configurations import labels, sorted_out
 from pilotrl.report.figures import _smoothed, learning
@@ -313,6 +314,41 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path, capsys: pytest
         assert len([note for note in notes if note.startswith(start)]) == 1, start
     assert len(notes) == 6
     assert {row["run"] for row in rows(tmp_path / "out" / "runs.csv")} == {"good"}
+
+
+def rename_back(folder: Path) -> None:
+    """A run folder as revisions wrote it before keys, classes and metrics were renamed."""
+    path = folder / ".hydra" / "config.yaml"
+    text = path.read_text().replace("pilotrl.rewards.judge.", "pilotrl.judge.")
+    for old, new in KEYS.items():
+        assert f"  {new.rpartition('.')[2]}:" in text
+        text = text.replace(f"  {new.rpartition('.')[2]}:", f"  {old.rpartition('.')[2]}:")
+    path.write_text(text)
+    metrics = (folder / "metrics.jsonl").read_text()
+    for old, new in METRICS.items():
+        metrics = metrics.replace(f'"{new}"', f'"{old}"')
+    (folder / "metrics.jsonl").write_text(metrics)
+
+
+def test_a_run_of_before_a_renaming_is_of_the_same_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its metrics too, and as a parent."""
+    runs = tmp_path / "runs"
+    for seed, name in enumerate(("old", "new")):
+        make(runs / name, f"seed={seed}")
+        make(runs / f"{name}-child", f"seed={seed}", "train.lr=1", f"parent={runs / name}")
+    rename_back(runs / "old")
+    rename_back(runs / "old-child")
+    found = [read(name, folder) for name, folder in find([runs]).items()]
+    assert {line["train/frac_groups_unsolved"] for line in found[2].metrics}
+    (panel,), notes = sorted_out(found)
+    assert notes == []
+    assert [[run.name for run in one.runs] for one in panel.configurations] == [
+        ["new", "old"],
+        ["new-child", "old-child"],
+    ]
+    report(runs, out=tmp_path / "out", capsys=capsys)
 
 
 def test_a_run_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
