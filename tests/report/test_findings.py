@@ -292,6 +292,16 @@ def test_a_forest_says_what_its_letters_stand_for_where_there_is_room() -> None:
     assert forest({ASKED: {}}) is None
 
 
+def test_fields_with_other_rows_stand_on_a_line_of_their_own() -> None:
+    """Two judges leave pairs of one block without a comparison: each field names its own rows."""
+    rows = {one.pair: one.contrast for one in compared(THREE)}
+    graded = Cell("eval", "sampled", "adherence")
+    figure = forest({ASKED: rows, graded: {"B − C": rows["B − C"]}, TAUGHT: rows})
+    assert figure is not None
+    named = [[tick.get_text() for tick in axes.get_yticklabels()] for axes in figure.axes]
+    assert named == [[*rows], ["B − C"], [*rows]]
+
+
 def test_nothing_empty_is_drawn() -> None:
     """No curve that no run has, none of steps that runs do not share, no groups where all have spread."""
     lines = [{"step": step, "train/entropy": None, "train/frac_reward_zero_std": 0.0} for step in (1, 2)]
