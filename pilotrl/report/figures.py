@@ -70,12 +70,15 @@ def learning(panel: Panel) -> Figure | None:
     names = _curves(panel)
     if not names:
         return None
+    steps = [line["step"] for run in panel.runs for line in run.metrics]
+    beside = max(0.5, 0.04 * (max(steps) - min(steps)))
     figure, places = _grid(len(names), height=2.5)
     for place, (metric, name) in zip(places, names.items(), strict=False):
         for configuration, (dash, colour) in zip(panel.configurations, styles(), strict=False):
             _band(place, [_smoothed(run, metric) for run in configuration.runs], configuration.name, colour, dash)
             _handovers(place, configuration, colour, named=len(panel.chains) == 1)
         _style(place, name, "training step")
+        place.set_xlim(min(steps) - beside, max(steps) + beside)  # one axis for all, those of few steps too
         if place.dataLim.height == 0:
             place.set_ylim(place.dataLim.y0 - 1, place.dataLim.y0 + 1)
     lines = {line.get_label(): line for place in places for line in place.get_lines()}

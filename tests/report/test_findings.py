@@ -318,3 +318,6 @@ def test_nothing_empty_is_drawn() -> None:
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == "turns an episode"
     assert axes.get_lines()[0].get_marker() == "o", "one step is a dot: it makes no line"
+    low, high = axes.get_xlim()
+    assert low < 1
+    assert high > 2, "the axis of steps is that of the whole training"
