@@ -30,22 +30,21 @@ OPENED = ("algorithm", "engine")
 
 def is_old(config: Mapping[str, Any]) -> bool:
     """Whether a configuration, as a plain dictionary, was written before the renaming."""
-    return any("_target_" not in config.get(node, {}) for node in OPENED)
+    return translated(config) != config
 
 
 def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration, as a plain dictionary, with the names of today; one of today comes back equal."""
-    if not is_old(config):
-        return dict(config)
     held = {node: dict(values) if isinstance(values, Mapping) else values for node, values in config.items()}
     for old, new in KEYS.items():
         (node, before), after = old.split("."), new.split(".")[1]
         if before in (held.get(node) or {}):
             held[node][after] = held[node].pop(before)
     for node in OPENED:
-        held[node] = _opened(node, held.get(node) or {})
-    if "reward" in held:
-        held["reward"].setdefault("terms", {})
+        if node in held and "_target_" not in held[node]:
+            held[node] = _opened(node, held[node])
+    if "terms" not in held.get("reward", {"terms": {}}):
+        held["reward"] |= {"terms": {}, "weights": {**held["reward"]["weights"], "score": 1.0}}  # no old run counted it
     return {key: _with_classes(value) for key, value in held.items()}
 
 
@@ -61,6 +60,8 @@ def _opened(node: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _with_classes(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _with_classes(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_with_classes(held) for held in value]
     if isinstance(value, str):
         return next((new + value.removeprefix(old) for old, new in CLASSES.items() if value.startswith(old)), value)
     return value

@@ -45,7 +45,6 @@ def test_an_old_run_is_read_with_the_names_of_today(folder: RunFolder) -> None:
     today = resolved(composed_job(parse([]), [*words, "trainer.threads=1"]).config)
     before = resolved(read_elsewhere(folder))
     aside = {
-        "reward.weights.score",
         "root",
         "tracking.uri",
         "tracking.experiment",
