@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from pilotrl.analysis.learning_curve import learning_curve
 from pilotrl.analysis.terminal import Display
+from pilotrl.cli import sweep_progress
 from pilotrl.config.schema import Config
 from pilotrl.envs import MIXTURE
 from pilotrl.models import policy
@@ -48,7 +49,7 @@ def run(config: Config, path: Path) -> None:
     if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
         Run(config, folder, None).train(checkpoint.latest(folder))
         return
-    with folder.lock(), folder.complains(), Display() as display:
+    with folder.lock(), folder.complains(), Display(brief=bool(sweep_progress.here)) as display:
         if not (config.model.scratch or config.model.path.startswith("pilotrl:")):
             print(memory(config))  # before anything large is loaded
         if advice := unseen_environment_warning(config):
