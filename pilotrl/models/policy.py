@@ -226,8 +226,23 @@ def learned(module: nn.Module) -> dict[str, Tensor]:
 
 def weights_sha256(module: nn.Module) -> str:
     """Of all that is learned and all that belongs to a role, by name, in its own bytes."""
+    return _sha256(learned(module))
+
+
+def acting_sha256(model: nn.Module) -> str:
+    """Of all weights that decide a token, frozen ones too: equal for models that say the same.
+
+    Left out are the two halves of an adapter whose second one is zero: it adds exactly 0, whatever the first one was drawn as.
+    """
+    state = model.state_dict()
+    idle = {name for name, tensor in state.items() if ".lora_B." in name and not tensor.any()}
+    idle |= {name.replace(".lora_B.", ".lora_A.") for name in idle}
+    return _sha256({name: tensor for name, tensor in state.items() if name not in idle})
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(learned(module).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -25,8 +25,8 @@ from pilotrl.envs import MIXTURE
 from pilotrl.models import policy
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, env_name, identity, unseen_environment_warning
-from pilotrl.runs.evaluation_cache import handed_over, recalled
-from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of
+from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
+from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of, protocols
 from pilotrl.runs.setup import TrainSetup, memory, silence_libraries
 from pilotrl.runs.step_metrics import TOTALS, episode_metrics, run_info, success_by_env
 from pilotrl.store.records import to_record
@@ -93,7 +93,7 @@ class Run:
         return summary
 
     def evaluated(self, when: str, step: int) -> EpisodesByProtocol:
-        """Play the panel, unless the parent has played it just so, and keep its episodes."""
+        """Play the panel, unless the parent or another job of the sweep has played it just so, and keep its episodes."""
         self.setup.policy.to(self.device)
 
         def show(protocol: str, done: int, total: int) -> None:
@@ -103,11 +103,24 @@ class Run:
         known: EpisodesByProtocol = {}
         if self.config.parent is not None and not step:
             known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.setup.policy))
+        first, taken = self.first_evaluation() if when == "before" else None, dict[str, str]()
+        if first is not None:
+            first.begin()
+            others, taken = first.known(protocols(self.setup).keys() - known)
+            known |= others
+            for protocol, job in taken.items():
+                print(f"evaluation {when}: {protocol}: as job {job} of this sweep has played it")
         played = measure(self.setup, self.panel, known, show)
         for protocol, episodes in played.items():
             for episode in episodes:
                 self.episodes_file.write(to_record(episode, f"{when}/{protocol}", step))
+        if first is not None:
+            first.remember(played, taken)
         return played
+
+    def first_evaluation(self) -> FirstEvaluation | None:
+        """What jobs of a sweep share; None where this run is none."""
+        return FirstEvaluation.of(self.folder, self.config, self.panel.sha256, self.setup.policy, self.device)
 
     def load_probe(self, last: Path | None) -> None:
         """What drift is measured on: a small panel at the temperature of training, by the policy's own plans."""

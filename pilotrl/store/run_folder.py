@@ -7,6 +7,7 @@ RUN/episodes.jsonl    one line for each episode played
 RUN/calls/            ids, log-probabilities, masks and advantages of a kept sample of steps
 RUN/probe.pt          what drift is measured on, played before training
 RUN/checkpoints/      what an interrupted run goes on from
+RUN/before.json       of a job of a sweep: what decided its first evaluation, once that is complete in episodes.jsonl
 RUN/policy/           what `from_pretrained` loads
 RUN/summary.json      written last: a run that has it is finished
 RUN/audit.json        what an audit found, where there was one
