@@ -216,9 +216,9 @@ class Run:
         return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
 
     def keeps_calls(self, batch: Batch) -> bool:
-        """Whether the step's calls are kept."""
+        """Whether the step's calls are kept: the first step's, so that a short run has some, and every so many steps'."""
         every = self.config.checkpoint.calls_every
-        return bool(every) and (batch.step + 1) % every == 0
+        return bool(every) and (batch.step == 0 or (batch.step + 1) % every == 0)
 
     def before_step(self, batch: Batch, module: PilotModule) -> None:
         """Before a step is learned from whose calls are kept: what the trainer makes of its tokens."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
-from pilotrl.analysis.learning_curve import learning_curve
+from pilotrl.analysis.learning_curve import _draw, learning_curve
 from pilotrl.analysis.terminal import Display, results
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -245,6 +246,13 @@ def test_learning_curve(steps: int, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     learning_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 30])
+def test_there_is_no_tick_between_two_steps(steps: int) -> None:
+    axes = Figure().add_subplot()
+    _draw(axes, "reward", [(step, 0.5) for step in range(1, steps + 1)])
+    assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_no_steps_no_picture(tmp_path: Path) -> None:
