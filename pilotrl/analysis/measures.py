@@ -12,7 +12,7 @@ BLOCKS = {"eval": "own plans", "eval_teacher": "teacher's plans"}
 RATES = ("success", "score", "adherence", "plan_quality")
 """Measures in [0, 1], shown in percent; the others are counts an episode."""
 MEANINGS = {
-    "success": "ground truth: episodes that the environment calls solved",
+    "success": "episodes that the environment itself calls solved (ground truth)",
     "score": "the environment's own measure at the end of an episode",
     "adherence": "how far actions follow the current plan, by the judge",
     "plan_quality": "how good the policy's plans are, by the judge",

@@ -206,7 +206,8 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write what `from_pretrained` of transformers, or of peft where adapters were trained, loads anywhere; what belongs to
     a role in a folder of its own, as peft does.
 
-    transformers leaves the name of our attention function out.
+    transformers leaves the name of our attention function out. peft leaves an empty model card, which is for whoever knows the
+    run to fill (`runs/model_card.py`).
     """
     two = isinstance(model, nn.ModuleDict)
     for place, one in ((folder / role, model[role]) for role in ROLES) if two else [(folder, model)]:

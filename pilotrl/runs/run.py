@@ -27,6 +27,7 @@ from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, env_name, identity, unseen_environment_warning
 from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
 from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of, protocols
+from pilotrl.runs.model_card import model_card
 from pilotrl.runs.setup import TrainSetup, memory, silence_libraries
 from pilotrl.runs.step_metrics import TOTALS, episode_metrics, run_info, success_by_env
 from pilotrl.store.records import to_record
@@ -88,6 +89,7 @@ class Run:
         if setup.policy.value is not None:
             torch.save(setup.policy.value.state_dict(), folder / "value.pt")
         summary = self.summary(module, before, after)
+        write_whole(folder.policy / "README.md", model_card(self.config, folder, summary))
         learning_curve(folder.metrics, folder / "learning_curve.png")
         write_whole(folder.summary, json.dumps(summary, indent=2) + "\n")
         return summary
