@@ -111,7 +111,9 @@ class Run:
             others, taken = first.known(protocols(self.setup).keys() - known)
             known |= others
             for protocol, job in taken.items():
-                print(f"evaluation {when}: {protocol}: taken from folder {job} of this sweep, where the same was played")
+                print(
+                    f"evaluation {when}: {protocol}: taken from folder {job} of this sweep, where the same was played"
+                )
         played = measure(self.setup, self.panel, known, show)
         for protocol, episodes in played.items():
             for episode in episodes:
