@@ -86,7 +86,7 @@ def load(name: str, /, **overrides: Any) -> Env:
 def settings_of(name: str, key: str = "env") -> dict[str, Any]:
     """The values of `env/NAME.yaml` in `conf/` or in a folder of the user's own.
 
-    Raises UserError, which names `key`, where there is no such file.
+    Raises UserError, which names `key`, if there is no such file.
     """
     from omegaconf import OmegaConf
 

@@ -20,7 +20,7 @@ LEARNED = ("train", "valid")
 
 @cache
 def _read(name: str, key: str, where: tuple[Path, ...]) -> Settings:
-    """Read once: a mixture is made for every episode that is played side by side, and a file takes longer than the rest."""
+    """Cached: a mixture is built for every concurrent episode, and reading the file takes longest."""
     return settings_of(name, key)
 
 

@@ -74,7 +74,7 @@ class Policy(nn.Module):
             entropy = -(logprobs.exp() * logprobs).sum(-1)[state]
         if self.value is None:
             return ForwardOutput(chosen, entropy, chosen.new_empty(0))
-        # One value a call; the head learns from the policy's states, but does not bend them.
+        # One value a call; the value loss has no gradient into the language model.
         state = hidden[micro_batch.call_state].detach().float()
         return ForwardOutput(chosen, entropy, self.value(state)[:, 0])
 
@@ -127,14 +127,14 @@ def resolve(path: str) -> str:
 
 
 def base_of(path: str) -> str:
-    """Where the weights are that an adapter's folder belongs to; of any other model, where it is itself."""
-    place = own(path, ROLES[0])
-    adapter = Path(place) / "adapter_config.json"
-    return _moved(str(json.loads(adapter.read_text())["base_model_name_or_path"])) if adapter.is_file() else place
+    """The base model of an adapter's folder; for any other model, the model itself."""
+    source = own(path, ROLES[0])
+    adapter = Path(source) / "adapter_config.json"
+    return _moved(str(json.loads(adapter.read_text())["base_model_name_or_path"])) if adapter.is_file() else source
 
 
 def _moved(path: str) -> str:
-    """Where shipped weights lie that adapters were trained on by an earlier version, or by another installation."""
+    """The path of a base model; of shipped weights, their path in this installation, if the adapter was trained in another."""
     name = Path(path).name
     shipped = "pilotrl" in Path(path).parts and (PACKAGE / "models" / "weights" / name).is_dir()
     return resolve(f"pilotrl:{name}") if shipped and not Path(path).is_dir() else path

@@ -18,11 +18,11 @@ FOLDER = Path(__file__).parent
 
 
 def load(named: str | dict[str, Any], plans: str = "always") -> dict[str, str]:
-    """Prompts of one set by file name; `replan` only for who is asked whether to (`plans` is what agent.plans may be).
+    """Templates of one set by file name. `plans` is agent.plans: only with `asked` is `replan` among them.
 
     named: a folder here; a file `prompts/NAME.yaml` of one's own; or the settings of a class (`_target_` and keywords) whose
-    objects have a method `texts()`, which gives the words by name. Raises UserError for a set that does not exist, lacks a
-    prompt that every set has, or uses a placeholder that is not filled.
+    objects have a method `texts()`, which gives the templates by name. Raises UserError for a set that does not exist, lacks a
+    template that every set has, or uses an unknown placeholder.
     """
     texts = _shipped(named) if isinstance(named, str) else _made(named)
     return {name: text for name, text in sorted(texts.items()) if name != "replan" or plans == "asked"}
@@ -45,7 +45,7 @@ def _shipped(name: str) -> dict[str, str]:
 
 
 def _made(settings: dict[str, Any]) -> dict[str, str]:
-    """The words of one's own class, held against those of ours."""
+    """The templates of the user's own class, checked against the shipped ones."""
     texts = dict(make(settings).texts())
     ours, target = _shipped("short"), settings["_target_"]
     if missing := sorted(ours.keys() - texts.keys()):

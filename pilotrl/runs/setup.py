@@ -131,10 +131,10 @@ class TrainSetup(EvalSetup):
         """Run episodes in as many processes as torch has threads, if the policy is on CPU and no API connections would be
         forked; else in this process. The device is looked up each time, since the trainer moves the policy to it.
         """
-        here = next(self.policy.parameters()).device.type == "cpu" and isinstance(self.engine, ForkableEngine)
-        here = here and not isinstance(self.teacher, teacher.RemoteTeacher)
-        apart = partial(run_episodes_in_processes, workers=torch.get_num_threads())
-        return apart(*given) if here and sys.platform == "linux" else run_episodes(*given)
+        forks = next(self.policy.parameters()).device.type == "cpu" and isinstance(self.engine, ForkableEngine)
+        forks = forks and not isinstance(self.teacher, teacher.RemoteTeacher)
+        in_processes = partial(run_episodes_in_processes, workers=torch.get_num_threads())
+        return in_processes(*given) if forks and sys.platform == "linux" else run_episodes(*given)
 
 
 def remote(config: Config) -> EvalSetup:
