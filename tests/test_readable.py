@@ -13,7 +13,7 @@ from typing import Any
 from pilotrl import PACKAGE
 from tests.conftest import Training
 
-WORLD = ("envs/", "rewards/judge/", "teacher/", "engine/")
+WORLD = ("envs/", "rewards/judge/", "teacher/", "engine/", "config/")
 """Environments, judges, teachers and engines: each behind a protocol of a few methods, so that a reader of the method can
 skip them. The inside of an engine only makes it fast, and changes no sample."""
 

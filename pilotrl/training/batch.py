@@ -69,7 +69,6 @@ class Batch:
     """The C trained calls themselves; None for the environment's words."""
     groups: int
     """Of the step, on all ranks; numbered from 0."""
-    group_size: int
     recomputed: Tensor | None = None
     """[N] as `logprobs`, again under the weights that played, before they learned; where the step's calls are kept."""
 
@@ -153,21 +152,9 @@ class Batch:
 
     def played(self, values: Tensor) -> Played:
         """What an algorithm is told of the step; values [C] are the value head's."""
-        return Played(
-            rewards=self.rewards,
-            group=self.group,
-            success=self.success,
-            terminated=self.terminated,
-            episode=self.call_episode,
-            turn=self.call_turn,
-            role=self.call_role,
-            observation=self.call_observation,
-            plan=self.call_plan,
-            followed=self.followed,
-            process_rewards=self.process_rewards,
-            step_rewards=self.step_rewards,
-            values=values,
-        )
+        same = ("rewards", "group", "success", "terminated", "followed", "process_rewards", "step_rewards")
+        of_calls = {name: getattr(self, f"call_{name}") for name in ("episode", "turn", "role", "observation", "plan")}
+        return Played(values=values, **{name: getattr(self, name) for name in same}, **of_calls)
 
     def calls(self, episodes: Sequence[int]) -> Tensor:
         """[C] bool, the calls of some episodes."""
@@ -180,7 +167,6 @@ def collate(
     step: int,
     version: int,
     groups: int,
-    group_size: int,
     observation_weight: float = 0.0,
     unselected: bool = False,
 ) -> Batch:
@@ -207,7 +193,7 @@ def collate(
         logprobs=torch.tensor(builder.logprobs, dtype=torch.float32),
         call_weight=torch.tensor(builder.call_weight, dtype=torch.float64),
         followed=torch.tensor([call is None or call.selected for call in builder.trained], dtype=torch.bool),
-        process_rewards=torch.tensor([_process_rewards(builder.trained, role) for role in ROLES], dtype=torch.float64),
+        process_rewards=_process_rewards(builder.trained),
         step_rewards=torch.tensor([_step_reward(call, episode) for call, episode in said], dtype=torch.float64),
         rewards=torch.tensor([math.nan if e.reward is None else e.reward for e in episodes], dtype=torch.float64),
         group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
@@ -216,7 +202,6 @@ def collate(
         episodes=list(episodes),
         trained=builder.trained,
         groups=groups,
-        group_size=group_size,
     )
 
 
@@ -234,8 +219,11 @@ def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
     return rows
 
 
-def _process_rewards(calls: Sequence[Call | None], role: str) -> list[float]:
-    return [math.nan if c is None or c.role != role or c.process_reward is None else c.process_reward for c in calls]
+def _process_rewards(calls: Sequence[Call | None]) -> Tensor:
+    """[roles, C] float64, NaN where a call is not of the role, or nobody graded it."""
+    own = [(call.role, call.process_reward) if call else (None, None) for call in calls]
+    rows = [[math.nan if who != role or reward is None else reward for who, reward in own] for role in ROLES]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def _step_reward(call: Call | None, episode: Episode) -> float:

@@ -140,8 +140,8 @@ class Rollouts(IterableDataset[Batch]):
         episodes = self.run_episodes(specs, self.make_env, self.engine, (self.seed, self.split, step), on_done)
         check_starts(episodes)
         self.scoring(episodes)
-        shape = self.tasks, self.group_size
-        batch = collate(episodes, self.trains, step, version, *shape, self.observation_weight, self.scoring.unselected)
+        learned = self.observation_weight, self.scoring.unselected
+        batch = collate(episodes, self.trains, step, version, self.tasks, *learned)
         if self.shuffle_rewards:
             batch.rewards = shuffled(batch.rewards, self.seed, step)
             batch.step_rewards = shuffled(batch.step_rewards, self.seed, step)

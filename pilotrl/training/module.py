@@ -71,24 +71,20 @@ class PilotModule(LightningModule):
         weights = credit.advantages * batch.call_weight
         has_gradient = batch.rows_with((weights != 0) | returns.isfinite())
         groups = len(set(batch.group.tolist()))
-        totals = {
-            name: share * groups / batch.groups for name, share in credit.stats.items()
-        }  # a mean over all ranks' groups
+        totals = {name: share * groups / batch.groups for name, share in credit.stats.items()}
         norm = 0.0
         dealt = batch.minibatches(self.minibatches, self.seed * 1_000_003 + step)
         minibatches = [(part, seen) for part in dealt if (seen := self.total(batch.tokens(part, has_gradient)))]
         for episodes, seen in minibatches:
-            calls = batch.calls(episodes)
-            tokens = self.total(batch.tokens(episodes))
-            counts = self.total(int(calls.sum())), self.total(int(returns[calls].isfinite().sum()))
+            mine = returns[batch.calls(episodes)]
+            counted = batch.tokens(episodes), len(mine), int(mine.isfinite().sum())
+            tokens, calls, targets = (self.total(count) for count in counted)
             for micro_batch in batch.micro_batches(episodes, self.micro_tokens, has_gradient):
-                scored = self.scored(micro_batch, played, weights, returns, tokens, *counts)
+                scored = self.scored(micro_batch, played, weights, returns, tokens=tokens, calls=calls, targets=targets)
                 loss = self.algorithm.loss(scored)
                 with self.unsynced():
                     self.manual_backward(loss.value)
-                stats = {
-                    name: value * tokens / seen for name, value in loss.stats.items()
-                }  # of tokens; calls miss none
+                stats = {name: value * tokens / seen for name, value in loss.stats.items()}  # calls miss none
                 stats |= {"loss": loss.value.detach(), "entropy": scored.entropy.sum() / seen}
                 for name, value in stats.items():
                     totals[name] = totals.get(name, 0.0) + float(value) / len(minibatches)
@@ -99,14 +95,7 @@ class PilotModule(LightningModule):
         self.metrics["seconds/update"] = time.perf_counter() - start
 
     def scored(
-        self,
-        micro_batch: MicroBatch,
-        played: Played,
-        weights: Tensor,
-        returns: Tensor,
-        tokens: float,
-        calls: float,
-        targets: float,
+        self, micro_batch: MicroBatch, played: Played, weights: Tensor, returns: Tensor, **counts: float
     ) -> Scored:
         """A forward pass over a micro-batch, as the algorithm is shown it."""
         output = self.policy(micro_batch.to(self.device), self.temperature)
@@ -120,9 +109,7 @@ class PilotModule(LightningModule):
             values=output.values,
             returns=returns[micro_batch.call].to(self.device),
             played=played,
-            tokens=tokens,
-            calls=calls,
-            targets=targets,
+            **counts,
         )
 
     def update(self, step: int) -> float:

@@ -39,7 +39,7 @@ class Probe:
         """Of episodes that these very weights played."""
         for episode in episodes:
             episode.reward = 0.0  # what has none makes no rows
-        batch = collate(episodes, get_args(Role), step=0, version=0, groups=len(episodes), group_size=1)
+        batch = collate(episodes, get_args(Role), step=0, version=0, groups=len(episodes))
         return cls(batch, temperature, micro_tokens, logprobs(policy, batch, temperature, micro_tokens))
 
     def save(self, path: Path) -> None:

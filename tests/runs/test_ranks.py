@@ -42,9 +42,10 @@ def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, An
         run.graded(lambda episodes: None)
     learned = [p for p in run.module.parameters() if p.requires_grad]
     run.module.configure_optimizers = lambda: [torch.optim.SGD([{"params": learned, "initial_lr": 0.1}], lr=0.1)]
-    start, batch = run.weights(), run.source.batch(0)
+    start = run.weights()
     run.fit(**lightning)
-    return {"metrics": run.module.metrics, "weights": run.weights(), "start": start, "played": len(batch.episodes)}
+    played = len(run.source.batch(0).episodes)
+    return {"metrics": run.module.metrics, "weights": run.weights(), "start": start, "played": played}
 
 
 def main(folder: Path, out: Path) -> None:

@@ -37,8 +37,8 @@ def turn(number: int) -> Turn:
     return Turn((), "", "act", f"seen {number % 2}", True, True, 0.0, reward=float(number))
 
 
-def batch_of(episodes: Sequence[Episode], trains: Sequence[str] = ROLES, groups: int = 8, size: int = 4) -> Batch:
-    return collate(episodes, trains, step=0, version=0, groups=groups, group_size=size)
+def batch_of(episodes: Sequence[Episode], trains: Sequence[str] = ROLES, groups: int = 8) -> Batch:
+    return collate(episodes, trains, step=0, version=0, groups=groups)
 
 
 def conversation(draw: Random, turns: int, *, branches: bool = False) -> list[Call]:
@@ -161,7 +161,7 @@ def test_candidates_that_were_not_selected_are_left_out_or_rows_of_their_own() -
     assert [row.tolist() for row in plain.rows] == [row.tolist() for row in alone.rows]
     assert torch.equal(plain.token_position, alone.token_position)
     assert plain.followed.all()
-    both = collate([episode(calls)], ROLES, step=0, version=0, groups=8, group_size=4, unselected=True)
+    both = collate([episode(calls)], ROLES, step=0, version=0, groups=8, unselected=True)
     assert [row.tolist() for row in both.rows[1:]] == [one.prompt + one.ids for one in calls if not one.selected]
     assert both.rows[0].tolist() == plain.rows[0].tolist()
     assert both.followed.tolist() == [one.selected for one in calls]
@@ -347,7 +347,7 @@ def test_a_token_sees_its_own_row_and_no_other(model: Any) -> None:
 
 def test_with_the_world_every_token_but_the_first_is_trained_once() -> None:
     episodes, plain = ragged(6), batch_of(ragged(6))
-    batch = collate(episodes, ROLES, step=0, version=0, groups=8, group_size=4, observation_weight=0.25)
+    batch = collate(episodes, ROLES, step=0, version=0, groups=8, observation_weight=0.25)
     trained = sorted(zip(batch.token_row.tolist(), batch.token_position.tolist(), strict=True))
     assert trained == [(r, place) for r, row in enumerate(batch.rows) for place in range(1, len(row))]
     sampled = batch.call_weight[batch.token_call] == 1
@@ -363,7 +363,7 @@ def test_no_gradient_reaches_a_position_that_predicts_nothing_trained(
 ) -> None:
     """Logits at tokens of the other role and of observations get exactly zero, whatever the advantage."""
     episodes = [*ragged(6), episode(planned(Random(5), 3), group=2)]
-    batch = collate(episodes, trains, step=0, version=0, groups=8, group_size=4, unselected=unselected)
+    batch = collate(episodes, trains, step=0, version=0, groups=8, unselected=unselected)
     policy, aside = Policy(model, critic=False), 6 if unselected and trains == ["planner"] else 0
     assert len(batch.call_row) == aside + sum(
         one.role in trains and one.selected for e in episodes if e.reward is not None for one in e.calls
@@ -418,7 +418,7 @@ def test_an_algorithm_is_told_what_each_call_saw_followed_and_brought() -> None:
 
 
 def test_the_words_of_the_environment_have_no_role_and_no_reward() -> None:
-    batch = collate(ragged(2), ROLES, step=0, version=0, groups=8, group_size=4, observation_weight=0.25)
+    batch = collate(ragged(2), ROLES, step=0, version=0, groups=8, observation_weight=0.25)
     told = batch.played(torch.empty(0))
     assert (told.role[told.turn == 0] == -1).all()
     assert (told.role[told.turn > 0] >= 0).all()

@@ -65,7 +65,7 @@ class Credit:
     returns: Tensor | None = None
     """[C] float64, what the value head should have said, NaN where nothing is known; None without a critic."""
     stats: Mapping[str, float] = field(default_factory=dict)
-    """To log as train/NAME: means over this rank's groups."""
+    """To log as train/NAME: means over the groups of this rank, of which the mean over all ranks is made."""
 
 
 @dataclass(frozen=True)
