@@ -3,8 +3,8 @@
 python docs/make_architecture.py            write the picture
 python docs/make_architecture.py --check    exit 1 where the committed picture is not what the imports say
 
-A box is a room: a file or folder at the top of `pilotrl/`; the commands share one. It stands one floor above the highest room that
-it imports, anywhere in its files, inside functions too. An arrow is left out where a longer way leads to the same room.
+A box is a room: a file or folder at the top of `pilotrl/`; the commands share one. It stands one floor above the highest room
+that it imports, anywhere in its files, inside functions too. An arrow is left out where a longer way leads to the same room.
 """
 
 from __future__ import annotations
