@@ -55,7 +55,9 @@ def test_what_a_step_does_is_read_in_900_lines(tiny: Path) -> None:
     training.fit()
     lines = set().union(*(lines_of(code) for code in functions))
     method = {(file, line) for file, line in lines if not str(Path(file).relative_to(PACKAGE)).startswith(WORLD)}
-    assert {"run_episodes", "episode_of", "collate", "advantages", "loss", "update"} <= {code.co_name for code in functions}
+    assert {"run_episodes", "episode_of", "collate", "advantages", "loss", "update"} <= {
+        code.co_name for code in functions
+    }
     assert len(method) <= 900, len(method)
 
 
