@@ -23,6 +23,8 @@ PICTURE = Path(__file__).with_name("episode.svg")
 WIDTH, LINE, PAD = 900, 19, 10
 PLAN, SIDE = 70, 400
 """Where the columns begin: the plan; action and observation. Pixels, as above."""
+FOLD = 2
+"""Frozen steps are written out up to so many."""
 INK, FROZEN, NEW, NOW = "#1f2933", "#8a94a6", "#ffe9a8", "#3f51b5"
 
 
@@ -65,8 +67,11 @@ def text(x: int, y: int, words: str, *, colour: str = INK, weight: str = "normal
 
 def rows(turn: dict[str, Any], number: int, new: set[int], top: int) -> tuple[list[str], int]:
     """What is drawn of a turn that begins at pixel `top`, and where it ends."""
-    drawn, y = [], top + PAD + LINE - 5
-    for index, step in enumerate(turn["plan"]):
+    drawn, y, folded = [], top + PAD + LINE - 5, number - 1 if number > FOLD + 1 else 0
+    if folded:
+        drawn.append(text(PLAN, y, f"1. to {folded}. as above", colour=FROZEN))
+        y += LINE
+    for index, step in enumerate(turn["plan"][folded:], folded):
         past, now = index < number - 1, index == number - 1
         if index in new:
             drawn.append(

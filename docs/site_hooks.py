@@ -1,7 +1,8 @@
-"""What mkdocs calls while it builds the site: pages that live outside docs/ are added, and links between the two kinds are made to fit.
+"""What mkdocs calls while it builds the site: it adds pages from outside docs/, and makes links between the two kinds fit.
 
-On a forge the links of README.md (`docs/metrics.md`), of docs/ (`../experiments/orders.md`) and of experiments/ (`../docs/nano.md`) lead
-where they should. In the site docs/ is the root, README.md and its neighbours stand there too, and experiments/ is a folder below.
+In the repository the links of README.md (`docs/metrics.md`), of docs/ (`../experiments/orders.md`) and of experiments/
+(`../docs/nano.md`) lead where they should. In the site docs/ is the root, README.md and its neighbours stand there too, and
+experiments/ is a folder below.
 """
 
 from __future__ import annotations
