@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
 
 import pytest
+
+from pilotrl import envs
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.cli.validate import check
+from pilotrl.rewards.judge.rule import verdict
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")]
@@ -50,3 +57,39 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"[a-z]+:|#", target):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.fixture
+def keydoor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the two files of the tutorial."""
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    blocks = [dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", page, re.MULTILINE)]
+    (code,) = [block for block in blocks if "class KeyDoor" in block]
+    (values,) = [block for block in blocks if "_target_" in block]
+    (tmp_path / "keydoor.py").write_text(code)
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "keydoor.yaml").write_text(values)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "keydoor", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_the_environment_of_the_tutorial_can_be_trained_in(keydoor: Path, split: str) -> None:
+    """Its expert solves every task within par, and the rules take each of its actions for what its plan says."""
+    arguments = parse(["-cd", str(keydoor), "env=keydoor", f"env.split={split}"])
+    config = composed_job(arguments, arguments.overrides).config
+    check(config)
+    env = envs.build({**config.env})
+    assert len(env.tasks) == len(set(env.tasks)) >= 12
+    for task in env.tasks:
+        _, info = env.reset(options={"task": task})
+        par, turns, over = info["par"], 0, False
+        while not over:
+            assert env.expert
+            (step, *_), action = env.expert.plan(), env.expert.action()
+            assert verdict(step, action) == 2
+            _, _, terminated, truncated, info = env.step(action)
+            over, turns = terminated or truncated, turns + 1
+        assert info["solved"]
+        assert turns == par
