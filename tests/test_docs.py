@@ -8,6 +8,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -57,6 +58,20 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"[a-z]+:|#", target):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_the_picture_of_an_episode_marks_what_was_rewritten_and_nothing_that_was_frozen() -> None:
+    made = script("make_episode_picture")
+    assert made.fresh(["a", "b", "c"], None, 1) == set()
+    assert made.fresh(["a", "x", "b", "c"], ["a", "b", "c"], 2) == {1}  # put in: what comes after it is as it was
+    assert made.fresh(["other", "b"], ["a", "b"], 2) == set()
+    turns = [
+        {"plan": plan, "action": "go <on>", "observation": "& then", "valid": True, "adherence": 2}
+        for plan in (["a", "b"], ["a", "x", "b"], ["a", "x", "b"])
+    ]
+    episode = {"turns": turns, "task": {"env": "toy"}, "observation": "Begin.", "outcome": "solved", "score": 1.0}
+    drawn = ElementTree.fromstring(made.picture(episode))
+    assert sum(part.get("fill") == made.NEW for part in drawn.iter()) == 2  # the legend, and x once
 
 
 @pytest.fixture
