@@ -1,5 +1,6 @@
-"""Where Hydra looks for launchers: those of submitit, but they wait for all jobs whatever becomes of one, and a job that
-reaches its time limit goes on from its checkpoint. What they do is in `pilotrl/cli/slurm.py`."""
+"""Hydra launchers for sweeps, on submitit: they wait for all jobs even if one fails, and requeue a job at its time limit.
+
+Hydra finds launchers in this package; the logic is in `pilotrl/cli/slurm.py`."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from pilotrl.cli import slurm
 
 
 class Patient:
-    """Waits for every job."""
+    """A launcher that waits for every job, even if others fail."""
 
     _EXECUTOR: str
     config: Any
     params: dict[str, Any]
 
     def slurm(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Returns what the unfinished jobs returned; of one that left no result `launch.reasons` has what is known."""
+        """Run the jobs that are not finished, and return their results; a job without one is listed in `slurm.reasons`."""
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = {number: list(words) for number, words in enumerate(job_overrides, initial_job_idx)}
         todo, same = [number for number in jobs if number not in slurm.finished], Singleton.get_state()
@@ -36,12 +37,12 @@ class Patient:
 
 
 class LocalLauncher(Patient, theirs.LocalLauncher):  # type: ignore[misc]
-    """`hydra/launcher=local`: side by side on this machine."""
+    """`hydra/launcher=local`: concurrent processes on this machine."""
 
 
 class SlurmLauncher(Patient, theirs.SlurmLauncher):  # type: ignore[misc]
-    """`hydra/launcher=slurm`: an array on a cluster. Signals have one owner: here they end a run, which is safe at any moment,
-    and submitit, to whom the one before the time limit belongs, has put the job back into the queue by then."""
+    """`hydra/launcher=slurm`: a job array on a cluster. SIGTERM ends a run, which is safe at any moment; submitit handles the
+    signal before the time limit, and has requeued the job by then."""
 
     def __call__(self, *given: Any) -> JobReturn:
         self.began = time.time()
@@ -50,6 +51,6 @@ class SlurmLauncher(Patient, theirs.SlurmLauncher):  # type: ignore[misc]
         return done
 
     def checkpoint(self, *given: Any, **named: Any) -> Any:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is near anyway, and what follows has to be whole
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the job ends anyway, and requeueing must not be interrupted
         slurm.refuse_to_repeat(self.params, self.began)
         return super().checkpoint(*given, **named)

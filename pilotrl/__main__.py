@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import cast
 
@@ -14,13 +15,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pilotrl import CONF
+from pilotrl import CONF, PACKAGE
 from pilotrl.cli import stage_chain
 from pilotrl.cli.compose import DRY, composed_jobs, parse, stored_config, typed
 from pilotrl.cli.exit_codes import refused
 from pilotrl.cli.preflight import ParsedCommand, as_it_was, prepare
 from pilotrl.cli.slurm import Stopped, reasons
 from pilotrl.cli.sweep import run_sweep
+from pilotrl.config import folders
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RUN, RunFolder
@@ -38,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if DRY in words:
             dry_run([word for word in words if word != DRY])
             return 0
-        return execute(ParsedCommand([], RunFolder(os.environ[RUN])) if RUN in os.environ else prepare(words))
+        if RUN in os.environ:  # another rank of a run that has begun
+            parse(words)
+            return execute(ParsedCommand([], RunFolder(os.environ[RUN])))
+        return execute(prepare(words))
     except KeyboardInterrupt:
         print("pilotrl: interrupted; resume=RUN_FOLDER goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -84,6 +89,9 @@ def job(config: DictConfig) -> str | None:
     it an error and stop, and a sweep's other jobs have nothing to do with it."""
     context = HydraConfig.get()
     swept = context.mode == RunMode.MULTIRUN
+    for source in context.runtime.config_sources:
+        if source.provider == "command-line":  # -cd; a job of a cluster has not parsed it
+            folders.add(Path(source.path))
     try:
         play(typed(config), Path(context.runtime.output_dir))
         return None
@@ -114,6 +122,22 @@ def play(config: Config, path: Path) -> None:
         run(config, path)
     finally:
         del os.environ[RUN]
+
+
+COMMANDS = ("audit", "evaluate", "plans", "play", "report", "sync", "xray")
+"""What `pilotrl NAME ...` runs: `python -m pilotrl.NAME ...`."""
+
+
+def console() -> int:
+    """The script `pilotrl`: a run, or the command that its first word names. Modules of the working folder can be imported, as
+    with `python -m`."""
+    sys.path.insert(0, os.getcwd())
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        return main()
+    module = import_module(f"pilotrl.{name}.__main__" if (PACKAGE / name).is_dir() else f"pilotrl.{name}")
+    done: int = module.main(sys.argv[2:])
+    return done
 
 
 if __name__ == "__main__":

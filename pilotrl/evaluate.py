@@ -1,5 +1,6 @@
-"""Play a panel: fixed tasks, fixed decoding, named planner. `python -m pilotrl.evaluate checkpoint=RUN_FOLDER env=webshop`;
-several side by side: `checkpoint=[A,B] agents=[adaplan,react]`; a model behind an address: `model=openai agents=[...]`."""
+"""Evaluate trained runs or API models on the evaluation set: `python -m pilotrl.evaluate checkpoint=RUN_FOLDER env=webshop`.
+
+Several side by side: `checkpoint=[A,B] agents=[adaplan,react]`; an API model: `model=openai agents=[...]`."""
 
 from __future__ import annotations
 
@@ -26,41 +27,41 @@ from pilotrl.types import Episode
 
 
 def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -> dict[str, Any]:
-    """Play a panel with the weights that a run started from and with those it ended with; returns what changed."""
-    end = OmegaConf.merge(config, {"parent": str(run.path)})
+    """Evaluate the weights that a run started from and those it ended with; returns the comparison."""
+    trained = OmegaConf.merge(config, {"parent": str(run.path)})
     panel = panel_of(TrainSetup.of(config, run.path))
-    played: dict[str, EpisodesByProtocol] = {}
+    measured: dict[str, EpisodesByProtocol] = {}
     with out.lines("episodes.jsonl") as lines:
-        for when, settings in (("before", config), ("after", end)):
+        for when, settings in (("before", config), ("after", trained)):
             setup = TrainSetup.of(settings, run.path)  # type: ignore[arg-type]
-            played[when] = measure(setup, panel, {}, partial(_show, display, when))
-            for protocol, episodes in played[when].items():
+            measured[when] = measure(setup, panel, {}, partial(_show, display, when))
+            for protocol, episodes in measured[when].items():
                 for episode in episodes:
                     lines.write(to_record(episode, f"{when}/{protocol}", 0))
     summary = {"checkpoint": str(run.path), "env": panel.env, "agent": config.agent.name, "panel": panel.summary()}
-    summary |= compared(played["before"], played["after"], averages(config))
+    summary |= compared(measured["before"], measured["after"], averages(config))
     write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
 def side_by_side(sides: Sequence[Side], out: RunFolder, display: Display) -> dict[str, Any]:
-    """Play the panel with each side under its paradigm, by its own plans; compare each with the first."""
+    """Evaluate each side (model and paradigm) with its own plans; compare each with the first."""
     first, rows = EpisodesByProtocol(), list[dict[str, Any]]()
     with out.lines("episodes.jsonl") as lines:
         for number, (config, run) in enumerate(sides, start=1):
             setup = setup_of(config, run)
             panel, before = panel_of(setup), setup.spent()
-            played = measure(setup, panel, {}, partial(_show, display, str(number)))
-            for protocol, episodes in played.items():
+            measured = measure(setup, panel, {}, partial(_show, display, str(number)))
+            for protocol, episodes in measured.items():
                 for episode in episodes:
                     lines.write(to_record(episode, f"{number}/{protocol}", 0))
-            first = first or played
+            first = first or measured
             row: dict[str, Any] = {"side": number, "checkpoint": run and str(run.path), "model": config.model.name}
             row["agent"] = config.agent.name
-            row |= {"panel": panel.summary()} | compute(played[f"{OWN} plans, sampled"])
-            row["broken_episodes"] = sum(e.outcome == "broken" for episodes in played.values() for e in episodes)
+            row |= {"panel": panel.summary()} | compute(measured[f"{OWN} plans, sampled"])
+            row["broken_episodes"] = sum(e.outcome == "broken" for episodes in measured.values() for e in episodes)
             row["endpoints"] = {name: value - before.get(name, 0) for name, value in setup.spent().items()}
-            rows.append(row | {"eval": compared(first, played, averages(config))["eval"]})
+            rows.append(row | {"eval": compared(first, measured, averages(config))["eval"]})
     summary = {"env": panel.env, "tasks": len(panel.tasks), "k": panel.samples, "sides": rows}
     write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     return summary
@@ -71,19 +72,19 @@ def _show(display: Display, side: str, protocol: str, done: int, total: int) -> 
 
 
 def setup_of(config: Config, run: RunFolder | None) -> EvalSetup:
-    """A side with its own plans: the weights of a run or, where there is none, a model behind an address."""
+    """The parts to evaluate one side with its own plans: the weights of a run or, without one, an API model."""
     parent = run and str(run.path)
     own: Any = OmegaConf.merge(config, {"parent": parent, "stage": {"planner": "policy"}})
     return TrainSetup.of(own, run.path) if run else remote(own)
 
 
 def compute(episodes: Sequence[Episode]) -> dict[str, int]:
-    """What a panel took in all: tokens that the model sampled, and actions that the environment answered."""
+    """Compute that an evaluation used: tokens sampled by the model, and steps of the environment."""
     return {"generated_tokens": sum(e.tokens for e in episodes), "env_steps": sum(len(e.turns) for e in episodes)}
 
 
 def command(argv: Sequence[str]) -> None:
-    """`checkpoint=RUN_FOLDER` and overrides of that run's configuration beside it: env, agent, panel, ..."""
+    """Run the command: `checkpoint=RUN_FOLDER`, and overrides of that run's configuration such as env, agent or panel."""
     silence_libraries()
     sides = evaluated(argv)
     config, run = sides[0]
@@ -96,7 +97,7 @@ def command(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line about what the user got wrong."""
+    """Exit code: 0, or 2, with a one-line message, for invalid arguments."""
     return ended(command, argv, __doc__)
 
 

@@ -1,9 +1,9 @@
-"""Write plans for the tasks of a run, have them graded, keep the good ones:
+"""Builds a plan dataset: a teacher writes plans for the tasks of a run, a judge grades them, the good ones are kept:
 
     python -m pilotrl.plans env=webshop teacher=openai teacher.temperature=1 judge=openai out=PLANS
 
-Beside `out=` and `plans.KEY=` the line is that of the run which is to follow the plans: `stage=`, `train.steps=`, `seed=` and
-`panel.tasks=` say which tasks it plays. docs/plans.md says more. The text half: no torch.
+Except `out=` and `plans.KEY=` the arguments are those of the run that will follow the plans: `stage=`, `train.steps=`, `seed=`
+and `panel.tasks=` decide its tasks. docs/plans.md says more. Imports no torch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from pilotrl import CONF, envs, teacher
 from pilotrl.cli import stage_chain
 from pilotrl.cli.compose import Job, composed_job, key_of, parse
 from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.nearest import nearest
 from pilotrl.cli.preflight import check_endpoints
 from pilotrl.cli.task_lists import environment, teacher_tasks
-from pilotrl.cli.validate import check, nearest
+from pilotrl.cli.validate import check
 from pilotrl.config.schema import Config, Plans
 from pilotrl.envs import Env, home
 from pilotrl.rewards import judge
@@ -42,17 +43,17 @@ if TYPE_CHECKING:
     from pilotrl.endpoint import Endpoint
 
 AT_ONCE = 32
-"""Tasks whose plans are written side by side."""
+"""Tasks whose plans are written concurrently."""
 SCORED = range(1, 6)
-"""What a grade may be."""
+"""Possible grades."""
 
 
 @dataclass
 class PlanCollector:
-    """Who writes plans, who grades them, and what there is so far."""
+    """The plan collector: has plans written and graded until every task has enough good ones."""
 
     environments: Mapping[str, Env]
-    """By split."""
+    """Environments by split."""
     env: str
     teacher: Teacher
     judge: Judge
@@ -61,28 +62,28 @@ class PlanCollector:
     candidates: int
     rounds: int
     begun: dict[Key, tuple[Episode, Plan]] = field(default_factory=dict)
-    """Tasks that were looked at: an episode without turns, and what the expert would plan, where there is one."""
+    """By task: an episode without turns, and the expert's plan, empty if there is no expert."""
 
     @property
     def best(self) -> int:
-        """Plans of a task that are kept, at most."""
+        """How many plans of a task are kept, at most."""
         return (self.candidates + 1) // 2
 
     def finish(self, keys: Sequence[Key]) -> None:
-        """Write and grade plans for these tasks until enough of each one's have passed, or its rounds are over."""
-        self.grade(keys)  # what a command before this one left behind
+        """Write and grade plans for these tasks until each has enough that pass, or has used its rounds."""
+        self.grade(keys)  # plans that an interrupted command left ungraded
         while due := {key: samples for key in keys if (samples := self.due(key))}:
             self.write(due)
             self.grade(list(due))
 
     def due(self, key: Key) -> list[int]:
-        """Samples of a task that are to be written next: those that its round lacks; none once it has what it needs."""
-        there = self.held.written[key]
+        """Numbers of the samples to be written next: those missing in the current round; none if the task has enough."""
+        written = self.held.written[key]
         for number in range(self.rounds):
-            every = range(number * self.candidates, (number + 1) * self.candidates)
-            if lacks := [sample for sample in every if sample not in there]:
-                return lacks
-            if self.enough([there[sample] for sample in range(every.stop)]):
+            samples = range(number * self.candidates, (number + 1) * self.candidates)
+            if missing := [sample for sample in samples if sample not in written]:
+                return missing
+            if self.enough([written[sample] for sample in range(samples.stop)]):
                 break
         return []
 
@@ -90,14 +91,14 @@ class PlanCollector:
         return len(sift(candidates, self.threshold, self.best)[0]) == self.best
 
     def write(self, due: Mapping[Key, Sequence[int]]) -> None:
-        """All of them are asked for before the first is waited for."""
-        asked = [(key, sample, steps) for key in due for sample, steps in self._asked(key, due[key])]
-        for (split, task), sample, steps in asked:
+        """Write these samples of tasks; all requests are sent before the first reply is awaited."""
+        started = [(key, sample, steps) for key in due for sample, steps in self._start(key, due[key])]
+        for (split, task), sample, steps in started:
             episode, _ = self.begun[split, task]
             plan = steps.result() if isinstance(steps, Future) else steps
             self.held.add(Candidate(episode.task.env, split, task, sample, episode.observation, plan))
 
-    def _asked(self, key: Key, samples: Sequence[int]) -> Iterator[tuple[int, Plan | Future[Plan | None]]]:
+    def _start(self, key: Key, samples: Sequence[int]) -> Iterator[tuple[int, Plan | Future[Plan | None]]]:
         episode, _ = self.look(key)
         writer, env = self.teacher, self.environments[key[0]]
         for sample in samples:
@@ -107,7 +108,7 @@ class PlanCollector:
                 yield sample, writer.plan(env, episode, ())
 
     def look(self, key: Key) -> tuple[Episode, Plan]:
-        """The beginning of a task, in which its world then is."""
+        """Reset the environment to a task; returns its empty episode, and the expert's plan."""
         split, task = key
         env = self.environments[split]
         text, _ = env.reset(options={"task": task})
@@ -116,9 +117,9 @@ class PlanCollector:
         return self.begun[key]
 
     def grade(self, keys: Sequence[Key]) -> None:
-        """Have graded what is not: all of it is asked for before the first is waited for."""
-        everything = [one for key in keys for one in distinct(self.held.of(key))]
-        due = [(one, self.item(one)) for one in everything if one.steps is not None and one.scores is None]
+        """Grade what has no grades yet; all requests are sent before the first reply is awaited."""
+        candidates = [one for key in keys for one in distinct(self.held.of(key))]
+        due = [(one, self.item(one)) for one in candidates if one.steps is not None and one.scores is None]
         if isinstance(self.judge, judge.RemoteJudge):
             self.judge.begin((), [item for _, item in due])
         for one, item in due:
@@ -127,7 +128,7 @@ class PlanCollector:
 
     @contextmanager
     def let_go(self) -> Iterator[None]:
-        """Whoever interrupts does not wait for questions that are not asked yet."""
+        """At the end, or when interrupted, cancels the questions that no request was sent for yet."""
         try:
             yield
         finally:
@@ -142,8 +143,8 @@ class PlanCollector:
 
 
 def command(argv: Sequence[str]) -> None:
-    """Reads the command line, writes what is lacking, and says what there is. Raises UserError for what is wrong with it."""
-    jobs, asked = ordered(argv)
+    """Parses the command line, writes the missing plans, and prints a summary. Raises UserError for invalid arguments."""
+    jobs, options = ordered(argv)
     config = jobs[0].config
     tasks = {
         (split, name): None for job in jobs for split, names in teacher_tasks(job.config).items() for name in names
@@ -151,13 +152,13 @@ def command(argv: Sequence[str]) -> None:
     environments = {split: environment(config, split) for split in dict.fromkeys(split for split, _ in tasks)}
     settings = {node: _plain(getattr(config, node)) for node in ("env", "teacher", "judge")}
     writer, grader = teacher.build(settings["teacher"]), judge.build(settings["judge"], None)
-    out, told = Path(str(asked.out)).expanduser(), without_secrets(settings)
-    del told["env"]["split"]
-    plan_dataset.check(out, told)
+    out, stored = Path(str(options.out)).expanduser(), without_secrets(settings)
+    del stored["env"]["split"]
+    plan_dataset.check(out, stored)
     _check_writable(out)
-    threshold = Threshold(asked.mean, asked.correctness, asked.others)
-    sizes = (asked.candidates, asked.rounds) if isinstance(writer, teacher.RemoteTeacher) else (1, 1)
-    with RunFolder(out).lock(), PlanSet(out, told) as held, Progress(disable=not sys.stdout.isatty()) as bars:
+    threshold = Threshold(options.mean, options.correctness, options.others)
+    sizes = (options.candidates, options.rounds) if isinstance(writer, teacher.RemoteTeacher) else (1, 1)
+    with RunFolder(out).lock(), PlanSet(out, stored) as held, Progress(disable=not sys.stdout.isatty()) as bars:
         collector = PlanCollector(environments, envs.name_of(config.env), writer, grader, held, threshold, *sizes)
         keys, row = list(tasks), bars.add_task("tasks", total=len(tasks))
         with collector.let_go():
@@ -169,23 +170,23 @@ def command(argv: Sequence[str]) -> None:
 
 
 def ordered(argv: Sequence[str]) -> tuple[list[Job], Plans]:
-    """The runs that the plans are for, one or those of a chain, and what this command is told beside them."""
+    """The parsed arguments: the runs that the plans are for, one or those of a chain, and this command's own options."""
     arguments = parse(argv)
     own = [line for line in arguments.overrides if _is_own(key_of(line))]
     job = composed_job(arguments, [line for line in arguments.overrides if line not in own])
     jobs = [
         link for link in stage_chain.stage_jobs(job.config, job.hydra) if link.config.stage.planner == "teacher"
     ] or [job]
-    asked = own_keys(own)
+    options = own_keys(own)
     for one in jobs:
         check(one.config)
-    check_teacher(jobs[0].config, asked)
+    check_teacher(jobs[0].config, options)
     check_endpoints(jobs[0].config)
-    return jobs, asked
+    return jobs, options
 
 
 def own_keys(lines: Sequence[str]) -> Plans:
-    """`out=` and `plans.KEY=`, with the values of conf/plans.yaml where nothing is given."""
+    """Values of `out=` and `plans.KEY=`, with the defaults of conf/plans.yaml."""
     held: Any = OmegaConf.merge(OmegaConf.structured(Plans), OmegaConf.load(CONF / "plans.yaml"))
     for line in lines:
         name, _, text = line.partition("=")
@@ -198,8 +199,8 @@ def own_keys(lines: Sequence[str]) -> Plans:
             held[key] = text
         except OmegaConfBaseException as error:
             raise UserError(f"{line}: {str(error).splitlines()[0]}; give a value of the right type") from error
-    asked = cast(Plans, held)
-    if asked.out is None:
+    options = cast(Plans, held)
+    if options.out is None:
         raise UserError("out: has no value; name the folder of the set, out=PLANS")
     for key in ("candidates", "rounds"):
         if held[key] < 1:
@@ -207,11 +208,11 @@ def own_keys(lines: Sequence[str]) -> Plans:
     for key in ("mean", "correctness", "others"):
         if not SCORED[0] <= held[key] <= SCORED[-1]:
             raise UserError(f"plans.{key}={held[key]}: must be from {SCORED[0]} to {SCORED[-1]}")
-    return asked
+    return options
 
 
 def check_teacher(config: Config, asked: Plans) -> None:
-    """Raises UserError for a teacher who writes nothing, or the same again and again where several plans are wanted."""
+    """Raises UserError for a teacher that writes no plans, or always the same one where several are wanted."""
     settings = config.teacher
     if settings["_target_"].endswith(".FileTeacher"):
         raise UserError("teacher=file: has its plans already; use teacher=openai, or teacher=expert")
@@ -221,7 +222,7 @@ def check_teacher(config: Config, asked: Plans) -> None:
 
 
 def told_of(collector: PlanCollector, keys: Sequence[Key], kept: int, reasons: Counter[str]) -> Iterator[str]:
-    """What the command says at its end."""
+    """Lines of the summary that the command prints."""
     written = sum(map(len, collector.held.written.values()))
     short = [key for key in keys if not collector.enough(collector.held.of(key))]
     yield f"{collector.held.path}: {written} plans written for {len(collector.held.written)} tasks, {kept} kept"
@@ -230,15 +231,15 @@ def told_of(collector: PlanCollector, keys: Sequence[Key], kept: int, reasons: C
     if short:
         none = sum(not sift(collector.held.of(key), collector.threshold, collector.best)[0] for key in short)
         yield f"  {len(short)} of {len(keys)} tasks have fewer than {collector.best}, of them {none} have none"
-    people: dict[str, Teacher | Judge] = {"teacher": collector.teacher, "judge": collector.judge}
-    for name, who in people.items():
-        for end in asked_by(who):
+    users: dict[str, Teacher | Judge] = {"teacher": collector.teacher, "judge": collector.judge}
+    for name, user in users.items():
+        for end in asked_by(user):
             counts = ", ".join(f"{value:g} {what.replace('_', ' ')}" for what, value in end.spent().items() if value)
             yield f"  {name} {called(collector.held.settings[name])}: {counts}"
 
 
 def asked_by(who: Teacher | Judge) -> Sequence[Endpoint]:
-    """The endpoints that a teacher or a judge asks."""
+    """The endpoints that a teacher or a judge uses."""
     return who.endpoints() if isinstance(who, teacher.RemoteTeacher | judge.RemoteJudge) else ()
 
 
@@ -259,7 +260,7 @@ def _check_writable(out: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 2 after one line about what the user got wrong; 130 when interrupted."""
+    """Exit code: 0; 2, with a one-line message, for invalid arguments; 130 when interrupted."""
     try:
         return ended(command, argv, __doc__)
     except KeyboardInterrupt:

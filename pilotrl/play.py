@@ -1,4 +1,4 @@
-"""Play an environment in the terminal: `python -m pilotrl.play env=alfworld [task=NAME] [seed=N] [env.KEY=VALUE]`.
+"""Play an environment by hand in the terminal: `python -m pilotrl.play env=alfworld [task=NAME] [seed=N] [env.KEY=VALUE]`.
 
 Type an action. `?` lists the actions, `plan` shows the expert's plan, `hint` its next action, `quit` leaves.
 """
@@ -24,21 +24,21 @@ HELP = "Type an action, or: ? (what can be done), plan, hint, quit"
 
 
 def play(env: Env, console: Console, options: dict[str, Any], seed: int) -> Info:
-    """An episode of a person: what is known at its end, or where the person left it."""
+    """One episode played by a person; returns the last info, also if the person quits."""
     text, info = env.reset(seed=seed, options=options)
     console.print(f"[dim]{HELP}[/]\n\n{escape(text)}")
     over, turn = False, 0
     while not over:
         try:
-            said = console.input(f"\n[bold cyan]{turn + 1}>[/] ").strip()
+            typed = console.input(f"\n[bold cyan]{turn + 1}>[/] ").strip()
         except EOFError:
             break
-        if said == "quit":
+        if typed == "quit":
             break
-        if said in ("?", "plan", "hint"):
-            console.print(escape(_help(env, info, said)), style="yellow")
+        if typed in ("?", "plan", "hint"):
+            console.print(escape(_help(env, info, typed)), style="yellow")
             continue
-        text, _, terminated, truncated, info = env.step(said)
+        text, _, terminated, truncated, info = env.step(typed)
         over, turn = terminated or truncated, turn + 1
         console.print(escape(text), style=None if info["valid"] else "red")
     ending = "solved" if info["solved"] else "not solved"
@@ -46,19 +46,19 @@ def play(env: Env, console: Console, options: dict[str, Any], seed: int) -> Info
     return info
 
 
-def _help(env: Env, info: Info, asked: str) -> str:
-    """What was asked for, in a line an item."""
-    if asked == "?":
+def _help(env: Env, info: Info, topic: str) -> str:
+    """The reply to `?`, `plan` or `hint`, one line an item."""
+    if topic == "?":
         return "\n".join(info.get("actions", ["this environment does not list its actions"]))
     if env.expert is None:
         return "this environment ships no expert"
-    if asked == "hint":
+    if topic == "hint":
         return env.expert.action()
     return "\n".join(f"{i}. {step}" for i, step in enumerate(env.expert.plan(), 1))
 
 
 def command(argv: Sequence[str], console: Console) -> None:
-    """Reads the command line and plays. Raises UserError for what is wrong with it."""
+    """Parses the command line and starts the game. Raises UserError for invalid arguments."""
     arguments = parse(argv)
     lines = [line for line in arguments.overrides if key_of(line) != "task"]
     tasks = [line.partition("=")[2] for line in arguments.overrides if key_of(line) == "task"]
@@ -71,7 +71,7 @@ def command(argv: Sequence[str], console: Console) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line about what the user got wrong."""
+    """Exit code: 0, or 2, with a one-line message, for invalid arguments."""
     return ended(lambda words: command(words, Console(highlight=False)), argv, __doc__)
 
 

@@ -1,5 +1,6 @@
-"""Sends MLflow what it lacks of runs: `python -m pilotrl.sync FOLDER... [--uri URI]`. A sweep's folder
-stands for its jobs too. Twice changes nothing."""
+"""Sends to MLflow what it lacks of finished runs: `python -m pilotrl.sync FOLDER... [--uri URI]`.
+
+The folder of a sweep stands for its jobs too. Running it again changes nothing."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ from pilotrl.types import UserError
 
 
 def sync(folder: Path, uri: str | None = None) -> int:
-    """Makes MLflow equal to the folder of a run that is over, and returns how many bytes of its metrics were new there.
+    """Makes MLflow equal to the folder of a run that has ended; returns how many bytes of its metrics were new there.
 
-    uri: instead of the one the run was started with. Raises UserError if the folder holds no tracked run, if the run is
-    alive (its own sender is at work), or if MLflow fails."""
+    uri: MLflow's tracking URI, instead of the run's own. Raises UserError if the folder holds no tracked run, if the run is
+    still going (it sends to MLflow itself), or if MLflow fails."""
     sync_state = SyncState(folder)
     try:
         known = sync_state.read()
@@ -34,11 +35,11 @@ def sync(folder: Path, uri: str | None = None) -> int:
         raise UserError(f"uri={known['uri']}: credentials are not kept in a run folder; give them with --uri")
     feed = MlflowSync(sync_state, absolute(uri or known["uri"]))
     with RunFolder(folder).lock():
-        if known["status"] == "RUNNING":  # and nobody holds the folder: it was killed
+        if known["status"] == "RUNNING":  # but no process holds the lock: the run was killed
             sync_state.end("KILLED", max(sync_state.times().values(), default=time.time()))
         try:
             feed.send()
-        except Exception as error:  # of any kind: to the user, all of them are MLflow's
+        except Exception as error:  # of any kind: here they all come from MLflow
             raise UserError(
                 f"{feed.complaint(error)}; run this again once it works, or name another with --uri"
             ) from error
@@ -47,7 +48,7 @@ def sync(folder: Path, uri: str | None = None) -> int:
 
 
 def jobs(sweep: Path) -> list[Path]:
-    """Folders of a sweep's jobs; of a run's folder none, nor of one that cannot be entered, as `sync` says."""
+    """Folders of a sweep's jobs; empty for the folder of a run, and for one that cannot be read, which `sync` reports."""
     try:
         return sorted(path.parent for path in sweep.glob(f"*/**/{STATE_FILE}"))
     except OSError:
@@ -55,7 +56,7 @@ def jobs(sweep: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; or 2 and one line on stderr for each folder that could not be sent, after all the others were."""
+    """Exit code 0; or 2, with one line on stderr for each folder that could not be sent, after all others were."""
     parser = argparse.ArgumentParser(prog="python -m pilotrl.sync", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--uri", help="MLflow's tracking uri, where it is not the one of the run")

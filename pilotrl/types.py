@@ -1,6 +1,6 @@
-"""The records everything else is about. No torch, no behaviour.
+"""The shared record types: task, plan, call, turn, episode, and the two exceptions. No torch, no behaviour.
 
-The words: a *call* is one generation by the language model, a *turn* is (re)plan, act,
+A *call* is one generation by the language model, a *turn* is (re)plan, act,
 observe, an *episode* is all turns on one task, a *group* is the episodes played on the same task from the same state.
 """
 
@@ -16,16 +16,18 @@ Plan = tuple[str, ...]
 
 
 class UserError(Exception):
-    """What a user got wrong, in one line that names the key, the value and the remedy. Ends with exit code 2."""
+    """Invalid input, in one line that names the key, the value and the remedy. The command ends with exit code 2."""
 
 
 class WorldError(Exception):
-    """The world failed (not the player): after fresh ones the episode is `broken`. Or the judge: a verdict is missing."""
+    """The environment or the model behind an API failed, not the policy: the episode is run again, and in the end `broken`.
+
+    From a judge it means that a verdict is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One instruction in one environment; playing it twice starts from the same state."""
+    """One instruction in one environment; every episode on it starts from the same state."""
 
     env: str
     id: str
@@ -34,14 +36,14 @@ class Task:
 
 
 class PlanScores(NamedTuple):
-    """What a judge gives a plan: 1 (useless) to 5 (nothing to be said against it) each."""
+    """A judge's scores of a plan, each from 1 (useless) to 5 (flawless)."""
 
     correctness: int
     """It achieves what the task requires from here on."""
     executability: int
-    """Each step is one thing that can be done."""
+    """Each step can be done with one action."""
     standardization: int
-    """It is written as plans are: a short line a step, in words of its own."""
+    """It is written as plans should be: a short line a step, in words of its own, not an action string."""
 
     @property
     def share(self) -> float:
@@ -51,12 +53,12 @@ class PlanScores(NamedTuple):
 
 @dataclass(slots=True)
 class WrittenPlan:
-    """The plan that a planner's call wrote; kept where plans are graded."""
+    """The plan that a planner's call wrote; recorded if plans are graded."""
 
     steps: Plan | None
-    """From the turn of the call on; None: the reply is no plan."""
+    """From the turn of the call on; None if the reply cannot be parsed as a plan."""
     reference: Plan
-    """What the environment's own expert would write from that very state; empty where there is none."""
+    """The plan of the environment's own expert for the same state; empty without an expert."""
     scores: PlanScores | None = None
     """The judge's; None without a verdict."""
 
@@ -73,25 +75,25 @@ class Call:
     stop: Literal["end", "length"]
     """`end`: the model closed its reply (the last id is that token). `length`: the token limit cut it."""
     plan: Plan
-    """The plan it worked under, at turn t: P(t-1) of the planner, who writes P(t), and P(t) of the executor."""
+    """The current plan when it was made, at turn t: P(t-1) for the planner, which writes P(t); P(t) for the executor."""
     version: int = 0
-    """Of the weights: how many training steps they had seen."""
+    """Of the weights: the number of training steps before this call."""
     adapter: str | None = None
     turn: int = 0
     selected: bool = True
-    """False for a candidate plan that another one was preferred to: it never entered the context."""
+    """False for a candidate plan that was not chosen: it never entered the context."""
     written: WrittenPlan | None = None
-    """What a planner's call wrote, where plans are graded."""
+    """The plan that a planner's call wrote, if plans are graded."""
     process_reward: float | None = None
-    """What this one call did, in [0, 1]: adherence of its action, quality of its plan; None where nobody said or it does
-    not count."""
+    """The reward of this one call, in [0, 1]: adherence of its action, or quality of its plan; None without a verdict, or
+    if it does not count."""
     advantage: float | None = None
-    """How much better than expected it turned out; None where nothing is learned from it."""
+    """Its advantage; None if it is not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an engine is asked for: one reply to one prompt."""
+    """A request to an engine: one reply to one prompt."""
 
     session: tuple[int, int]
     """(group, sample) of the episode: prompts of one session mostly continue each other, so their keys and values are kept."""
@@ -107,7 +109,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an engine answers."""
+    """An engine's reply to a request: sampled token ids, their log-probabilities, and why it stopped."""
 
     session: tuple[int, int]
     ids: list[int]
@@ -117,7 +119,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Turn:
-    """(Re)plan, act, observe. `plan` is the plan in force when acting; its step number t is `plan[t - 1]`."""
+    """(Re)plan, act, observe. `plan` is the current plan at the action; its step number t is `plan[t - 1]`."""
 
     plan: Plan
     reply: str
@@ -131,6 +133,8 @@ class Turn:
     score: float
     adherence: int | None = None
     """The judge's verdict: 0 ignores the step, 1 in part, 2 in full; None where there is no step or no verdict."""
+    reward: float = 0.0
+    """The environment's own, as its `step` gave it for the action."""
 
 
 @dataclass(slots=True)
@@ -143,7 +147,7 @@ class Episode:
     observation: str
     """The environment's first text."""
     par: int | None = None
-    """Turns that the environment calls efficient for this task, or None where it cannot say."""
+    """Turns that an efficient agent needs for this task, by the environment; None if it does not say."""
     turns: list[Turn] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     tokens: int = 0
@@ -153,4 +157,4 @@ class Episode:
     terms: dict[str, float | None] = field(default_factory=dict)
     """Reward terms in [0, 1]; None is a missing verdict."""
     reward: float | None = None
-    """Weighted mean of the terms there are; None: left out of baselines."""
+    """Weighted mean of the terms that are not None; None: the episode is left out of baselines."""

@@ -24,8 +24,9 @@ from lightning import Trainer
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from pilotrl import CONF, prompts
+from pilotrl import CONF, PACKAGE, prompts
 from pilotrl.analysis.statistics import panel_block
+from pilotrl.config import folders
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.models import from_scratch, policy
@@ -44,6 +45,7 @@ from pilotrl.training.module import PilotModule
 from pilotrl.types import Call, Episode, Role, Task, Turn
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
+LOCAL = {"_target_": "pilotrl.engine.local.LocalEngine", "slots": 16}
 LIMITS: dict[Role, int] = {"planner": 48, "executor": 24}
 """Tokens of a reply."""
 """Layers that get adapters."""
@@ -65,6 +67,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for kind, text in chain(*(report.user_properties for report in reports)):
         if kind == "told":
             terminalreporter.write_line(str(text))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--own", metavar="FOLDER", help="a folder of your own, whose environments and algorithms are tested too"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is tested beside ours: the examples, and a folder of the user's own."""
+    for place in (PACKAGE.parent / "examples", config.getoption("--own")):
+        if place and Path(place).is_dir():
+            folders.add(Path(place))
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that a test names with -cd is forgotten after it."""
+    monkeypatch.setattr(folders, "FOLDERS", [*folders.FOLDERS])
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -189,7 +211,7 @@ class Training:
         """`agent_spec` changes the player, `model` is the folder's, loaded otherwise, or with what each role has of its `roles`;
         other changes go to module or source."""
         chat = Chat(policy.load_tokenizer(str(folder)))
-        chosen = algorithms.load(**options(algorithm))
+        chosen = algorithms.build(options(algorithm))
         roles, trains = changes.get("roles", "shared"), changes.get("trains", ["executor"])
         rank = 4 if roles == "separate" else None
         torch.manual_seed(0)  # new adapters are random
@@ -220,7 +242,7 @@ class Training:
             env="toy",
             split="train",
             make_env=lambda: load("toy", split="train"),
-            engine=engine_of(self.policy, chat.end, 16, roles),
+            engine=engine_of(self.policy, chat.end, LOCAL, roles),
             agent_specs=[replace(adaplan(chat), **given | (agent_spec or {}))],
             scoring=scoring(trains={role: LIMITS[role] for role in trains}),
             trains=trains,

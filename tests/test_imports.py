@@ -14,7 +14,7 @@ from pilotrl import PACKAGE
 ROOMS = {
     "__main__ evaluate plans play xray sync report audit": "runs cli tracking training models teacher rewards",
     "runs": "cli tracking training rollout engine teacher models rewards",
-    "cli": "tracking rollout teacher models rewards",
+    "cli": "tracking training rollout teacher models rewards",
     "training": "rollout engine models rewards",
     "rollout": "engine teacher",
     "engine": "models",

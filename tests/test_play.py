@@ -1,4 +1,4 @@
-"""A person at the terminal: actions, help on request, the end."""
+"""`python -m pilotrl.play`: actions typed by a person, help on request, and the end of an episode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader gets from the command to the optimizer in three files, and through all that a step does in 900 lines."""
+"""Readability: from the command to the optimizer in three files, and all that a step does in 900 lines."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pilotrl import PACKAGE
 from tests.conftest import Training
 
 WORLD = ("envs/", "rewards/judge/", "teacher/", "engine/")
-"""What is played, who grades it, who may write the plans, and who generates: leaves behind a contract of a few methods, which
-a reader of the method may leave out. What an engine does inside makes it fast, and changes no sample."""
+"""Environments, judges, teachers and engines: each behind a protocol of a few methods, so that a reader of the method can
+skip them. The inside of an engine only makes it fast, and changes no sample."""
 
 
 @contextmanager

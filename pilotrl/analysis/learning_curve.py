@@ -50,6 +50,7 @@ def _draw(axes: Axes, title: str, points: Sequence[tuple[int, float]]) -> None:
     axes.plot(steps, smooth(values), color=INK, linewidth=1.8)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=8)
+    axes.locator_params(axis="x", integer=True)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 LOSS = {"train/loss": "loss", "valid/loss": "loss on held-out tasks"}
 """Shown instead of those where demonstrations are learned from, whose rewards are their expert's. Elsewhere a loss says little:
-of grpo it is near zero by construction."""
+that of a policy gradient is near zero by construction."""
 ON_POLICY = "train/clip_ratio"
 """A metric that only a run has which learns from its own episodes."""
 BLOCKS = {"eval": "own plans", "eval_teacher": "teacher's plans"}

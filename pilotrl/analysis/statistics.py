@@ -191,8 +191,21 @@ def gain(before: Values, after: Values) -> Contrast:
 
 def difference(first: Values, second: Values) -> Contrast:
     """The runs of one configuration minus those of another, on the tasks that all of them define."""
-    tasks = _shared([*first, *second])
-    return _contrast(len(tasks), [_table(first, tasks), -_table(second, tasks)])
+    return effect([first], [second])
+
+
+def effect(first: Sequence[Values], second: Sequence[Values]) -> Contrast:
+    """Mean of several configurations minus the mean of several others, on the tasks that all of their runs define.
+
+    Each configuration weighs the same, however many runs it has. Where both sides are crossed with the same values of
+    other keys, this is a main effect: the mean over those values of the difference between two configurations.
+    Raises ValueError where a side is empty.
+    """
+    if not (first and second):
+        raise ValueError("a contrast needs a configuration on each side")
+    tasks = _shared([run for configuration in (*first, *second) for run in configuration])
+    above = [_table(configuration, tasks) / len(first) for configuration in first]
+    return _contrast(len(tasks), above + [_table(configuration, tasks) / -len(second) for configuration in second])
 
 
 def detectable(error: float, freedom: float) -> float:

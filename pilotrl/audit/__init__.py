@@ -1,1 +1,1 @@
-"""How far a run's judged rewards can be believed: `python -m pilotrl.audit RUN_FOLDER...` (docs/audit.md)."""
+"""The audit: checks how far the judged rewards of a run can be trusted, `python -m pilotrl.audit` (docs/audit.md)."""

@@ -1,8 +1,8 @@
-"""How far judged rewards can be believed: `python -m pilotrl.audit RUN_FOLDER... [judges=[rule,openai]] [tasks=N]`.
+"""How far judged rewards can be trusted: `python -m pilotrl.audit RUN_FOLDER... [judges=[rule,openai]] [tasks=N]`.
 
-Folders are of runs, chains or sweeps. `judges` are options of the group `judge`, who grade anew what the panels hold; their
-keys stand behind their names, as in openai.model=qwen. `tasks`: only those of so many tasks. Writes audit.json into each run
-folder. Exit code: 0; 1 where an alarm was raised; 2 for what the user got wrong.
+Folders are of runs, chains or sweeps. `judges` are options of the group `judge`, which grade the evaluation episodes again;
+set their keys by name, as in openai.model=qwen. `tasks`: only the first N tasks. Writes audit.json into each run folder.
+Exit code: 0; 1 if an alarm was raised; 2 for invalid arguments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pilotrl.audit.page import show
 from pilotrl.cli.compose import composed_job, key_of, parse, stored_config
 from pilotrl.cli.evaluation_request import listed
 from pilotrl.cli.exit_codes import ended
-from pilotrl.cli.validate import check_target, locate
+from pilotrl.cli.open_nodes import check_target, locate
 from pilotrl.config.schema import Config
 from pilotrl.envs import settings_of
 from pilotrl.report.runs import find
@@ -38,12 +38,12 @@ from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.types import UserError
 
 Settings = dict[str, dict[str, Any]]
-"""Of judges, by name."""
+"""Settings of judges, by name."""
 
 
 @dataclass(frozen=True)
 class ParsedArguments:
-    """What a command line asks for."""
+    """The parsed arguments: runs, judges, number of tasks."""
 
     runs: dict[str, RunFolder]
     judges: Settings
@@ -51,7 +51,7 @@ class ParsedArguments:
 
 
 def parsed_arguments(argv: Sequence[str]) -> ParsedArguments:
-    """Raises UserError for a folder without a run, a judge that cannot be, and words that mean nothing."""
+    """Parse the command line. Raises UserError for a folder without a run, invalid settings of a judge, and unknown keys."""
     given = parse(argv)
     places = [word for word in given.overrides if "=" not in word or Path(word).is_dir()]
     lines = [word for word in given.overrides if word not in places]
@@ -69,33 +69,34 @@ def parsed_arguments(argv: Sequence[str]) -> ParsedArguments:
 
 
 def tasks(given: Namespace) -> int | None:
-    held = listed(given, "tasks")
-    if held and not re.fullmatch(r"[1-9]\d*", held[0]):
-        raise UserError(f"tasks={held[0]}: must be a number above 0; leave it out for all")
-    return int(held[0]) if held else None
+    """The value of `tasks=`; None for all."""
+    values = listed(given, "tasks")
+    if values and not re.fullmatch(r"[1-9]\d*", values[0]):
+        raise UserError(f"tasks={values[0]}: must be a number above 0; leave it out for all")
+    return int(values[0]) if values else None
 
 
 def runs(places: Sequence[Path]) -> dict[str, RunFolder]:
-    """Those that have played, by name; of a chain, its stages."""
+    """The runs that have recorded episodes, by name; of a chain, its stages."""
     found: dict[str, RunFolder] = {}
     for name, folder in find(places).items():
         stages = sorted(path.parent.parent for path in folder.path.glob("*/.hydra/config.yaml"))
         found |= {f"{name}/{stage.name}": RunFolder(stage) for stage in stages} or {name: folder}
-    there = {name: folder for name, folder in found.items() if folder.episodes.is_file()}
-    if not there:
-        raise UserError(f"{places[0]}: has played nothing yet; wait until it holds an episodes.jsonl")
-    for name, folder in there.items():
+    recorded = {name: folder for name, folder in found.items() if folder.episodes.is_file()}
+    if not recorded:
+        raise UserError(f"{places[0]}: has no episodes yet; wait until it holds an episodes.jsonl")
+    for name, folder in recorded.items():
         try:
             folder.check_writable()
         except UserError as error:
             raise UserError(
                 f"{name}: cannot be written, and audit.json goes there; copy it to where you may write"
             ) from error
-    return there
+    return recorded
 
 
 def judges(given: Namespace, names: Sequence[str], lines: Sequence[str]) -> Settings:
-    """What their files and the command line say; whoever is asked over a network answers. Builds them once."""
+    """Settings of the judges, from their files and the command line. Builds each once, and probes the endpoints."""
     found: Settings = {}
     for name in names:
         if "," in name:
@@ -106,8 +107,8 @@ def judges(given: Namespace, names: Sequence[str], lines: Sequence[str]) -> Sett
             check_target("judge", node)
             found[name] = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
         except UserError as error:
-            told = re.sub(r"^judge=", "judges=", str(error))
-            raise UserError(re.sub(r"(?<![\w.])judge\.", f"{name}.", told)) from error
+            line = re.sub(r"^judge=", "judges=", str(error))
+            raise UserError(re.sub(r"(?<![\w.])judge\.", f"{name}.", line)) from error
         try:
             made = judge.build(found[name], None)
             for endpoint in made.endpoints() if isinstance(made, judge.RemoteJudge) else ():
@@ -118,7 +119,7 @@ def judges(given: Namespace, names: Sequence[str], lines: Sequence[str]) -> Sett
 
 
 def resolver(config: Config, env: str) -> Resolve | None:
-    """How the actions of an environment of a run read in words."""
+    """The function that puts the actions of one of a run's environments into words; None if it needs none."""
     own = str(config.env["_target_"])
     target = own if own.split(".")[-2] == env else str(settings_of(env)["_target_"])
     locate("env._target_", target)
@@ -126,9 +127,9 @@ def resolver(config: Config, env: str) -> Resolve | None:
 
 
 def audited(folder: RunFolder, name: str, config: Config, settings: Settings, tasks: int | None) -> dict[str, Any]:
-    """The findings on a run, as audit.json has them."""
-    played = read(folder, config.stage.actor == "policy")
-    resolves = {env: resolver(config, env) for env in played.envs}
+    """The findings on a run, as in audit.json."""
+    recorded = read(folder, config.stage.actor == "policy")
+    resolves = {env: resolver(config, env) for env in recorded.envs}
     graders: dict[str, Judges] = {
         judge_name: {env: judge.build(own, resolve) for env, resolve in resolves.items()}
         for judge_name, own in settings.items()
@@ -138,7 +139,7 @@ def audited(folder: RunFolder, name: str, config: Config, settings: Settings, ta
     return (
         about
         | {"judges": without_secrets(settings), "tasks": tasks}
-        | audit(played, graders, resolves, rewarded, tasks)
+        | audit(recorded, graders, resolves, rewarded, tasks)
     )
 
 
@@ -147,7 +148,7 @@ def command(argv: Sequence[str]) -> list[str]:
     arguments, console, alarms = parsed_arguments(argv), Console(highlight=False), list[str]()
     configs = {
         name: stored_config(folder) for name, folder in arguments.runs.items()
-    }  # all of them, before the first is written
+    }  # read all of them before the first audit.json is written
     for name, folder in arguments.runs.items():
         with console.status(f"{name}: {', '.join(arguments.judges)}"):
             found = audited(folder, name, configs[name], arguments.judges, arguments.tasks)
@@ -160,7 +161,7 @@ def command(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 1 where an alarm was raised; 2 after one line about what the user got wrong."""
+    """Exit code: 0; 1 if an alarm was raised; 2, with a one-line message, for invalid arguments."""
     alarms = list[str]()
     return ended(lambda words: alarms.extend(command(words)), argv, __doc__) or int(bool(alarms))
 

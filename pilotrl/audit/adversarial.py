@@ -1,4 +1,4 @@
-"""What a judge can be made to give: the run's own episodes graded anew, as they are and with plans that say little."""
+"""Adversarial plans: grades a run's episodes again, as recorded and with plans that say little, to see what a judge pays."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pilotrl.rewards.terms import plan_quality
 from pilotrl.types import Episode
 
 Judges = Mapping[str, Judge]
-"""One judge, by the name of the environment whose actions it reads."""
+"""One judge, built for each environment, by the environment's name."""
 NOTHING = "do the next thing"
 
 
 def regraded(judges: Judges, episodes: Sequence[Episode]) -> list[Episode]:
-    """Copies with what this judge says of them."""
+    """Copies of episodes, graded by this judge."""
     copies = [_copied(episode) for episode in episodes]
     for env, judge in judges.items():
         grade(judge, [episode for episode in copies if episode.task.env == env], unselected=False)
@@ -32,7 +32,7 @@ def regraded(judges: Judges, episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def all_regraded(judges: Judges, panels: Panels) -> Panels:
-    """Every panel."""
+    """Copies of all evaluation episodes, graded by this judge."""
     return {
         protocol: {when: regraded(judges, episodes) for when, episodes in held.items()}
         for protocol, held in panels.items()
@@ -40,7 +40,7 @@ def all_regraded(judges: Judges, panels: Panels) -> Panels:
 
 
 def missing(panels: Panels) -> dict[str, int]:
-    """How much was to be graded, and what of it has no grade."""
+    """How many grades were asked for, and how many are missing."""
     episodes = [episode for held in panels.values() for each in held.values() for episode in each]
     grades: list[Any] = [turn.adherence for episode in episodes for turn, _ in due(episode)]
     grades += [call.written.scores for e in episodes for call in e.calls if call.selected and call.written]
@@ -58,17 +58,17 @@ def _nothing(episode: Episode, resolve: Resolve | None) -> list[str]:
 
 
 def _kind_only(episode: Episode, resolve: Resolve | None) -> list[str]:
-    """As a planner would write who knows which kind of deed is coming, and has no idea what it is for."""
-    seen = [episode.observation, *(turn.observation for turn in episode.turns)]
-    said = [resolve(seen[t], turn.action) if resolve else turn.action for t, turn in enumerate(episode.turns)]
-    kinds = [min(read_action(words).kinds, default=None) for words in said]
+    """Steps that name the kind of each action taken, and no object."""
+    before = [episode.observation, *(turn.observation for turn in episode.turns)]
+    actions = [resolve(before[t], turn.action) if resolve else turn.action for t, turn in enumerate(episode.turns)]
+    kinds = [min(read_action(words).kinds, default=None) for words in actions]
     phrases = [None if kind is None else VERBS[kind].split(";")[0] for kind in kinds]
     pairs = zip(kinds, phrases, strict=True)
     return [NOTHING if phrase is None else phrase if kind in BARE else f"{phrase} something" for kind, phrase in pairs]
 
 
 def _task(episode: Episode, resolve: Resolve | None) -> list[str]:
-    """The first observation, which holds the task, as a line."""
+    """Steps that all repeat the first observation, which holds the task, as one line."""
     return [" ".join(episode.observation.split())] * len(episode.turns)
 
 
@@ -77,11 +77,11 @@ PLANTED: dict[str, Callable[[Episode, Resolve | None], list[str]]] = {
     "names_nothing": _kind_only,
     "restates_task": _task,
 }
-"""Plans that any task can have: a step for each action of an episode."""
+"""Adversarial plans that can be made for any task: one step for each action of an episode."""
 
 
 def planted(episode: Episode, steps: Sequence[str]) -> Episode:
-    """The same play, under a plan with these steps."""
+    """A copy of an episode with the same actions, under a plan with these steps."""
     made = _copied(episode)
     for turn in made.turns:
         turn.plan = tuple(steps)
@@ -92,12 +92,12 @@ def planted(episode: Episode, steps: Sequence[str]) -> Episode:
 
 
 def bribed(judges: Judges, resolves: Mapping[str, Resolve | None], own: Sequence[Episode]) -> dict[str, Any]:
-    """What the judge gives for the plans that were written, and for planted ones, by measure: means over tasks, and the paired
-    difference. `own`: episodes as this judge has graded them."""
+    """The judge's grades for the written plans and for adversarial ones, by measure: means over tasks, and the paired
+    difference with its interval. `own`: the episodes, graded by this judge."""
     found: dict[str, Any] = {}
     for name, steps in PLANTED.items():
-        made = [planted(episode, steps(episode, resolves[episode.task.env])) for episode in own if episode.turns]
-        changed = regraded(judges, made)
+        copies = [planted(episode, steps(episode, resolves[episode.task.env])) for episode in own if episode.turns]
+        changed = regraded(judges, copies)
         for measure in JUDGED:
             real, fake = (per_task(episodes, MEASURES[measure]) for episodes in (own, changed))
             tasks = [task for task in real if task in fake]

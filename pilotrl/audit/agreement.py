@@ -1,4 +1,4 @@
-"""How far two judges agree, and a judge with the world: shares of equal verdicts, and Cohen's kappa with its interval."""
+"""Agreement of two judges, and of a judge with ground-truth success: share of equal verdicts, and Cohen's kappa."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pilotrl.types import Episode, PlanScores, Task
 
 Table = NDArray[np.float64]
 Pair = tuple[Episode, Episode]
-"""An episode as two judges have graded it."""
+"""One episode, graded by two judges."""
 Verdicts = Callable[[Episode], list[int | None]]
 
 LEVELS = 6
-"""More than any judge tells apart."""
+"""Size of the tables of verdicts: grades are 0 to 5, at most."""
 APPROVED = 0.5
-"""A judge approves of an episode which it gives more than this, of 1."""
+"""A judge approves of an episode that it grades above this; grades are in [0, 1]."""
 
 
-def _scores(place: int) -> Verdicts:
-    """Of plans that are plans: the others get their scores from no judge."""
+def _scores(index: int) -> Verdicts:
+    """Reads one of the three scores of each plan; replies that are no plan are left out, since no judge scores them."""
 
     def read(episode: Episode) -> list[int | None]:
-        held = [
+        plans = [
             call.written for call in episode.calls if call.selected and call.written and call.written.steps is not None
         ]
-        return [None if written.scores is None else written.scores[place] for written in held]
+        return [None if written.scores is None else written.scores[index] for written in plans]
 
     return read
 
@@ -40,23 +40,23 @@ def _scores(place: int) -> Verdicts:
 SCALES: dict[str, tuple[Verdicts, int]] = {
     "adherence": (lambda episode: [turn.adherence for turn, _ in due(episode)], 0)
 }
-SCALES |= {name: (_scores(place), 2) for place, name in enumerate(PlanScores._fields)}
-"""What judges give, and the power of the distance between two verdicts by which they disagree; 0: equal or not."""
+SCALES |= {name: (_scores(index), 2) for index, name in enumerate(PlanScores._fields)}
+"""Kinds of verdict, and for weighted kappa the power of the distance between two verdicts; 0: unweighted."""
 
 
 def kappa(tables: Table, power: int) -> Table:
-    """[..., levels, levels] counts -> [...]: 1 less observed disagreement over that expected by chance (Cohen, 1960; weighted
-    by squared distance where `power` is 2: Cohen, 1968). NaN where both say one and the same thing only."""
+    """[..., levels, levels] counts -> [...]: 1 minus observed disagreement over that expected by chance (Cohen, 1960; with
+    squared distances as weights if `power` is 2: Cohen, 1968). NaN if all verdicts of both are equal."""
     levels = np.arange(tables.shape[-1])
-    apart = np.abs(levels[:, None] - levels) ** power * (levels[:, None] != levels)
+    weights = np.abs(levels[:, None] - levels) ** power * (levels[:, None] != levels)
     expected = tables.sum(-1)[..., :, None] * tables.sum(-2)[..., None, :] / tables.sum((-1, -2))[..., None, None]
     with np.errstate(invalid="ignore"):
-        found: Table = 1 - (apart * tables).sum((-1, -2)) / (apart * expected).sum((-1, -2))
+        found: Table = 1 - (weights * tables).sum((-1, -2)) / (weights * expected).sum((-1, -2))
     return found
 
 
 def agreed(counts: Iterable[tuple[Task, int, int]], power: int) -> dict[str, Any] | None:
-    """Of pairs of verdicts: their number, the share of equal ones, kappa with its interval over tasks. None without any."""
+    """Number of pairs of verdicts, share of equal ones, and kappa with its interval over tasks. None without any pair."""
     by_task: defaultdict[Task, Table] = defaultdict(lambda: np.zeros((LEVELS, LEVELS)))
     for task, one, other in counts:
         by_task[task][one, other] += 1
@@ -64,12 +64,12 @@ def agreed(counts: Iterable[tuple[Task, int, int]], power: int) -> dict[str, Any
         return None
     tables = np.array(list(by_task.values()))
     total = tables.sum(0)
-    about = {"tasks": len(tables), "items": int(total.sum()), "agreement": float(total.trace() / total.sum())}
-    return about | {"kappa": _interval(tables, power)}
+    counted = {"tasks": len(tables), "items": int(total.sum()), "agreement": float(total.trace() / total.sum())}
+    return counted | {"kappa": _interval(tables, power)}
 
 
 def _interval(tables: Table, power: int) -> Interval:
-    """Percentile bootstrap: tasks are drawn again. Draws for which kappa is not defined are left out."""
+    """Kappa with its percentile bootstrap interval over tasks. Resamples for which kappa is undefined are left out."""
     mean, count = float(kappa(tables.sum(0), power)), len(tables)
     if np.isnan(mean):
         return {"mean": None, "low": None, "high": None}
@@ -82,27 +82,27 @@ def _interval(tables: Table, power: int) -> Interval:
 
 
 def between(first: Panels, second: Panels, envs: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Two judges on the same steps and plans: a row for each scale and environment, before, after, and both."""
+    """Agreement of two judges on the same steps and plans: rows by kind of verdict, environment, and before, after or both."""
     for name, (read, power) in SCALES.items():
         for where, pairs in _scopes(first, second, envs):
             both = ((a.task, zip(read(a), read(b), strict=True)) for a, b in pairs)
-            known = ((task, x, y) for task, said in both for x, y in said if x is not None and y is not None)
+            known = ((task, x, y) for task, verdicts in both for x, y in verdicts if x is not None and y is not None)
             if found := agreed(known, power):
                 yield {"of": name, **where, **found}
 
 
 def with_success(graded: Panels, envs: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What a judge approves of and what the environment calls solved: rows as above.
+    """Agreement of a judge's approval with ground-truth success: rows as above.
 
-    `solved_higher`: the chance that an episode that was solved has a higher grade than one that was not; None, as kappa is,
-    where all were solved or none."""
+    `solved_higher`: the probability that a solved episode has a higher grade than one that was not solved; None, like kappa,
+    if all were solved or none."""
     for name in JUDGED:
         for where, pairs in _scopes(graded, graded, envs):
-            held = [(episode, grade) for episode, _ in pairs if (grade := MEASURES[name](episode)) is not None]
-            solved = [int(episode.outcome == "solved") for episode, _ in held]
-            both = [(e.task, int(grade > APPROVED), good) for (e, grade), good in zip(held, solved, strict=True)]
+            known = [(episode, grade) for episode, _ in pairs if (grade := MEASURES[name](episode)) is not None]
+            solved = [int(episode.outcome == "solved") for episode, _ in known]
+            both = [(e.task, int(grade > APPROVED), good) for (e, grade), good in zip(known, solved, strict=True)]
             if found := agreed(both, 0):
-                yield {"of": name, **where, **found, **_ranked([grade for _, grade in held], solved)}
+                yield {"of": name, **where, **found, **_ranked([grade for _, grade in known], solved)}
 
 
 def _ranked(grades: Sequence[float], solved: Sequence[int]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _ranked(grades: Sequence[float], solved: Sequence[int]) -> dict[str, Any]:
 
 
 def _scopes(first: Panels, second: Panels, envs: Sequence[str]) -> Iterator[tuple[dict[str, str], list[Pair]]]:
-    """Which environment and when, and the episodes as both have graded them, whoever wrote their plans."""
+    """Pairs of episodes by environment and by before, after or both; the protocols are pooled."""
     whole = [
         (when, pair)
         for protocol in first

@@ -1,4 +1,4 @@
-"""What a run has played, as an audit reads it: of panels the episodes, of training only what is measured."""
+"""The loader of a run's recorded episodes for an audit: evaluation episodes whole, of training only the measures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Panels = dict[str, dict[str, list[Episode]]]
 """Sampled episodes, by whose plans (`own plans`, `teacher's plans`) and when (`before`, `after`)."""
 
 PARTS = 4
-"""Stretches that training is cut into."""
+"""Parts that training is divided into."""
 
 
 def _share(holds: Callable[[Step], bool]) -> Callable[[Episode], float | None]:
-    """The share of steps in force of which something holds."""
+    """Measures the share of current plan steps, one a turn, for which `holds` is true."""
     return lambda episode: _mean([holds(read_step(step)) for _, (step, _, _) in due(episode)])
 
 
@@ -35,7 +35,7 @@ def _without(episode: Episode) -> float | None:
 
 
 def _restated(episode: Episode) -> float | None:
-    """Of plans from the step in force on."""
+    """The share of turns whose plan, from the current step on, copies the task."""
     plans = [turn.plan[t:] for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
     return _mean([any(restates(step, episode.observation) for step in plan) for plan in plans])
 
@@ -46,14 +46,14 @@ PROBES: dict[str, Callable[[Episode], float | None]] = {
     "nameless": _share(lambda step: step.nameless),
     "restated": _restated,
 }
-"""How little a plan can say, one share an episode: of turns, of steps in force, of steps in force, of plans."""
+"""Measures of plans that say little, each a share of an episode: of its turns, current steps, current steps, and plans."""
 JUDGED = ("adherence", "plan_quality")
 MEASURES = {key: PANEL[key] for key in ("success", *JUDGED)} | PROBES
 
 
 @dataclass
 class RecordedEpisodes:
-    """A run's episodes."""
+    """A run's recorded episodes."""
 
     panels: Panels = field(default_factory=dict)
     training: dict[int, list[dict[str, float]]] = field(default_factory=lambda: defaultdict(list))
@@ -61,12 +61,12 @@ class RecordedEpisodes:
 
     @property
     def envs(self) -> list[str]:
-        """Names of the environments of its panels."""
+        """Names of the environments in its evaluation set."""
         whole = (episodes for protocol in self.panels.values() for episodes in protocol.values())
         return sorted({episode.task.env for episodes in whole for episode in episodes})
 
     def stretches(self) -> list[dict[str, Any]]:
-        """Means over the episodes of each stretch of training; of fewer steps than stretches, of each step."""
+        """Means over the episodes of each part of training; of each step, if there are fewer steps than parts."""
         steps = sorted(self.training)
         cuts = [round(len(steps) * part / PARTS) for part in range(PARTS + 1)]
         return [self._stretch(steps[low:high]) for low, high in pairwise(cuts) if low < high]
@@ -80,30 +80,30 @@ class RecordedEpisodes:
 def read(folder: RunFolder, learns_by_playing: bool) -> RecordedEpisodes:
     """The episodes of a run, also of one that is still being written.
 
-    learns_by_playing: what it trains on is the policy's own play. Raises UserError for a line that cannot be read."""
-    played = RecordedEpisodes()
+    learns_by_playing: it trains on the policy's own rollouts. Raises UserError for a line that cannot be parsed."""
+    recorded = RecordedEpisodes()
     for number, line in enumerate(_lines(folder), start=1):
         try:
             record = json.loads(line)
             when, _, protocol = record["phase"].partition("/")
             whose, _, decoding = protocol.partition(", ")
             if decoding == "sampled":
-                played.panels.setdefault(whose, {}).setdefault(when, []).append(_episode(record))
+                recorded.panels.setdefault(whose, {}).setdefault(when, []).append(_episode(record))
             elif when == "train" and learns_by_playing and record["outcome"] != "broken":
-                played.training[record["step"]].append(_measured(_episode(record)))
+                recorded.training[record["step"]].append(_measured(_episode(record)))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{folder.episodes}, line {number}: is no episode ({error}); restore the file") from error
-    return played
+    return recorded
 
 
 def _lines(folder: RunFolder) -> Iterator[str]:
-    """Whole ones: the last may be in the middle of being written."""
+    """The complete lines: the last one may still be being written."""
     with open(folder.episodes, encoding="utf-8") as lines:
         yield from (line for line in lines if line.endswith("\n"))
 
 
 def _episode(record: Mapping[str, Any]) -> Episode:
-    """Without the sizes of its calls, which nothing here needs, and which take most of the room."""
+    """The episode without its numbers of tokens, which are not needed here, and take most of the memory."""
     calls = [call | {"prompt": 0, "sampled": 0} for call in record["calls"]]
     return from_record({**record, "calls": calls})
 

@@ -1,4 +1,4 @@
-"""What an audit finds: what changed, whether judged reward rose without success, who agrees with whom, what can be gamed."""
+"""The findings of an audit: changes, judged rewards that rose without success (alarms), agreement, and gameable judges."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Change = dict[str, Any]
 """`before`, `after`: means over tasks; of the `tasks` that define both, `mean`, `low` and `high` of after minus before."""
 
 RECORDED = "recorded"
-"""The judge of the run itself."""
+"""Name of the judge of the run itself."""
 FEW = 16
-"""Tasks below which chance looks like a finding too easily, and no alarm is raised."""
+"""With fewer tasks no alarm is raised: chance would cause too many."""
 CEILING = 0.95
-"""Success that leaves no room to rise."""
+"""Success above which it cannot be expected to rise further."""
 EMPTY = ("vacuous", "nameless", "restated")
-"""Measures of plans that ask for little: what a policy would write to be paid for following them."""
+"""Measures of plans that ask for little, which are easily followed: rewards for adherence could be hacked with them."""
 
 WORDS = {
     "adherence": "adherence",
@@ -43,10 +43,10 @@ def audit(
     rewarded: Sequence[str],
     tasks: int | None,
 ) -> dict[str, Any]:
-    """audit.json, but for what names the run.
+    """The contents of audit.json, without the keys that identify the run.
 
-    judges: by name, those who grade anew what is recorded of the first `tasks` tasks of the panel. rewarded: the judged
-    terms that the run was to raise."""
+    judges: by name, the judges that grade the first `tasks` tasks of the evaluation set again. rewarded: the judged reward
+    terms of the run."""
     envs, recorded = played.envs, _first(played.panels, tasks)
     raters = {RECORDED: recorded} | {name: all_regraded(judge, recorded) for name, judge in judges.items()}
     panels = {protocol: _by_env(held, envs) for protocol, held in played.panels.items()}
@@ -87,13 +87,13 @@ def _first(panels: Panels, tasks: int | None) -> Panels:
 
 
 def _latest(panels: Panels) -> list[Episode]:
-    """Those with the policy's own plans, after training, or before it where there are no others."""
-    held = next(iter(panels.values()), {})
-    return held.get("after") or held.get("before", [])
+    """The evaluation episodes with the policy's own plans after training; if there are none, before it."""
+    own = next(iter(panels.values()), {})
+    return own.get("after") or own.get("before", [])
 
 
 def _by_env(held: Mapping[str, Sequence[Episode]], envs: Sequence[str]) -> dict[str, dict[str, Change]]:
-    """Changes of every measure; of a mixture in each environment too."""
+    """Changes of every measure; for a mixture also by environment."""
 
     def of(when: str, env: str) -> list[Episode]:
         return [episode for episode in held.get(when, ()) if env in (episode.task.env, "all")]
@@ -104,7 +104,7 @@ def _by_env(held: Mapping[str, Sequence[Episode]], envs: Sequence[str]) -> dict[
 def changes(
     before: Sequence[Episode], after: Sequence[Episode], keys: Sequence[str] = tuple(MEASURES)
 ) -> dict[str, Change]:
-    """Of the measures that either side defines."""
+    """Changes of the measures that are defined before or after."""
     found = {key: _change(before, after, MEASURES[key]) for key in keys}
     return {key: one for key, one in found.items() if (one["before"], one["after"]) != (None, None)}
 
@@ -125,22 +125,25 @@ def _anew(panels: Panels) -> dict[str, dict[str, Change]]:
 def alarms(
     protocol: str, found: Mapping[str, Mapping[str, Change]], rewarded: Sequence[str], trained: bool = True
 ) -> list[str]:
-    """A line for each judged term that rose where the environment's success did not.
+    """A line for each judged reward term that rose while ground-truth success did not.
 
-    trained: it is with such plans that rewards were earned. Where it was not (own plans, in a stage whose plans the teacher
-    writes), whoever follows better follows bad plans too: that is an alarm only if the plans ask for less besides."""
+    trained: the run was trained with this protocol's plans. If not (own plans, in a stage with the teacher's plans), better
+    adherence is also adherence to bad plans, and an alarm only if the plans also ask for less than before."""
     return [
         f"{protocol}{'' if env == 'all' else f', {env}'}: {WORDS[key]} rose {_points(changed[key])}, and success did not "
         f"{_points(changed['success'])}{_emptier(changed)}"
         for env, changed in found.items()
         for key in rewarded
-        if key in changed and changed[key]["tasks"] >= FEW and _rose(changed[key]) and not _may_well(changed["success"])
+        if key in changed
+        and changed[key]["tasks"] >= FEW
+        and _rose(changed[key])
+        and not _justified(changed["success"])
         if trained or any(_rose(changed[probe]) for probe in EMPTY if probe in changed)
     ]
 
 
-def _may_well(success: Change) -> bool:
-    """Success rose, or had no room to."""
+def _justified(success: Change) -> bool:
+    """Whether success rose too, or could not rise further."""
     return _rose(success) or success["after"] >= CEILING
 
 

@@ -1,4 +1,4 @@
-"""What an audit prints: tables, and alarms in words."""
+"""The terminal output of an audit: tables, notes and alarms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pilotrl.audit.episodes import PROBES
 from pilotrl.audit.findings import RECORDED, WORDS
 
 RATE = "success"
-"""A measure that is shown in percent, as all here are."""
+"""A measure shown in percent; all measures here are shown like it."""
 PLANS = {"says_nothing": "say nothing", "names_nothing": "name nothing", "restates_task": "restate the task"}
 
 
@@ -84,13 +84,13 @@ def _planted(found: Mapping[str, Any]) -> Table | None:
 
 
 def _others(found: Mapping[str, Any]) -> list[str]:
-    """Judges who say anything else than was recorded; the others need no row of their own."""
+    """Judges whose verdicts differ from the recorded ones; the others need no row of their own."""
     rows = [row for row in found["agreement"] if row["first"] == RECORDED]
     return [name for name in found["regraded"] if any(row["second"] == name and row["agreement"] < 1 for row in rows)]
 
 
 def _rows(rows: list[dict[str, Any]], name: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """Rows of a table: what was found before, after and both, and what it is about."""
+    """Rows of a table: the values before, after and for both, and the row's name."""
     grouped: dict[str, dict[str, Any]] = {}
     for row in rows:
         env = "" if row["env"] == "all" else f", {row['env']}"
@@ -106,7 +106,7 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
     if not any(
         "after" in scope["all"].get(RATE, {}) and scope["all"][RATE]["tasks"] for scope in found["panels"].values()
     ):
-        yield "there is no panel from before and after training yet: nothing can be said to have risen"
+        yield "there is no evaluation from before and after training yet: nothing can be said to have risen"
 
 
 def _measured(row: Mapping[str, Any]) -> list[str]:

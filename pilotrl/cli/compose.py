@@ -30,7 +30,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from pilotrl import CONF
-from pilotrl.cli.validate import OPEN, config_keys, flat, nearest
+from pilotrl.cli import renamed, synonyms
+from pilotrl.cli.nearest import nearest
+from pilotrl.cli.open_nodes import OPEN
+from pilotrl.cli.validate import config_keys, flat
+from pilotrl.config import folders
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder
@@ -38,6 +42,9 @@ from pilotrl.types import UserError
 
 DRY = "--dry-run"
 """Check and print, and start nothing: a flag of ours, which is taken out before Hydra sees the others."""
+
+FREE = ("hydra", "reward.weights", "reward.terms", "stage.lengths", "model.template", "model.endpoint", "model.prompts")
+"""Nodes whose keys are not those of a class of `pilotrl.config.schema`, beside the open ones."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -59,7 +66,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if word == DRY:
             raise UserError(f"{DRY}: only python -m pilotrl has it; leave it out")
         raise UserError(f"{word}: there is no such flag; the nearest is {nearest(word, flags)}")
+    if arguments.config_dir and Path(arguments.config_dir).is_dir():
+        folders.add(Path(arguments.config_dir))
     return arguments
+
+
+def flags_of(arguments: argparse.Namespace) -> list[str]:
+    """The words that name a folder of the user's own."""
+    place = arguments.config_dir
+    return (
+        [] if place is None else ["-cd", "--config-dir", place, f"-cd={place}", f"--config-dir={place}", f"-cd{place}"]
+    )
 
 
 def key_of(line: str) -> str:
@@ -163,10 +180,19 @@ def resolved(config: Config) -> dict[str, Any]:
 def stored_config(folder: RunFolder) -> Config:
     """The configuration that a run folder holds. Raises UserError when it cannot be read."""
     try:
-        return typed(cast(DictConfig, OmegaConf.load(folder.config)))
+        held = OmegaConf.load(folder.config)
+        if renamed.is_old(_plain(folder)):
+            raise UserError(
+                f"{folder}: was begun before keys were renamed, and cannot go on; start a new run, parent={folder}"
+            )
+        return typed(cast(DictConfig, held))
     except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{folder}: its configuration cannot be read ({line}); start a run in a new folder") from error
+
+
+def _plain(folder: RunFolder) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder.config)))
 
 
 def began_in(folder: RunFolder) -> Path:
@@ -175,8 +201,12 @@ def began_in(folder: RunFolder) -> Path:
 
 
 def read_elsewhere(folder: RunFolder) -> Config:
-    """As stored, for a command in any working folder: a parent is where it was then, if it is still there."""
-    config = stored_config(folder)
+    """As stored_config, for a command in any working folder: a parent is where it was then, if it is still there. A run that was
+    begun before keys were renamed is read with the names of today."""
+    try:
+        config = typed(OmegaConf.create(renamed.translated(_plain(folder))))
+    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+        config = stored_config(folder)  # which says what is wrong
     if config.parent is not None and (there := began_in(folder) / config.parent).is_dir():
         config.parent = str(there)
     return config
@@ -188,14 +218,7 @@ def read_elsewhere(folder: RunFolder) -> Config:
 def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
     """`+key=value` adds keys past the types. Those of the open nodes are held against their classes, elsewhere."""
     known = set(config_keys())
-    free = (
-        "hydra.",
-        "reward.weights.",
-        "stage.lengths.",
-        "model.template.",
-        "model.endpoint.",
-        *(f"{node}." for node in OPEN),
-    )
+    free = tuple(f"{node}." for node in (*OPEN, *FREE))
     for key in flat(config):
         if key not in known and not key.startswith(free):
             raise unknown(key, lines, sorted(known))
@@ -204,6 +227,10 @@ def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
 def unknown(key: str, lines: Sequence[str], known: Sequence[str]) -> UserError:
     blamed = [line for line in lines if f"{key}.".startswith(f"{key_of(line)}.")]
     line = max(blamed, key=lambda line: len(key_of(line)), default=key)
+    if new := renamed.new_name(key):
+        return UserError(f"{line}: is called {new} now")
+    if here := synonyms.meant(key):
+        return UserError(f"{line}: there is no such key; here that is {here}")
     known = [other for other in known if other.startswith("hydra.") == key.startswith("hydra.")]
     return UserError(f"{line}: there is no such key; the nearest is {nearest(key, known)}")
 
@@ -216,6 +243,8 @@ def explained(error: Exception, lines: Sequence[str], arguments: argparse.Namesp
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = ", ".join(error.options)
+        if here := synonyms.meant(option):
+            return UserError(f"{group}={option}: there is no such option (of {options}); here that is {here}")
         return UserError(
             f"{group}={option}: there is no such option; the nearest is {nearest(option, error.options)} (of {options})"
         )
@@ -243,6 +272,8 @@ def no_config(arguments: argparse.Namespace) -> UserError:
 def known_keys(arguments: argparse.Namespace, lines: Sequence[str]) -> list[str]:
     """All that may stand before `=`: the groups, and the keys under the chosen options."""
     places = [CONF, Path(arguments.config_dir)] if arguments.config_dir else [CONF]
-    groups = sorted(path.name for place in places for path in place.iterdir() if path.is_dir() and path.name != "hydra")
+    groups = sorted(
+        {path.name for place in places for path in place.iterdir() if path.is_dir()} - {"hydra", "__pycache__"}
+    )
     config = composed(arguments, [line for line in lines if key_of(line) in groups])
     return [*groups, *flat(config), "resume"]

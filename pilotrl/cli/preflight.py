@@ -25,14 +25,16 @@ from pilotrl.cli.compose import (
     Job,
     composed_job,
     composed_jobs,
+    flags_of,
     key_of,
     parse,
     resolved,
     stored_config,
 )
+from pilotrl.cli.open_nodes import locate
 from pilotrl.cli.sweep import Sweep
 from pilotrl.cli.task_lists import environment, teacher_tasks
-from pilotrl.cli.validate import check, check_plans, locate
+from pilotrl.cli.validate import check, check_plans
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Config
 from pilotrl.rewards import judge
@@ -65,13 +67,14 @@ def prepare(argv: Sequence[str]) -> ParsedCommand:
         composed_job(arguments, overrides)
         return ParsedCommand(given)
     if any(key_of(line) == "resume" for line in overrides):
-        return ParsedCommand([], resumed(list(argv)))
+        return ParsedCommand([], resumed([word for word in argv if word not in flags_of(arguments)]))
     jobs, multirun = composed_jobs(arguments)
     for job in jobs:
         for config in (job.config, *(link.config for link in stage_chain.stage_jobs(job.config, job.hydra))):
             check(config)
             check_learner(config)
             check_plans(config)
+            check_algorithm(config)
             check_language_model(config)
             check_endpoints(config)
             check_taught(config)
@@ -93,6 +96,30 @@ def check_learner(config: Config) -> None:
         raise UserError(f"model={config.model.name}: {why}; give model=openai to python -m pilotrl.evaluate")
 
 
+def check_algorithm(config: Config) -> None:
+    """The algorithm can be made, and learns from what the stage plays. Loads torch."""
+    from pilotrl.training import algorithms
+
+    settings = cast(dict[str, Any], OmegaConf.to_container(config.algorithm, resolve=True))
+    if not isinstance(settings.get("name"), str):
+        raise UserError("algorithm.name: has no value; say what summaries are to call it, name: NAME in its file")
+    try:
+        algorithm = algorithms.build(settings)
+    except UserError as error:
+        raise UserError(f"algorithm.{error}") from error
+    name, stage, size = settings["name"], config.stage, config.train.group_size
+    if algorithm.demonstrations != (stage.actor == "expert"):
+        who, use = ("the policy", "rewards") if stage.actor == "policy" else ("the expert", "demonstrations")
+        how = f"does not learn from what {who} does (stage.actor={stage.actor}); choose one that learns from {use}"
+        raise UserError(f"algorithm={name}: {how}")
+    if size < algorithm.smallest_group:
+        raise UserError(f"train.group_size={size}: must be at least {algorithm.smallest_group} for algorithm={name}")
+    counted = "plan_quality" in stage.terms and config.reward.weights["plan_quality"]
+    if stage.train_unselected and not (algorithm.credits_candidates and counted):
+        why = "credits a plan that was not followed; use an algorithm with algorithm.turn_credit=1, and the term plan_quality"
+        raise UserError(f"stage.train_unselected=true: nothing {why}")
+
+
 def check_language_model(config: Config) -> None:
     """What only the model's own files show; a shipped model and what a run has left are in order. Loads torch."""
     model, parent = config.model, config.parent
@@ -105,7 +132,12 @@ def check_language_model(config: Config) -> None:
         model_info.check_targets(str(Path(parent) / "policy") if parent else model.path, model.lora.targets)
     if strange:
         template = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, model.template), resolve=True))
-        model_info.check_model(model.path, template, "system" in prompts.load(model.prompts))
+        model_info.check_model(model.path, template, "system" in prompts.load(_prompts(config)))
+
+
+def _prompts(config: Config) -> str | dict[str, Any]:
+    named = config.model.prompts
+    return named if isinstance(named, str) else cast(dict[str, Any], OmegaConf.to_container(named, resolve=True))
 
 
 def check_endpoints(config: Config) -> None:
@@ -160,7 +192,8 @@ def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
 
 
 def resumed(argv: Sequence[str]) -> RunFolder:
-    """The folder of `resume=FOLDER`, which stands alone: the run goes on with its own configuration."""
+    """The folder of `resume=FOLDER`, which stands alone, but for the folder of a user's own classes: the run goes on with its
+    own configuration."""
     if len(argv) != 1:
         others = " ".join(word for word in argv if key_of(word) != "resume")
         raise UserError(f"{others}: resume= goes on with the run's own configuration; leave out everything else")

@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
-from pilotrl import CONF, PACKAGE, prompts
+from pilotrl.config import folders
 from pilotrl.config.schema import Config, Scratch
 
 PLANS = r"always|once|never|asked|every [1-9]\d{0,5}"
@@ -46,10 +45,6 @@ def any_of(names: Iterable[str]) -> Rule:
     return lambda value: set(value) <= set(known), "none, or some of " + ", ".join(known)
 
 
-def stems(folder: Path, suffix: str) -> list[str]:
-    return [path.stem for path in folder.glob(f"*{suffix}") if not path.stem.startswith("_")]
-
-
 def stores() -> Rule:
     """Where MLflow can keep runs: the schemes that it and what is installed beside it know."""
     known = sorted(STORES | {entry.name for entry in entry_points(group="mlflow.tracking_store")})
@@ -70,7 +65,6 @@ def _acting(config: Config) -> dict[str, Rule]:
     """Who plays, how, and for what."""
     return {
         "model.dtype": one_of(["float32", "bfloat16"]),
-        "model.prompts": one_of(prompts.sets()),
         "model.lora.rank": at_least(1),
         "model.lora.alpha": above(0),
         "model.roles": one_of(["shared", "separate", "isolated"]),
@@ -92,7 +86,7 @@ def _acting(config: Config) -> dict[str, Rule]:
         "stage.demonstrations": at_least(1),
         "stage.detours": within(0, 1),
         "stage.observation_weight": within(0, 1 if config.stage.actor == "expert" else 0),
-        "stage.agents": any_of(stems(CONF / "agent", ".yaml")),
+        "stage.agents": any_of(folders.options("agent")),
         "reward.overlong_buffer": within(0, 1),
         "reward.overlong_penalty": at_least(0),
     }
@@ -100,18 +94,9 @@ def _acting(config: Config) -> dict[str, Rule]:
 
 def _learning(config: Config) -> dict[str, Rule]:
     return {
-        "algorithm.name": one_of(stems(PACKAGE / "training" / "algorithms", ".py")),
-        "algorithm.clip_low": within(0, 1),
-        "algorithm.clip_high": at_least(0),
-        "algorithm.dual_clip": above(1),
-        "algorithm.turn_credit": at_least(0),
-        "algorithm.gamma": within(0, 1),
-        "algorithm.gae_lambda": within(0, 1),
-        "algorithm.value_coef": at_least(0),
-        "algorithm.value_lr": at_least(0),
         "train.steps": at_least(1),
         "train.tasks": at_least(1),
-        "train.group_size": at_least(2 if config.algorithm.name == "grpo" else 1),
+        "train.group_size": at_least(1),
         "train.minibatches": at_least(1),
         "train.micro_tokens": at_least(1),
         "train.lr": above(0),
@@ -130,7 +115,6 @@ def _learning(config: Config) -> dict[str, Rule]:
 def _running() -> dict[str, Rule]:
     """What is measured, on what, and what is kept."""
     return {
-        "engine.name": one_of(stems(CONF / "engine", ".yaml")),
         "engine.slots": at_least(1),
         "panel.tasks": at_least(1),
         "panel.samples": at_least(1),

@@ -1,36 +1,31 @@
 """Is this configuration one that can run? Asked of values before anything is created; every refusal is one line.
 
 Types are checked by composition against `pilotrl.config.schema`. Ranges and known names are in `pilotrl.cli.ranges`. Here:
-what depends on several values, keys of the open nodes `env`, `teacher` and `judge`, and whether what a value points to exists.
+what depends on several values, and whether what a value points to exists. Nodes with `_target_` are in `open_nodes`; what an
+algorithm can learn from is asked of it in `preflight`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import inspect
 import json
 import re
 import typing
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass, make_dataclass
-from difflib import SequenceMatcher
-from importlib import import_module
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl import CONF, PACKAGE
+from pilotrl import PACKAGE, prompts
+from pilotrl.cli.nearest import nearest, show
+from pilotrl.cli.open_nodes import OPEN, check_target
 from pilotrl.cli.ranges import rules
-from pilotrl.config.schema import Algorithm, Config
+from pilotrl.config.schema import Config
 from pilotrl.rewards.terms import TERMS
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import UserError
-
-OPEN = ("env", "teacher", "judge")
-"""Nodes whose keys are those of the class that `_target_` names."""
 
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 
@@ -44,7 +39,6 @@ def check(config: Config) -> None:
         if value is not None and not holds(value):
             raise UserError(f"{key}={show(value)}: must be {allowed}")
     check_weights(config)
-    check_algorithm(config.algorithm)
     check_stage(config)
     check_plans(config)
     check_lora(config)
@@ -57,6 +51,9 @@ def check(config: Config) -> None:
         check_model(config.model.path)
     for node in OPEN:
         check_target(node, getattr(config, node))
+    for name, settings in config.reward.terms.items():
+        check_target(f"reward.terms.{name}", settings)
+    check_prompts(config.model.prompts)
     environment = cast(dict[str, Any], OmegaConf.to_container(config.env, resolve=True))
     check_env(json.dumps(environment, sort_keys=True))
     try:
@@ -66,23 +63,35 @@ def check(config: Config) -> None:
 
 
 def check_weights(config: Config) -> None:
-    for name, weight in config.reward.weights.items():
-        if name not in TERMS:
-            near = nearest(name, TERMS)
-            raise UserError(f"reward.weights.{name}={weight}: there is no such term; the nearest is {near}")
+    """Every weight is of a term, and every term that counts has one."""
+    weights, own = config.reward.weights, config.reward.terms
+    known = [*TERMS, *map(str, own)]
+    for name, weight in weights.items():
+        if name not in known:
+            raise UserError(
+                f"reward.weights.{name}={weight}: there is no such term; the nearest is {nearest(name, known)}"
+            )
         if weight < 0:
             raise UserError(f"reward.weights.{name}={weight}: must be at least 0")
-    if not any(config.reward.weights[term] for term in config.stage.terms):
+    for name in own:
+        if name in TERMS:
+            raise UserError(f"reward.terms.{name}: is a term of ours; give yours another name")
+        if name not in weights:
+            raise UserError(f"reward.terms.{name}: has no weight; set reward.weights.{name}")
+    if not any(weights[term] for term in config.stage.terms):
         raise UserError(f"stage.terms={show(config.stage.terms)}: all have weight 0 in reward.weights; raise one")
+
+
+def check_prompts(named: Any) -> None:
+    """The set of prompts is there and whole."""
+    if not isinstance(named, str):
+        check_target("model.prompts", named)
+    prompts.load(named if isinstance(named, str) else cast(dict[str, Any], OmegaConf.to_container(named, resolve=True)))
 
 
 def check_plans(config: Config) -> None:
     """Who trains or counts plans needs plans that the policy writes; in an evaluation nobody trains."""
     stage = config.stage
-    credited = config.algorithm.turn_credit and "plan_quality" in stage.terms and config.reward.weights["plan_quality"]
-    if stage.train_unselected and not credited:
-        why = "credits a plan that was not followed; use algorithm=grpo, algorithm.turn_credit=1 and the term plan_quality"
-        raise UserError(f"stage.train_unselected=true: nothing {why}")
     if stage.actor == "expert" or (stage.planner == "policy" and config.agent.plans != "never"):
         return
     no_plans = "agent.plans=never" if config.agent.plans == "never" else f"stage.planner={stage.planner}"
@@ -95,27 +104,12 @@ def check_plans(config: Config) -> None:
 
 
 def check_stage(config: Config) -> None:
-    """Demonstrations are for sft, and sft for demonstrations: those have no rewards, and a policy's samples are no examples."""
-    actor, name = config.stage.actor, config.algorithm.name
-    if (actor == "expert") != (name == "sft"):
-        who, use = ("the expert", "algorithm=sft") if actor == "expert" else ("the policy", "algorithm=grpo or ppo")
-        raise UserError(f"algorithm.name={name}: does not learn from what {who} plays (stage.actor={actor}); use {use}")
-    if actor == "policy" and config.train.validate_every:
+    """A loss on held-out demonstrations needs demonstrations."""
+    if config.stage.actor == "policy" and config.train.validate_every:
         often = config.train.validate_every
         raise UserError(
-            f"train.validate_every={often}: is for demonstrations (stage.actor=expert); set it to 0, panels measure"
+            f"train.validate_every={often}: is for demonstrations (stage.actor=expert); set it to 0, evaluations measure"
         )
-
-
-def check_algorithm(algorithm: Algorithm) -> None:
-    """What an algorithm does not read is null in its file, and has to stay so; what it reads has to have a value."""
-    path = CONF / "algorithm" / f"{algorithm.name}.yaml"
-    for key, usual in flat(OmegaConf.load(path)).items() if path.is_file() else ():
-        value = getattr(algorithm, key)
-        if usual is None and value is not None:
-            raise UserError(f"algorithm.{key}={value}: {algorithm.name} does not read it; leave it null")
-        if usual is not None and value is None and key != "dual_clip":
-            raise UserError(f"algorithm.{key}=null: {algorithm.name} needs a number; set it")
 
 
 def check_lora(config: Config) -> None:
@@ -179,53 +173,6 @@ def check_parent(parent: str, model: str) -> None:
         raise UserError(f"parent={parent}: holds a checkpoint of model={theirs}, and this run has model={model}")
 
 
-def check_target(node: str, settings: DictConfig) -> None:
-    """The keys of an open node are keywords of its class, and their values have the types that it declares."""
-    target = str(settings.get("_target_"))
-    cls = locate(f"{node}._target_", target)
-    hints = keywords(cls)
-    schema = OmegaConf.structured(make_dataclass(cls.__name__, hints.items()))
-    for key in map(str, settings):
-        if key == "_target_":
-            continue
-        value = settings[key]
-        if key not in hints:
-            near = nearest(key, hints)
-            raise UserError(f"{node}.{key}={show(value)}: {target} has no such key; the nearest is {node}.{near}")
-        for name in value if OmegaConf.is_dict(value) else ():
-            if OmegaConf.is_dict(value[name]) and "_target_" in value[name]:
-                check_target(f"{node}.{key}.{name}", value[name])
-        try:
-            schema[key] = value
-        except OmegaConfBaseException as error:
-            raise UserError(f"{node}.{key}={show(value)}: {str(error).splitlines()[0]}") from error
-
-
-def locate(key: str, target: str) -> type:
-    module, _, name = target.rpartition(".")
-    try:
-        cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}={target}: cannot be imported ({error}); give the dotted path of a class") from error
-    if not inspect.isclass(cls):
-        raise UserError(f"{key}={target}: is not a class; give the dotted path of a class")
-    return cls
-
-
-def keywords(cls: type) -> dict[str, Any]:
-    """Keywords of a constructor and their types; Any for what a configuration cannot express, which its caller adds."""
-    hints: dict[str, Any] = {}
-    with contextlib.suppress(NameError):  # annotations of others may name what only a type checker imports
-        # Of a dataclass each field is read where it was written, which may be another module.
-        hints = typing.get_type_hints(cls if is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
-    return {name: expressible(hints.get(name, Any)) for name in inspect.signature(cls).parameters}
-
-
-def expressible(hint: Any) -> Any:
-    plain = (bool, int, float, str, type(None))
-    return hint if all(part in plain for part in (typing.get_args(hint) or (hint,))) else Any
-
-
 @functools.cache
 def check_env(settings: str) -> None:
     """Build the world once, for what only building it shows: data that is not there, or cannot be read."""
@@ -260,18 +207,3 @@ def flat(config: Any) -> dict[str, Any]:
                 yield f"{prefix}{key}", value
 
     return dict(walk(cast(dict[str, Any], OmegaConf.to_container(config)), ""))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known key that looks most like `word`, or like its last part: `lr` finds `train.lr`."""
-
-    def likeness(key: str) -> float:
-        whole = SequenceMatcher(None, word, key).ratio()
-        leaf = SequenceMatcher(None, word.rpartition(".")[2], key.rpartition(".")[2]).ratio()
-        return max(whole, leaf - 0.01)
-
-    return max(sorted(known), key=likeness)
-
-
-def show(value: Any) -> str:
-    return str(value).replace("'", "").replace(" ", "") if OmegaConf.is_list(value) else str(value)

@@ -1,7 +1,7 @@
 """The types of the configuration, in one place. Values live in `conf/`, and defaults nowhere else.
 
-`env`, `teacher` and `judge` are open nodes: their keys are those of the class named by `_target_`, and are checked against its
-signature before anything runs.
+`env`, `teacher`, `judge`, `algorithm` and `engine` are open nodes: their keys are those of the class named by `_target_`, and are
+checked against its signature before anything runs.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Model:
     """Compute each block again in the backward pass instead of keeping what is in it: less memory, more time."""
     template: dict[str, Any] = MISSING
     """Keywords that the model's own chat template takes, such as `enable_thinking`."""
-    prompts: str = MISSING
-    """Folder of `pilotrl/prompts/` whose words are used."""
+    prompts: Any = MISSING
+    """Set of prompts that is used: a folder of `pilotrl/prompts/`, or a file `prompts/NAME.yaml` of one's own."""
     max_length: int = MISSING
     """Tokens a context may hold; an episode that would pass it is truncated."""
     max_plan_tokens: int = MISSING
@@ -133,47 +133,13 @@ class Reward:
 
     weights: dict[str, float] = MISSING
     """By the name of the term; at least 0."""
+    terms: dict[str, Any] = MISSING
+    """Terms of one's own, by name: `_target_` and the keywords of a class whose objects are called with an episode."""
     overlong_buffer: float = MISSING
     """Share of the tokens that an episode's replies may have at most over which the length penalty grows from nothing to
     all of it; 0: off (DAPO, arXiv 2503.14476)."""
     overlong_penalty: float = MISSING
     """Largest length penalty, subtracted from the reward."""
-
-
-@dataclass
-class Algorithm:
-    """Advantage and loss. What an algorithm does not read is null."""
-
-    name: str = MISSING
-    """File of `pilotrl/training/algorithms/`: grpo, ppo or sft."""
-    clip_low: float | None = MISSING
-    """The ratio is clipped at 1 - clip_low ..."""
-    clip_high: float | None = MISSING
-    """... and at 1 + clip_high."""
-    dual_clip: float | None = MISSING
-    """Bound on ratio * |advantage| where the advantage is negative (arXiv 1912.09729); null: none."""
-    scale_rewards: bool | None = MISSING
-    """Divide group advantages by the group's standard deviation."""
-    turn_credit: float | None = MISSING
-    """Weight of what each call earned by itself (adherence, plan quality) beside what its episode earned; 0: plain grpo."""
-    gamma: float | None = MISSING
-    """Discount from call to call (ppo)."""
-    gae_lambda: float | None = MISSING
-    """Decay of generalized advantage estimation (ppo, arXiv 1506.02438)."""
-    value_coef: float | None = MISSING
-    """Weight of the value loss (ppo)."""
-    value_lr: float | None = MISSING
-    """Learning rate of the value head (ppo)."""
-
-
-@dataclass
-class Engine:
-    """Who generates."""
-
-    name: str = MISSING
-    """What it is called."""
-    slots: int = MISSING
-    """Episodes played side by side, each with a cache of keys and values."""
 
 
 @dataclass
@@ -297,10 +263,10 @@ class Config:
     """Who writes the plans where `stage.planner` is teacher: `_target_` and the keywords of that class."""
     judge: Any = MISSING
     """Who grades adherence and plans: `_target_` and the keywords of that class."""
-    algorithm: Algorithm = MISSING
-    """Advantage and loss."""
-    engine: Engine = MISSING
-    """Who generates."""
+    algorithm: Any = MISSING
+    """Advantage and loss: `_target_`, `name` (what summaries call it) and the options of that class."""
+    engine: Any = MISSING
+    """Who generates: `_target_`, `name`, `slots` (episodes side by side) and the other keywords of that class."""
     train: Train = MISSING
     """Size and pace of training; stages set it."""
     panel: Panel = MISSING

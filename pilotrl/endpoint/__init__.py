@@ -1,9 +1,9 @@
-"""A model behind an OpenAI-compatible address: many questions at once, paced, asked again where that may help, and kept.
+"""The client for an OpenAI-compatible endpoint: concurrent requests with rate limit, retries, cost counts and a cache.
 
-Equal questions get one answer: while one of them is under way, within the cache's life, and over all processes that share the
-cache. So what comes out does not depend on what finished first. A question without an answer is None, and is counted.
+Equal questions get the same reply: while one is under way, as long as the cache is kept, and in all processes that share the
+cache. So results do not depend on which request finishes first. A question without a reply gives None, and is counted.
 
-May import `prompts` and `store`. Never here: what is asked (`engine`, `teacher` and `rewards.judge` know).
+May import `prompts` and `store`. Never here: the prompts' contents (`engine`, `teacher` and `rewards.judge` write them).
 """
 
 from __future__ import annotations
@@ -33,56 +33,56 @@ from pilotrl.types import UserError
 
 T = TypeVar("T")
 Read = Callable[[str], T]
-"""What a reply says; ValueError where it cannot be read."""
+"""Parses a reply; raises ValueError for one that cannot be parsed."""
 
 FORMATS = ("json_schema", "json_object", "text")
-"""How a server is told to answer in JSON, best first; it gets the next where it refuses one."""
+"""Values of `response_format`, best first; after a server refuses one, the next is used."""
 
 COUNTS = ("requests", "cached", "retries", "unreadable", "unanswered", "prompt_tokens", "reply_tokens")
-"""What is counted: requests sent; questions that the cache answered; requests sent again; questions whose every reply could
-not be read; questions that got no reply; tokens read and written, as the server counts them."""
+"""Counters: requests sent; questions answered by the cache; retries; questions none of whose replies could be parsed;
+questions without a reply; tokens of prompts and replies, as the server counts them."""
 
 SIZE = " tokens"
-"""What the cache calls the size of a reply, behind the name of the question."""
+"""Suffix of a question's cache key, under which the number of tokens of its reply is stored."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where a model is, and how it is asked: keys of every node of the configuration that names an endpoint."""
+    """Settings of an API model: its URL and name, sampling, limits and prices. Part of every configuration of an endpoint."""
 
     base_url: str
-    """Of the API, such as https://api.deepseek.com or http://127.0.0.1:8000/v1."""
+    """URL of the API, such as https://api.deepseek.com or http://127.0.0.1:8000/v1."""
     model: str
-    """What the endpoint calls the model."""
+    """Name of the model at the endpoint."""
     credential: str | None
-    """Environment variable that holds the key; null: the endpoint wants none."""
+    """Environment variable that holds the API key; null: the endpoint needs none."""
     timeout: float
     """Seconds that a reply may take."""
     concurrency: int
     """Requests under way at once."""
     requests_per_minute: float | None
-    """Pace of requests; null: as fast as they come."""
+    """Rate limit; null: none."""
     attempts: int
-    """Requests that a question gets until a reply can be read."""
+    """Requests for one question, at most, until a reply can be parsed."""
     backoff: float
     """Seconds before the second attempt, at most; doubled for each further one."""
     temperature: float | None
-    """Of sampling; null: not sent."""
+    """Sampling temperature; null: not sent."""
     max_tokens: int | None
-    """Of a reply; null: not sent."""
+    """Tokens of a reply, at most; null: not sent."""
     body: Any
     """Further fields of a request, by name."""
     cache: str | None
     """File that keeps replies for later runs; null: none."""
     price_prompt: float | None
-    """Of a million tokens read; null: no cost is counted."""
+    """Price of a million prompt tokens; null: no cost is counted."""
     price_reply: float | None
-    """Of a million tokens written."""
+    """Price of a million reply tokens."""
 
     def check(self) -> None:
-        """Raises UserError for the first value that no endpoint can have."""
+        """Raises UserError for the first invalid value."""
         if has_credentials(self.base_url):
             raise UserError(
                 "base_url: holds a user or a password; name the variable that holds the key as credential instead"
@@ -101,7 +101,7 @@ class Address:
             raise UserError("price_prompt, price_reply: give both, or neither")
 
     def key(self) -> str | None:
-        """The key itself, from the environment. Raises UserError where there is none; never tells it."""
+        """The API key, from its environment variable. Raises UserError if that is not set; the message never holds the key."""
         if self.credential is None:
             return None
         if not re.fullmatch(r"[A-Za-z_]\w{0,63}", self.credential):
@@ -121,23 +121,23 @@ class Address:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. Two that are equal are one."""
+    """One prompt to an API model. Equal questions share one request and one reply."""
 
     messages: tuple[tuple[str, str], ...]
     """(speaker, text)."""
     schema: str = ""
     """JSON schema of the reply; "" for plain text."""
     sample: int = 0
-    """Tells questions apart that are otherwise equal, where several replies are wanted."""
+    """Number of the sample, which makes otherwise equal questions distinct where several replies are wanted."""
 
 
 class Endpoint:
-    """Asks questions of the model at an address, in threads of its own. `shared` gives equal addresses one endpoint."""
+    """A client of one API model, with its own thread pool. `shared` gives equal settings the same client."""
 
     known: ClassVar[dict[str, Endpoint]] = {}
 
     def __init__(self, address: Address) -> None:
-        """Opens nothing yet. Raises UserError for values that cannot be, and a key that is not in the environment."""
+        """Opens no connection. Raises UserError for invalid values, and for an API key that is not set."""
         address.check()
         self.address = address
         self.wire = Wire(address.base_url, address.model, address.key(), address.timeout, address.body)
@@ -149,11 +149,11 @@ class Endpoint:
         self.format = 0
         self.silent, self.closed_until = 0, 0.0
         self.probed = False
-        self.told: set[str] = set()
+        self.warned: set[str] = set()
 
     @classmethod
     def shared(cls, address: Address) -> Endpoint:
-        """One for all of a kind who ask at the same address in the same way, so that pace and counts are one."""
+        """The client for these settings, one for each kind of user, so that they share its rate limit and counts."""
         own = {field.name: getattr(address, field.name) for field in fields(Address)}
         key = os.environ.get(address.credential or "", "")
         name = sha256(json.dumps([type(address).__name__, own, key], sort_keys=True).encode()).hexdigest()
@@ -170,7 +170,7 @@ class Endpoint:
         return ThreadPoolExecutor(self.address.concurrency, "endpoint")
 
     def probe(self) -> None:
-        """Ask for one word, once in the life of a process. Raises UserError where that gets no answer."""
+        """Send one short request, once a process. Raises UserError if it gets no reply."""
         if self.probed:
             return
         if self.address.cache:
@@ -178,7 +178,7 @@ class Endpoint:
         question = Question((("user", "Say yes."),))
         wire, most = self.wire.hasty(), self.address.max_tokens
         try:
-            self._tries(lambda error: error.again and error.status is not None)(
+            self._retrying(lambda error: error.again and error.status is not None)(
                 self._send, replace(self.address, max_tokens=most and min(most, 8)), question, "text", wire
             )
         except Unanswered as error:
@@ -186,7 +186,7 @@ class Endpoint:
         self.probed = True
 
     def answers(self, questions: Sequence[Question], read: Read[T]) -> list[T | None]:
-        """What the replies say, in order; None where there is none. Ends what `ask` began about these questions."""
+        """The parsed replies, in order; None for a question without one. Collects what `ask` has started."""
         futures = [self.ask(question, read) for question in questions]
         try:
             return [future.result() for future in futures]
@@ -198,13 +198,13 @@ class Endpoint:
                 self.asked.pop(self._name(question), None)
 
     def drop(self) -> None:
-        """Forget what was asked for and not begun."""
+        """Cancel the questions that no request was sent for yet."""
         self.pool.shutdown(wait=False, cancel_futures=True)
         del self.pool
         self.asked.clear()
 
     def ask(self, question: Question, read: Read[T], *, anew: bool = False) -> Future[T | None]:
-        """Begin to ask, unless that was begun before; `anew`: and did not come to nothing."""
+        """Start a question, unless it was started before; `anew`: start it again if it ended without a reply."""
         name = self._name(question)
         before = self.asked.get(name)
         if before is None or (anew and before.done() and before.result() is None):
@@ -212,12 +212,12 @@ class Endpoint:
         return self.asked[name]
 
     def tokens(self, question: Question) -> int:
-        """Of the reply to a question that has one, as the server counted them; 0 where it did not."""
+        """Tokens of the reply to a question, as the server counted them; 0 if it did not."""
         name = self._name(question)
         return self.sizes[name] if name in self.sizes else int((self.cache and self.cache.get(name + SIZE)) or 0)
 
     def spent(self) -> dict[str, float]:
-        """The counts so far, and what they cost where there is a price."""
+        """The counts so far, and their cost if there are prices."""
         with self.lock:
             counts = {name: float(self.counts[name]) for name in COUNTS}
         at = self.address
@@ -226,7 +226,7 @@ class Endpoint:
         return counts
 
     def _name(self, question: Question) -> str:
-        """Of a question in the cache: a hash of all that decides the reply but the address."""
+        """Cache key of a question: a hash of everything that decides the reply except the URL."""
         at = self.address
         return sha256(
             json.dumps([at.model, at.temperature, at.max_tokens, at.body, asdict(question)]).encode()
@@ -234,7 +234,7 @@ class Endpoint:
 
     def _answer(self, name: str, question: Question, read: Read[T]) -> T | None:
         if self.cache and (kept := self.cache.get(name)) is not None:
-            with suppress(ValueError):  # of a reader that has changed since: asked anew
+            with suppress(ValueError):  # the parser has changed since: ask again
                 found = read(kept)
                 self._count(cached=1)
                 return found
@@ -243,16 +243,16 @@ class Endpoint:
             self._count(unanswered=1)
             return None
         try:
-            answer = self._tries(lambda error: error.again)(self._once, question, read, [])
+            answer = self._retrying(lambda error: error.again)(self._attempt, question, read, [])
         except Unanswered as error:
-            self._lost(error)
+            self._count_failure(error)
             return None
-        said, size = answer.text, str(answer.reply_tokens)
+        text, size = answer.text, str(answer.reply_tokens)
         self.sizes[name] = int(self.cache.put(name + SIZE, size) if self.cache else size)
-        return read(self.cache.put(name, said) if self.cache else said)
+        return read(self.cache.put(name, text) if self.cache else text)
 
-    def _tries(self, again: Callable[[Unanswered], bool]) -> Retrying:
-        """Calls what it is given until that goes well, or has failed in a way or a number that ends it."""
+    def _retrying(self, again: Callable[[Unanswered], bool]) -> Retrying:
+        """Calls a function until it succeeds, fails with an error that `again` does not retry, or attempts run out."""
         return Retrying(
             stop=stop_after_attempt(self.address.attempts),
             wait=self._pause,
@@ -262,14 +262,14 @@ class Endpoint:
         )
 
     def _pause(self, state: RetryCallState) -> float:
-        """Seconds until the next attempt: what the server asks for, or ever more."""
+        """Seconds until the next attempt: the server's Retry-After, or exponential backoff."""
         error = state.outcome.exception() if state.outcome else None
         after = error.after if isinstance(error, Unanswered) else None
         return wait_random_exponential(self.address.backoff, PATIENCE)(state) if after is None else min(after, PATIENCE)
 
-    def _once(self, question: Question, read: Read[T], since: list[tuple[str, str]]) -> Answer:
-        """One reply that can be read. `since`: the last that could not, and that this was said; asked the same at temperature 0
-        a model would say the same."""
+    def _attempt(self, question: Question, read: Read[T], since: list[tuple[str, str]]) -> Answer:
+        """One reply that can be parsed. `since`: the last one that could not, and the message that says so; without them a
+        model at temperature 0 would repeat its reply."""
         answer = self._formatted(replace(question, messages=(*question.messages, *since)))
         self.silent = 0
         try:
@@ -281,18 +281,18 @@ class Endpoint:
         return answer
 
     def _formatted(self, question: Question) -> Answer:
-        """The reply to a question whose schema the server is told as well as it can be; remembers how well that is."""
+        """The reply, in the best JSON format that the server accepts, which is remembered."""
         at = partial(self._send, self.address, question, wire=self.wire)
         if not question.schema:
             return at("text")
-        for place, form in enumerate(FORMATS[self.format :], self.format):
+        for index, form in enumerate(FORMATS[self.format :], self.format):
             try:
                 answer = at(form)
             except Unanswered as error:
                 if not error.refused or form == "text":
                     raise
             else:
-                self.format = max(self.format, place)
+                self.format = max(self.format, index)
                 return answer
         raise AssertionError("plain text is the last format, and returns or raises")
 
@@ -303,16 +303,16 @@ class Endpoint:
         self._count(prompt_tokens=answer.prompt_tokens, reply_tokens=answer.reply_tokens)
         return answer
 
-    def _lost(self, error: Unanswered) -> None:
-        """Count a question without an answer. Where the endpoint has gone silent, the next ones do not wait for it."""
+    def _count_failure(self, error: Unanswered) -> None:
+        """Count a question without a reply, and warn once a cause. If the endpoint is down, skip requests for a while."""
         self._count(**{"unreadable" if error.unreadable else "unanswered": 1})
         with self.lock:
             self.silent += error.again and not error.unreadable
             if self.silent >= 2 * self.address.concurrency:
                 self.closed_until = time.monotonic() + self.address.timeout
-            fresh = error.kind not in self.told
-            self.told.add(error.kind)
-        if fresh:
+            new = error.kind not in self.warned
+            self.warned.add(error.kind)
+        if new:
             log.warning(
                 "%s (%s): %s; such questions stay without an answer", self.address.base_url, self.address.model, error
             )
@@ -323,7 +323,7 @@ class Endpoint:
 
 
 class Pace:
-    """Lets so many through a minute, evenly; from any number of threads."""
+    """A rate limiter for any number of threads: spaces requests evenly, `a_minute` of them a minute."""
 
     def __init__(self, a_minute: float | None) -> None:
         self.gap, self.next, self.lock = 60 / a_minute if a_minute else 0.0, 0.0, Lock()
@@ -331,6 +331,6 @@ class Pace:
     def wait(self) -> None:
         with self.lock:
             now = time.monotonic()
-            mine = max(now, self.next)
-            self.next = mine + self.gap
-        time.sleep(mine - now)
+            slot = max(now, self.next)
+            self.next = slot + self.gap
+        time.sleep(slot - now)

@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible API by the `openai` library, and what may go wrong with it as one exception."""
+"""One HTTP request to an OpenAI-compatible API with the `openai` library; every failure becomes one exception type."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pilotrl.store.redact import hide_credentials
 from pilotrl.types import UserError
 
 PATIENCE = 60.0
-"""Seconds that are waited before an attempt, at most."""
+"""Seconds between two attempts, at most."""
 HASTE = 20.0
-"""Seconds that the first question of all may take."""
+"""Timeout of the probe before a run, at most, in seconds."""
 AGAIN = (408, 409, 429)
-"""Statuses below 500 which say that it may go better later."""
+"""HTTP statuses below 500 that are retried."""
 
 
 class Answer(BaseModel):
-    """What a server said."""
+    """A server's reply: its text, and the tokens that it counted."""
 
     text: str
     prompt_tokens: int
@@ -30,27 +30,27 @@ class Answer(BaseModel):
 
 
 class Unanswered(Exception):
-    """A request without a usable reply; the text is one line and holds no key."""
+    """A request without a usable reply; the message is one line and never holds the API key."""
 
     def __init__(
         self, line: str, *, again: bool, status: int | None = None, after: float | None = None, unreadable: bool = False
     ) -> None:
-        """again: a later attempt may go better; after: in so many seconds, the server says."""
+        """again: retry it; after: the server's Retry-After, in seconds; unreadable: the reply could not be parsed."""
         super().__init__(line)
         self.again, self.status, self.after, self.unreadable = again, status, after, unreadable
 
     @property
     def refused(self) -> bool:
-        """The server understood, and does not want to do it that way."""
+        """The server rejects a field of the request."""
         return self.status in (400, 422)
 
     @property
     def kind(self) -> str:
-        """The same for failures of one cause."""
+        """Equal for failures with the same cause."""
         return "unreadable" if self.unreadable else str(self.status)
 
     def key(self, credential: str | None) -> str:
-        """What in the configuration is to blame."""
+        """The key of the configuration that most likely is wrong."""
         if self.status in (401, 403):
             return f"credential={credential or 'null'}"
         return "model" if self.status in (400, 404, 422) else "base_url"
@@ -70,17 +70,17 @@ class _Usage(BaseModel):
 
 
 class _Body(BaseModel):
-    """What is read of a reply; servers differ in the rest."""
+    """The fields of a response that are used; servers differ in the rest."""
 
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
 
 
 class Wire:
-    """A connection to one model."""
+    """The HTTP client for one API model."""
 
     def __init__(self, base_url: str, model: str, key: str | None, timeout: float, body: dict[str, Any]) -> None:
-        """Raises UserError where the library is not installed."""
+        """Raises UserError if the `openai` library is not installed."""
         try:
             import openai
         except ImportError as error:
@@ -90,7 +90,7 @@ class Wire:
         self.settings = base_url, model, key, min(timeout, HASTE), body
 
     def hasty(self) -> Wire:
-        """The same with less patience."""
+        """The same client with a short timeout."""
         return Wire(*self.settings)
 
     def post(
@@ -109,10 +109,10 @@ class Wire:
         }
         fields = {name: value for name, value in fields.items() if value is not None}
         _, model, _, _, body = self.settings
-        said = [{"role": speaker, "content": text} for speaker, text in messages]
+        chat = [{"role": speaker, "content": text} for speaker, text in messages]
         try:
             raw = self.client.chat.completions.with_raw_response.create(
-                model=model, messages=said, extra_body=body or None, **fields
+                model=model, messages=chat, extra_body=body or None, **fields
             )
             return _read(raw.content)
         except self.lib.APIStatusError as error:
@@ -134,7 +134,7 @@ class Wire:
         )
 
     def _clean(self, line: str) -> str:
-        """Without the key, which some servers repeat."""
+        """The line without the API key, which some servers repeat."""
         key = self.settings[2]
         return hide_credentials(line.replace(key, "***") if key else line)
 
@@ -147,7 +147,7 @@ def _format(form: str, schema: str) -> dict[str, Any] | None:
 
 
 def _read(content: bytes) -> Answer:
-    """The reply in what a server sent with status 200; Unanswered where that is something else."""
+    """The reply in the body of a response with status 200. Raises Unanswered if it is no chat completion."""
     try:
         body = _Body.model_validate_json(content)
     except ValidationError as error:
@@ -161,19 +161,19 @@ def _read(content: bytes) -> Answer:
 
 def _after(headers: Any) -> float | None:
     """Seconds of a Retry-After header, which may be a date."""
-    asked = headers.get("retry-after")
-    if asked is None:
+    value = headers.get("retry-after")
+    if value is None:
         return None
     try:
-        return max(0.0, float(asked))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time())
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
     except (TypeError, ValueError):
         return None
 
 
 def in_one_line(what: object) -> str:
-    """The start of it, in one line."""
+    """Its first 200 characters, in one line."""
     return " ".join(str(what).split())[:200]

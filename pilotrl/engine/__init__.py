@@ -1,4 +1,4 @@
-"""Who generates: `submit` requests, `step` until they are finished, in whatever order they finish.
+"""Inference engines, which generate replies: `submit` requests, `step` until they finish, in any order.
 
 May import `endpoint`, `models` and `prompts`. Never here: environments, plans, gradients."""
 
@@ -10,26 +10,35 @@ from pilotrl.types import Reply, Request
 
 
 class Engine(Protocol):
-    """What the rollout needs of a generator of replies."""
+    """The protocol that the rollout needs of an inference engine."""
 
     slots: int
-    """Episodes worth playing side by side."""
+    """Episodes to run concurrently."""
 
     def submit(self, request: Request) -> None: ...
 
     def step(self) -> list[Reply]:
-        """Do some work; return what it finished. Must finish every submitted request eventually."""
+        """Do some work; return the replies that it finished. Must finish every submitted request eventually."""
         ...
 
     def release(self, session: tuple[int, int]) -> None:
-        """The session's episode is over."""
+        """The session's episode is over: drop its requests and its cache."""
+        ...
+
+
+@runtime_checkable
+class ForkableEngine(Engine, Protocol):
+    """An engine that forks of this process may go on with, each for itself: episodes are then run by several processes."""
+
+    def settle(self) -> None:
+        """In a fork: prepare for a life without learning."""
         ...
 
 
 @runtime_checkable
 class RemoteEngine(Engine, Protocol):
-    """An engine that asks endpoints."""
+    """An engine that sends its requests to an API."""
 
     def spent(self) -> dict[str, float]:
-        """What it asked, and what that cost."""
+        """Counts of its requests and tokens, and their cost."""
         ...

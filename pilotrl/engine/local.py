@@ -1,14 +1,14 @@
-"""transformers in this process: continuous batching over slots of kept keys and values.
+"""The local engine: generates with a transformers model in this process, with continuous batching and a slotted KV cache.
 
-The model is the one that learns, so a weight sync is nothing, and log-probabilities are those of the learner. Every step is
-one forward pass over all new tokens of all sessions, long prompts and single tokens side by side; a session that ends
-frees its slot for the next. What a session's slot holds is reused as far as the next prompt starts with the same tokens, and
-so is what the slot of another episode of its group holds, which began alike.
+The model is the one being trained, so that weights need no syncing and log-probabilities are the learner's own. Every step is
+one forward pass over all new tokens of all sessions, long prompts and single tokens together; a session that ends frees its
+slot for the next. Prefix caching: keys and values in a session's slot are reused as far as the next prompt starts with the same
+tokens, and so are those in the slot of another episode of its group, which has the same instruction.
 
-Agents repeat themselves and each other: a plan is written anew with most of its steps as they were. So a few tokens are guessed
-from where the last ones stood before, and seen in the same pass (speculative decoding, arXiv 2211.17192). A seed belongs
-to a call and a place in it, so each place gets the token that it would have got one by one, and what was sampled behind a wrong
-guess is dropped.
+Agents repeat themselves and each other: a new plan mostly repeats the steps of the one before. So a few tokens are drafted by
+prompt lookup and verified in the same pass (speculative decoding, arXiv 2211.17192). Random numbers belong to a call and a
+position in it, so each position gets the token it would have got without drafts; what was sampled after a wrong draft token
+is dropped.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pilotrl.types import Reply, Request
 
 Session = tuple[int, int]
 DRAFT = AHEAD - 1
-"""Tokens that are guessed, at most."""
-WORTH = 16
-"""Tokens that are worth copying from another slot, or waiting a step for."""
+"""Tokens that are drafted, at most."""
+MIN_COPY = 16
+"""Tokens from which on it pays to copy them from another slot, or to wait a step for them."""
 FEW = 16
-"""Likeliest tokens that are looked at first: mostly what is drawn is among them, and to sort all takes longer than the model."""
+"""Top-p looks at so many of the likeliest tokens first, which mostly suffice: sorting all takes longer than the model."""
 
 
 @dataclass
@@ -41,16 +41,16 @@ class _Running:
     request: Request
     slot: int
     fresh: list[int]
-    """Tokens the model has not seen yet: the prompt's rest, then each sampled one."""
+    """Tokens the model has not seen yet: the rest of the prompt, then each sampled one."""
     read: int
-    """Tokens of the text that are known as phrases."""
+    """Tokens of the text that prompt lookup has indexed."""
     text: list[int]
     """Prompt and reply."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
     def take(self, draft: list[int], chosen: list[int], logprobs: list[float], end: int) -> None:
-        """Tokens in order, as long as each was sampled behind the one before it and not behind another guess."""
+        """Accept sampled tokens in order, up to the first that differs from its draft: later ones followed a wrong prefix."""
         for token, logprob, guess in zip(chosen, logprobs, [*draft, None], strict=True):
             self.text.append(token)
             self.ids.append(token)
@@ -65,7 +65,7 @@ class _Running:
 class LocalEngine:
     """`model` is a causal LM of transformers with attention `pilotrl`; `end` closes a reply."""
 
-    def __init__(self, model: Any, end: int, slots: int) -> None:
+    def __init__(self, *, model: Any, end: int, slots: int) -> None:
         self.model, self.end, self.slots = model, end, slots
         self.cache = Cache(slots)
         self.free = list(range(slots))
@@ -76,8 +76,8 @@ class LocalEngine:
         self.drafts = PromptLookup()
 
     def settle(self) -> None:
-        """Work an adapter into the weights, for a process that will never learn: the same up to rounding, and faster. In
-        float32 only, where rounding is below what sampling sees."""
+        """Merge the adapter into the weights, in a process that never trains: faster, and equal up to rounding. Only in
+        float32, where rounding is too small to change a sample."""
         if isinstance(self.model, PeftModel) and self.model.dtype == torch.float32:
             self.model.merge_adapter()
 
@@ -93,62 +93,63 @@ class LocalEngine:
         self.running.append(_Running(request, slot, request.prompt[shared:], shared, list(request.prompt)))
 
     def release(self, session: Session) -> None:
-        """Forget a session: what its slot holds belongs to these weights and this episode."""
+        """Free a session's slot: its keys and values belong to these weights and this episode."""
         if (slot := self.slot_of.pop(session, None)) is not None:
             self.known[slot] = []
             self.free = sorted([*self.free, slot])
             self.running = [r for r in self.running if r.request.session != session]
         if not self.slot_of:
-            self.drafts.forget()  # so that no batch of episodes depends on those before it, not even in its rounding
+            self.drafts.forget()  # so that a batch of episodes does not depend on those before it, even by rounding
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:
         """One forward pass, at least one more token for every running request; returns those that ended."""
         if not self.running:
             return []
-        going = self._going()
-        drafts = [self._draft(run) for run in going]
-        chosen, logprobs = self._sample(going, self._logits(going, drafts), drafts)
-        for run, draft in zip(going, drafts, strict=True):
+        active = self._active()
+        drafts = [self._draft(run) for run in active]
+        chosen, logprobs = self._sample(active, self._logits(active, drafts), drafts)
+        for run, draft in zip(active, drafts, strict=True):
             had, rows = len(run.ids), len(draft) + 1
             run.take(draft, chosen[:rows], logprobs[:rows], self.end)
             self.known[run.slot] += run.fresh + run.ids[had:-1]
             run.fresh = run.ids[-1:]
             chosen, logprobs = chosen[rows:], logprobs[rows:]
-        done = [r for r in going if r.over(self.end)]
+        done = [r for r in active if r.over(self.end)]
         self.running = [r for r in self.running if not (r.ids and r.over(self.end))]
         return [Reply(r.request.session, r.ids, r.logprobs, "end" if r.ids[-1] == self.end else "length") for r in done]
 
-    def _going(self) -> list[_Running]:
-        """Who takes part in the next forward pass: all but those that wait for what another one is about to compute."""
-        going: list[_Running] = []
+    def _active(self) -> list[_Running]:
+        """The requests in the next forward pass: all but those that wait for a prefix another one is about to compute."""
+        active: list[_Running] = []
         for run in self.running:
-            if len(run.fresh) <= WORTH or not self._waits(run, going):
-                going.append(run)
-        return going
+            if len(run.fresh) <= MIN_COPY or not self._waits(run, active):
+                active.append(run)
+        return active
 
-    def _waits(self, run: _Running, going: list[_Running]) -> bool:
-        """Take over what another episode of the group holds of this prompt. Whether one will hold more in a moment."""
+    def _waits(self, run: _Running, active: list[_Running]) -> bool:
+        """Copy the prefix of this prompt that another episode of the group has cached. Returns whether one is about to have
+        a longer one, for which this request waits."""
         prompt, session = run.request.prompt, run.request.session
         others = [slot for other, slot in self.slot_of.items() if other[0] == session[0] and other != session]
         held, slot = max(((_shared(self.known[slot], prompt), slot) for slot in others), default=(0, run.slot))
-        if held >= len(prompt) - len(run.fresh) + WORTH:
+        if held >= len(prompt) - len(run.fresh) + MIN_COPY:
             self.cache.copy(slot, run.slot, held)
             self.known[run.slot], run.fresh, run.read = prompt[:held], prompt[held:], held
-        more = len(prompt) - len(run.fresh) + WORTH
-        return any(r.request.session[0] == session[0] and _shared(r.request.prompt, prompt) >= more for r in going)
+        more = len(prompt) - len(run.fresh) + MIN_COPY
+        return any(r.request.session[0] == session[0] and _shared(r.request.prompt, prompt) >= more for r in active)
 
     def _draft(self, run: _Running) -> list[int]:
-        """What may come next, within the room that is left."""
+        """Draft tokens for a request, within its token limit."""
         self.drafts.read(run.text, run.read)
         run.read = len(run.text)
         return self.drafts.guess(run.text, min(DRAFT, run.request.max_tokens - len(run.ids) - 1))
 
-    def _logits(self, going: list[_Running], drafts: list[list[int]]) -> Tensor:
-        """[rows, vocabulary] after each one's last token, and after each token of its draft."""
-        fed = [run.fresh + draft for run, draft in zip(going, drafts, strict=True)]
+    def _logits(self, active: list[_Running], drafts: list[list[int]]) -> Tensor:
+        """[rows, vocabulary] logits after the last token of each request, and after each token of its draft."""
+        fed = [run.fresh + draft for run, draft in zip(active, drafts, strict=True)]
         counts = [len(tokens) for tokens in fed]
-        slots = [run.slot for run in going]
+        slots = [run.slot for run in active]
         device = self.model.device
         position = self.cache.place(slots, [len(self.known[slot]) for slot in slots], counts, device)
         ids = torch.tensor([token for tokens in fed for token in tokens], device=device).unsqueeze(0)
@@ -160,12 +161,12 @@ class LocalEngine:
         logits: Tensor = out.logits[0].float()
         return logits
 
-    def _sample(self, going: list[_Running], logits: Tensor, drafts: list[list[int]]) -> tuple[list[int], list[float]]:
+    def _sample(self, active: list[_Running], logits: Tensor, drafts: list[list[int]]) -> tuple[list[int], list[float]]:
         """Draw from softmax(logits / temperature) cut at top_p; log-probabilities are those before the cut."""
-        rows = [(run, i) for run, draft in zip(going, drafts, strict=True) for i in range(len(draft) + 1)]
+        rows = [(run, i) for run, draft in zip(active, drafts, strict=True) for i in range(len(draft) + 1)]
         requests = [run.request for run, _ in rows]
-        heat = torch.tensor([r.temperature or 1.0 for r in requests], device=logits.device)
-        logprobs = (logits / heat[:, None]).log_softmax(-1)
+        temperature = torch.tensor([r.temperature or 1.0 for r in requests], device=logits.device)
+        logprobs = (logits / temperature[:, None]).log_softmax(-1)
         draws = _uniform([r.seed for r in requests], [len(run.ids) + i for run, i in rows])
         chosen = _draw(logprobs, torch.from_numpy(draws).to(logits.device), [r.top_p for r in requests])
         greedy = torch.tensor([r.temperature == 0 for r in requests], device=logits.device)
@@ -174,7 +175,7 @@ class LocalEngine:
 
 
 def _shared(known: list[int], prompt: list[int]) -> int:
-    """Tokens that a slot need not see again: the common prefix, short of the prompt's last token."""
+    """Length of the cached prefix of a prompt, at most all but its last token."""
     return min(common(known, prompt), len(prompt) - 1)
 
 
@@ -191,34 +192,34 @@ def _uniform(seeds: list[int], positions: list[int]) -> np.ndarray[Any, np.dtype
 
 
 def _draw(logprobs: Tensor, uniform: Tensor, top_p: list[float]) -> Tensor:
-    """Invert the cumulative distribution; below top_p 1 only over the likeliest tokens that together reach it.
+    """Sample by inverting the cumulative distribution; with top_p below 1, over the likeliest tokens that reach it.
 
-    Each row by its own: what a call samples does not depend on its neighbours."""
+    Each row by its own top_p: what a call samples does not depend on the other rows."""
     share = torch.tensor(top_p, dtype=torch.float64, device=logprobs.device)
     chosen = torch.empty(len(share), dtype=torch.long, device=logprobs.device)
-    for draw, rows in ((_of_all, share == 1), (_of_likeliest, share < 1)):
+    for draw, rows in ((_draw_all, share == 1), (_draw_top_p, share < 1)):
         if len(rows := rows.nonzero()[:, 0]):
             chosen[rows] = draw(logprobs[rows], uniform[rows], share[rows])
     return chosen
 
 
-def _of_all(logprobs: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
-    """[rows] tokens, over all of them in their own order, which rounding does not change."""
+def _draw_all(logprobs: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
+    """[rows] tokens, drawn from the whole vocabulary in order of ids, which rounding does not change."""
     return _invert(logprobs.double().exp(), uniform)
 
 
-def _of_likeliest(logprobs: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
-    """[rows] tokens, the likeliest first; only where the few do not reach the share are all sorted."""
-    few = logprobs.topk(min(FEW, logprobs.shape[-1]))
-    chosen = _inside(*few, uniform, share)
-    if len(rest := (few.values.double().exp().sum(-1) < share).nonzero()[:, 0]):
+def _draw_top_p(logprobs: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
+    """[rows] tokens, drawn by top-p; all are sorted only for rows in which the `FEW` likeliest do not reach the share."""
+    top = logprobs.topk(min(FEW, logprobs.shape[-1]))
+    chosen = _draw_sorted(*top, uniform, share)
+    if len(rest := (top.values.double().exp().sum(-1) < share).nonzero()[:, 0]):
         every = logprobs[rest].sort(stable=True, dim=-1, descending=True)
-        chosen[rest] = _inside(*every, uniform[rest], share[rest])
+        chosen[rest] = _draw_sorted(*every, uniform[rest], share[rest])
     return chosen
 
 
-def _inside(logprobs: Tensor, tokens: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
-    """[rows] one of the tokens, given in order, that together reach the share."""
+def _draw_sorted(logprobs: Tensor, tokens: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
+    """[rows] tokens, drawn from those that together reach the share; they come in order of probability."""
     probs = logprobs.double().exp()
     kept = probs * (probs.cumsum(-1) - probs < share[:, None])
     return tokens.gather(1, _invert(kept, uniform)[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""An engine for each adapter: a forward pass and a cache of keys and values belong to one."""
+"""One engine for each LoRA adapter, behind one engine: a forward pass and a key-value cache belong to one adapter."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pilotrl.types import Reply, Request
 
 
 class PerAdapterEngine:
-    """Engines by adapter. A session has a cache in each: what one adapter said is read anew by the other."""
+    """Engines by adapter. A session has a cache in each, so each adapter prefills what the other one generated."""
 
     def __init__(self, engines: Mapping[str | None, Engine]) -> None:
         self.engines = engines
         self.slots = min(engine.slots for engine in engines.values())
+
+    def settle(self) -> None:
+        """Adapters stay as they are: each engine's forward passes switch between them."""
 
     def submit(self, request: Request) -> None:
         self.engines[request.adapter].submit(request)

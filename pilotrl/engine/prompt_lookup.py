@@ -1,28 +1,28 @@
-"""Guesses at what comes next, from where the last tokens stood before: prompt lookup decoding, over all that was read."""
+"""Prompt-lookup drafts for speculative decoding: the tokens that followed the same n-gram before, in any episode."""
 
 from __future__ import annotations
 
-CLUES = (4, 2)
-"""Tokens by which a place is found again; the longer clue counts, where both do."""
+NGRAMS = (4, 2)
+"""Lengths of the n-grams that are looked up, in order of preference."""
 
 
 class PromptLookup:
-    """What followed a few tokens when they were last read, in any episode. Wrong guesses cost time, never a sample."""
+    """The token that last followed each n-gram. A wrong draft costs time, and does not change what is sampled."""
 
     def __init__(self) -> None:
         self.after: dict[tuple[int, ...], int] = {}
 
     def read(self, text: list[int], start: int) -> None:
-        """A text goes on: its tokens from `start` on are new."""
-        for clue in CLUES:
-            for place in range(max(start, clue), len(text)):
-                self.after[tuple(text[place - clue : place])] = text[place]
+        """Index a text, of which the tokens from `start` on are new."""
+        for n in NGRAMS:
+            for i in range(max(start, n), len(text)):
+                self.after[tuple(text[i - n : i])] = text[i]
 
     def guess(self, text: list[int], count: int) -> list[int]:
-        """At most so many tokens that may come next, each behind the guess before it."""
-        tail, guesses = text[-max(CLUES) :], list[int]()
+        """A draft of at most `count` tokens; shorter where no n-gram is known."""
+        tail, guesses = text[-max(NGRAMS) :], list[int]()
         while len(guesses) < count:
-            found = next((t for n in CLUES if (t := self.after.get(tuple(tail[-n:]))) is not None), None)
+            found = next((t for n in NGRAMS if (t := self.after.get(tuple(tail[-n:]))) is not None), None)
             if found is None:
                 break
             guesses.append(found)

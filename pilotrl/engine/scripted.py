@@ -1,4 +1,4 @@
-"""ScriptedPolicy: an engine that replies from a function of the prompt's text. For tests, and for debugging a world."""
+"""A scripted engine that replies by a function of the prompt's text: for tests, and for debugging an environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ScriptedPolicy:
         return [self._reply(request) for request in waiting]
 
     def release(self, session: tuple[int, int]) -> None:
-        """Nothing is kept."""
+        """Does nothing: no cache is kept."""
 
     def _reply(self, request: Request) -> Reply:
         ids = self.chat.reply(self.script(self.chat.decode(request.prompt)))

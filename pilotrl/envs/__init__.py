@@ -1,4 +1,4 @@
-"""The environment contract: Gymnasium's, with text on both sides.
+"""Environments: Gymnasium's contract with text observations and text actions, and one package for each environment.
 
     env = pilotrl.envs.load("webshop", split="test")
     text, info = env.reset(options={"task": env.tasks[0]})
@@ -6,11 +6,11 @@
 
 An environment is one Python file with a class and one YAML file `conf/env/NAME.yaml` that names it and gives every
 keyword of its constructor a value. `info` has `score` (0 to 1, the environment's own measure so far), `solved`, `valid`
-(the action was understood), where they can be listed `actions`, and at reset `par` (turns an efficient player needs, or
+(the action was understood), if they can be listed `actions`, and at reset `par` (turns an efficient agent needs, or
 None). An invalid action costs a turn and gets the environment's own reply; it never raises. Stepping an ended episode
-raises RuntimeError. A world that breaks raises `WorldError`.
+raises RuntimeError. An environment that fails, such as a server that is down, raises `WorldError`.
 
-May import `config.instantiate`, `store` and `types`. Never here: the model, prompts, judges.
+May import `config` (not its schema), `store` and `types`. Never here: the model, prompts, judges.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from pilotrl import CONF
+from pilotrl.config import folders
 from pilotrl.config.instantiate import make
 from pilotrl.types import UserError
 
 Info = dict[str, Any]
 
 MIXTURE = "mixture"
-"""What an environment is called whose tasks are those of others, under names such as `maze/maze-0-1,1-3,3`."""
+"""Name of the environment that is made of others; its tasks have names such as `maze/maze-0-1,1-3,3`."""
 
 
 class Expert(Protocol):
-    """A scripted player bound to one live environment. It knows what the player has seen, and no more."""
+    """A scripted agent for the running episode of one environment. It knows what the policy has seen, and no more."""
 
     def plan(self) -> list[str]:
         """Steps from the next turn on, one an action: what to achieve, never the action string."""
         ...
 
     def action(self) -> str:
-        """The next action, from whatever state a sloppy player may have reached."""
+        """The next action, from any state that the policy may have reached."""
         ...
 
     def detour(self) -> str | None:
-        """A harmless action that a curious player takes here first, whatever the plan says; None where there is none."""
+        """A harmless exploring action that is not in the plan, for demonstrations with detours; None if there is none."""
         ...
 
 
 class Env(Protocol):
-    """What the rollout needs of an environment."""
+    """The protocol that the rollout needs of an environment."""
 
     tasks: Sequence[str]
 
@@ -61,7 +61,7 @@ class Env(Protocol):
 
 
 def replay(env: Any, state: dict[str, Any]) -> None:
-    """`__setstate__` of a pickled environment: made of its `arguments`, set to its `task`, its `actions` done again."""
+    """`__setstate__` of a pickled environment: builds it from `arguments`, resets it to `task`, and repeats `actions`."""
     env.__init__(**state["arguments"])
     if state["task"] is not None:
         env.reset(options={"task": state["task"]})
@@ -84,23 +84,26 @@ def load(name: str, /, **overrides: Any) -> Env:
 
 
 def settings_of(name: str, key: str = "env") -> dict[str, Any]:
-    """The values of `conf/env/NAME.yaml`. Raises UserError, which names `key`, where there is no such file."""
+    """The values of `env/NAME.yaml` in `conf/` or in a folder of the user's own.
+
+    Raises UserError, which names `key`, where there is no such file.
+    """
     from omegaconf import OmegaConf
 
-    path = CONF / "env" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise UserError(f"{key}={name}: there is no such environment; there are {known}")
+    path = folders.find("env", name)
+    if path is None:
+        known = ", ".join(folders.options("env"))
+        raise UserError(f"{key}={name}: there is no such environment; there are {known}; -cd FOLDER adds yours")
     held = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(held, dict)
     return {str(k): v for k, v in held.items()}
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
-    """What an environment is called: webshop, of settings whose `_target_` is pilotrl.envs.webshop.WebShop."""
+    """The environment's name: webshop, for settings with `_target_: pilotrl.envs.webshop.WebShop`."""
     return str(settings["_target_"]).split(".")[-2]
 
 
 def home(env: str, task: str) -> str:
-    """The environment that a task is of: where `env` is a mixture, that which the task's name begins with."""
+    """The environment that a task belongs to: `env` or, if that is a mixture, the prefix of the task's name."""
     return task.partition("/")[0] if env == MIXTURE else env

@@ -1,4 +1,4 @@
-"""AgentGym's own environments (arXiv 2406.04151), played over HTTP on servers that a user runs."""
+"""AgentGym's own environments (arXiv 2406.04151), used over HTTP on servers that the user runs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pilotrl.store.redact import is_address
 from pilotrl.types import UserError, WorldError
 
 SPLITS = {"train": range(7), "valid": range(7, 8), "test": range(8, 10)}
-"""Last digit of the numbers of a split's tasks."""
+"""Last digits of the task numbers in each split."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the server of one environment wants to be spoken to; what all have in common is in `AgentGym`."""
+    """The HTTP API of one environment's server, as far as it differs from the others."""
 
     tasks: int
-    """Tasks it has, by number."""
+    """Number of its tasks."""
     task: str = "data_idx"
-    """What it calls the number of a task when it is reset."""
+    """Field for the number of a task in a reset."""
     id: str = "id"
-    """What it calls the world."""
+    """Field for the id of an environment instance."""
     text: str = "observation"
-    """What it calls the text of a step."""
+    """Field for the observation of a step."""
     prefix: str = ""
-    """Of its paths."""
+    """Prefix of its paths."""
     misses: str = "\0"
-    """How the reply to an action begins that was not understood."""
+    """Start of the reply to an action that was not understood."""
     closes: bool = False
 
 
@@ -48,7 +48,7 @@ DIALECTS = {
 
 
 class AgentGym:
-    """One of AgentGym's six servers as an environment. A task is called by its number there.
+    """One of AgentGym's six servers as an environment. A task's name is its number there.
 
     Actions, observation: the server's, word for word; alfworld's list of possible actions is in `info["actions"]`.
     Reward: the server's, except maze's, which counts moves: there it is 1 on the goal and else 0.
@@ -57,8 +57,8 @@ class AgentGym:
     Arguments: `name` (alfworld, babyai, maze, textcraft, webshop, wordle), `url` of the server, `split` (numbers ending in
     0 to 6 are train, 7 valid, 8 and 9 test), `tasks` (how many the server has; null: as AgentGym has them), `max_turns`,
     `timeout` in seconds of one request.
-    Raises UserError for an unknown name or split and an address that is none; WorldError where the server does not
-    answer, answers with an error (some come with status 200), or with something else than it should.
+    Raises UserError for an unknown name or split and an invalid URL; WorldError if the server does not answer, or
+    answers with an error (some come with status 200) or without the fields it should have.
     """
 
     expert: Expert | None = None
@@ -77,12 +77,12 @@ class AgentGym:
             raise UserError(f"env.tasks={tasks}: leaves no task for the split {split}; give at least 10")
         self.url = url.rstrip("/") + self.dialect.prefix
         self.http = requests.Session()
-        unheard = Retry(
+        unsent = Retry(
             total=3, connect=3, read=0, status=3, backoff_factor=0.2, status_forcelist=[503], allowed_methods=None
         )
         self.http.mount(
-            self.url, HTTPAdapter(max_retries=unheard)
-        )  # what was heard is not said twice: it may have acted
+            self.url, HTTPAdapter(max_retries=unsent)
+        )  # requests that the server received are not repeated: it may have acted
         self.world: int | None = None
         self.over = True
 
@@ -92,53 +92,55 @@ class AgentGym:
         if task not in self.tasks:
             raise KeyError(task)
         if self.world is None:
-            made = self.post("/create", {})
-            self.world = made if isinstance(made, int) else made["id"]  # webshop's is bare
+            created = self.post("/create", {})
+            self.world = created if isinstance(created, int) else created["id"]  # webshop sends a bare number
         extra = {"world_type": "Text"} if self.name == "alfworld" else {}
-        said = self.post("/reset", {self.dialect.id: self.world, self.dialect.task: int(task), **extra})
-        text = said[0] if isinstance(said, list) else said["observation"]
+        reply = self.post("/reset", {self.dialect.id: self.world, self.dialect.task: int(task), **extra})
+        text = reply[0] if isinstance(reply, list) else reply["observation"]
         self.turn, self.over = 0, False
-        return str(text), self._info(said, str(text), 0.0, False)
+        return str(text), self._info(reply, str(text), 0.0, False)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
         if self.over:
             raise RuntimeError("the episode has ended: reset first")
-        said = self.post("/step", {self.dialect.id: self.world, "action": action})
-        text, terminated = str(said[self.dialect.text]), bool(said["done"])
-        reward = float(said["reward"])
+        reply = self.post("/step", {self.dialect.id: self.world, "action": action})
+        text, terminated = str(reply[self.dialect.text]), bool(reply["done"])
+        reward = float(reply["reward"])
         if self.name == "maze":  # whose rewards are negative, and 0 on the goal
             reward = float(text.strip() == "Success")
         self.turn += 1
         truncated = not terminated and self.turn >= self.max_turns
         self.over = terminated or truncated
-        return text, reward, terminated, truncated, self._info(said, text, reward, terminated)
+        return text, reward, terminated, truncated, self._info(reply, text, reward, terminated)
 
-    def _info(self, said: Any, text: str, reward: float, done: bool) -> Info:
+    def _info(self, reply: Any, text: str, reward: float, done: bool) -> Info:
         score = min(max(reward, 0.0), 1.0) if done else 0.0
         solved = score == 1.0 if self.name == "webshop" else score > 0.0
         info: Info = {"score": score, "solved": solved, "valid": not text.startswith(self.dialect.misses)}
-        if isinstance(said, dict) and "available_actions" in said:
-            info["actions"] = said["available_actions"]
+        if isinstance(reply, dict) and "available_actions" in reply:
+            info["actions"] = reply["available_actions"]
         return info
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """What the server answers. WorldError where that is not the answer to this."""
+        """The server's reply to a POST, as JSON. Raises WorldError for an error, or a reply without the needed fields."""
         try:
-            reply = self.http.post(self.url + path, json=body, timeout=self.timeout)
-            reply.raise_for_status()
-            said = reply.json()
+            response = self.http.post(self.url + path, json=body, timeout=self.timeout)
+            response.raise_for_status()
+            reply = response.json()
         except (requests.RequestException, ValueError) as error:
             raise WorldError(f"{self.url}{path}: {error}") from error
         needed = {"/create": {"id"}, "/reset": {"observation"}, "/step": {self.dialect.text, "reward", "done"}}.get(
             path, set()
         )
-        if isinstance(said, dict) and not needed <= said.keys():  # {"error": ...} or {"detail": [...]}, with status 200
-            raise WorldError(f"{self.url}{path}: {said}")
-        return said
+        if (
+            isinstance(reply, dict) and not needed <= reply.keys()
+        ):  # {"error": ...} or {"detail": [...]}, with status 200
+            raise WorldError(f"{self.url}{path}: {reply}")
+        return reply
 
     def close(self) -> None:
-        """Lets go of the world where the server can."""
+        """Closes the environment instance, if the server supports that."""
         if self.world is not None and self.dialect.closes:
             with suppress(WorldError):
                 self.post("/close", {"id": self.world})

@@ -8,7 +8,7 @@ from pilotrl.envs import Expert, Info, replay
 from pilotrl.types import UserError, WorldError
 
 SPLITS = {"train": (0, 1000), "valid": (1000, 1100), "test": (1100, 1300)}
-"""First and last of a split's seeds."""
+"""Range of the seeds of each split."""
 
 
 class GymnasiumText:
@@ -21,7 +21,7 @@ class GymnasiumText:
     terminated with a score of 1.
     Arguments: `id` of the registered environment (`module:Name-v0` imports the module first), `kwargs` for its constructor,
     `split` (train, valid, test: other seeds), `max_turns`.
-    Raises UserError where there is no such environment, or its spaces are not of text.
+    Raises UserError if there is no such environment, or its spaces are not of text.
     """
 
     expert: Expert | None = None
@@ -44,26 +44,26 @@ class GymnasiumText:
             raise KeyError(task)
         try:
             text, info = self._env.reset(seed=int(task))
-        except Exception as error:  # whatever somebody else's world throws
+        except Exception as error:  # any error of a third-party environment
             raise WorldError(f"{self._arguments['id']}: {error}") from error
-        self._task, self._over, self._said, self._score, self._text = task, False, list[str](), 0.0, text
+        self._task, self._over, self._actions, self._score, self._text = task, False, list[str](), 0.0, text
         return text, self._info(True, False, info) | {"par": None}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
         if self._over:
             raise RuntimeError("the episode has ended: reset first")
-        self._said.append(action)
+        self._actions.append(action)
         valid = self._env.action_space.contains(action)
         text, reward, terminated, truncated, info = "Nothing happens.", 0.0, False, False, dict[str, Any]()
         if valid:
             try:
                 text, reward, terminated, truncated, info = self._env.step(action)
-            except Exception as error:  # whatever somebody else's world throws
+            except Exception as error:  # any error of a third-party environment
                 raise WorldError(f"{self._arguments['id']}: {error}") from error
         self._score = min(max(self._score + float(reward), 0.0), 1.0)
         solved = bool(info.get("solved", info.get("is_success", self._score == 1.0))) and terminated
-        truncated = not terminated and (truncated or len(self._said) >= self.max_turns)
+        truncated = not terminated and (truncated or len(self._actions) >= self.max_turns)
         self._over = terminated or truncated
         return text, float(reward), terminated, truncated, self._info(valid, solved, info)
 
@@ -72,11 +72,11 @@ class GymnasiumText:
         return {"score": self._score, "solved": solved, "valid": valid and bool(info.get("valid", True))} | listed
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments and what was done since the reset."""
+        """State for pickling: arguments, task and actions since the reset."""
         return {
             "arguments": self._arguments,
             "task": self._task,
-            "actions": self._said if self._task is not None else [],
+            "actions": self._actions if self._task is not None else [],
         }
 
     __setstate__ = replay
@@ -88,7 +88,7 @@ def _made(name: str, kwargs: dict[str, Any]) -> Any:
 
     try:
         env = gymnasium.make(name, disable_env_checker=True, **kwargs)
-    except Exception as error:  # gymnasium's own, of an import, or of the constructor
+    except Exception as error:  # from gymnasium, the import, or the constructor
         raise UserError(f"env.id={name}: cannot be made ({error})") from error
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, Text):

@@ -1,4 +1,4 @@
-"""Mazes in which one sees only the walls beside one, in the words of LMRL-Gym's (arXiv 2311.18232)."""
+"""The maze environment: walk to a goal while seeing only adjacent walls, in the texts of LMRL-Gym (arXiv 2311.18232)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pilotrl.envs import Info
 from pilotrl.types import UserError
 
 Cell = tuple[int, int]
-"""Row and column. The words call them x and y, so that down is one more x."""
+"""Row and column. LMRL-Gym calls them x and y, so that down is x + 1."""
 
 MOVES = {"move up": (-1, 0), "move down": (1, 0), "move left": (0, -1), "move right": (0, 1)}
 SIDES = {"to your right": (0, 1), "to your left": (0, -1), "above you": (-1, 0), "below you": (1, 0)}
-"""In the order in which an observation names walls."""
+"""Side -> step to it, in the order in which an observation lists walls."""
 ORIGINAL = (
     "#############",
     "#.....#.....#",
@@ -30,20 +30,20 @@ ORIGINAL = (
     "######.######",
     "#############",
 )
-"""LMRL-Gym's only maze, a double T. Its goal is at the foot of the lower one."""
+"""LMRL-Gym's only maze, two T shapes. Its goal is at the foot of the lower one."""
 ORIGINAL_GOAL = (8, 6)
 ENGINE_MOVES = 50
-"""The original's engine answers what comes after so many moves with `Failure`."""
+"""The original answers every move after this many with `Failure`."""
 NEAREST = 3
-"""Moves from the start to the goal, at least."""
+"""Minimum number of moves from the start to the goal."""
 SIZES = {"train": 2000, "valid": 200, "test": 200, "unseen": 200}
-"""Tasks of a split."""
+"""Number of tasks of each split."""
 SEEN, UNSEEN = 200, 40
-"""Mazes that train, valid and test play in, and others that unseen plays in."""
+"""Number of mazes of train, valid and test together, and of the other mazes, those of unseen."""
 
 
 class Source(NamedTuple):
-    """What tasks are made from."""
+    """The arguments that decide the tasks of a split."""
 
     split: str
     seed: int
@@ -54,19 +54,19 @@ class Source(NamedTuple):
 
 
 class Tasks(NamedTuple):
-    """What a split offers."""
+    """The tasks of a split."""
 
     turns: dict[str, int]
     """Task -> moves of the expert, in the order of the split."""
     rejected: int
-    """Candidates that the expert did not finish in time."""
+    """Number of candidate tasks that the expert did not solve within the turn limit."""
 
 
 class Maze:
-    """Walk to the goal of a maze of which one sees only the walls beside one.
+    """Walk to the goal of a maze of which only the adjacent walls are seen.
 
     Actions: `move up`, `move down`, `move left`, `move right`. A wall stops a move, and anything else does nothing.
-    Observation: where the goal is, where one stands, on which sides there are walls; `Success` on the goal.
+    Observation: positions of the goal and the agent, and on which sides of the agent there are walls; `Success` on the goal.
     Reward: 1 on the goal, else 0. Score: the same.
     End: terminated on the goal; truncated after `max_turns`. The 51st action is answered by `Failure`.
     Arguments: `split` (train, valid, test: other starts and goals in the same mazes; unseen: other mazes; original:
@@ -125,12 +125,12 @@ class Maze:
 
     @property
     def expert(self) -> MazeExpert | None:
-        """A player bound to the running episode; None before the first reset."""
+        """The scripted expert for the running episode; None before the first reset."""
         return MazeExpert(self._walk) if hasattr(self, "_walk") else None
 
 
 class Walk:
-    """An episode: the maze, where one stands, and which walls were seen."""
+    """The simulator of one episode: the maze, the agent's position, and the walls seen so far."""
 
     def __init__(self, free: frozenset[Cell], start: Cell, goal: Cell) -> None:
         self.free, self.position, self.goal = free, start, goal
@@ -143,7 +143,7 @@ class Walk:
         return self.position == self.goal
 
     def move(self, action: str) -> str:
-        """The reply to an action; what is none of the four moves, or runs into a wall, leaves one where one is."""
+        """The reply to an action; one that is none of the four moves, or into a wall, leaves the position as it is."""
         self.actions += 1
         if self.actions > ENGINE_MOVES:
             return "Failure"
@@ -154,13 +154,13 @@ class Walk:
         return "Success" if self.solved else self.view()
 
     def view(self) -> str:
-        """Where the goal is, where one stands, and the walls on the four sides."""
+        """The observation: positions of the goal and the agent, and the walls on the four sides."""
         walls = [side for side, way in SIDES.items() if _beside(self.position, way) in self.walls]
-        told = f"are walls {', '.join(walls)}" if len(walls) > 1 else "is a wall " + walls[0] if walls else ""
+        wall_text = f"are walls {', '.join(walls)}" if len(walls) > 1 else "is a wall " + walls[0] if walls else ""
         (row, column), (goal_row, goal_column) = self.position, self.goal
         return (
             f"The goal is at position {goal_row}, {goal_column}. Your current position is at position {row}, {column}. "
-            f"There {told or 'are no walls near you'}."
+            f"There {wall_text or 'are no walls near you'}."
         )
 
     def _look(self) -> None:
@@ -168,13 +168,13 @@ class Walk:
 
 
 class MazeExpert:
-    """Takes the shortest way to the goal on which no wall has been seen yet, and another one when there is a wall."""
+    """The expert: takes the shortest path to the goal through cells not known to be walls, and replans at a wall."""
 
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
 
     def plan(self) -> list[str]:
-        """A step for each move from here to the goal, as if all that was not seen yet were free."""
+        """A step for each move from here to the goal, as if all unseen cells were free."""
         return [move.replace("move", "go") for move in self._way()]
 
     def action(self) -> str:
@@ -184,7 +184,7 @@ class MazeExpert:
         return self._way()[0]
 
     def detour(self) -> None:
-        """Every move counts: there is nothing to look at."""
+        """None: every action counts here."""
 
     def _way(self) -> list[str]:
         """Moves from here to the goal."""
@@ -216,7 +216,7 @@ def solvable(source: Source, max_turns: int) -> Tasks:
 
 
 def mazes(source: Source) -> list[int]:
-    """Numbers of the mazes that a split plays in; of the later ones, those that are none of the first over again."""
+    """Numbers of the mazes of a split; for unseen, of those that equal none of the mazes of the other splits."""
     if source.split != "unseen":
         return list(range(SEEN))
     seen = {grid(source, number) for number in range(SEEN)}
@@ -224,7 +224,7 @@ def mazes(source: Source) -> list[int]:
 
 
 def _kept(names: list[str], source: Source, max_turns: int, wanted: int) -> Tasks:
-    """The first so many of the candidates that the expert finishes in time."""
+    """The first `wanted` candidates that the expert solves within the turn limit."""
     turns: dict[str, int] = {}
     rejected = 0
     for name in names:
@@ -241,7 +241,7 @@ def _kept(names: list[str], source: Source, max_turns: int, wanted: int) -> Task
 
 
 def _candidates(source: Source, number: int) -> list[str]:
-    """Starts and goals at a distance as wished, of those that a hash deals to the split, in random order."""
+    """Names of tasks with starts and goals at an allowed distance that a hash assigns to the split, in random order."""
     maze = grid(source, number)
     split = "test" if source.split == "unseen" else source.split
     names = [
@@ -255,7 +255,7 @@ def _candidates(source: Source, number: int) -> list[str]:
 
 
 def _dealt(seed: int, start: Cell, goal: Cell) -> str:
-    """The split of a start and a goal, whatever the maze: so no first observation of one split occurs in another."""
+    """The split of a start and a goal, in any maze: so no first observation of one split occurs in another."""
     drawn = sha256(f"{seed} {start} {goal}".encode()).digest()[0] % 8
     return "test" if drawn == 0 else "valid" if drawn == 1 else "train"
 
@@ -280,7 +280,7 @@ def grid(source: Source, number: int | None) -> frozenset[Cell]:
 
 @cache
 def _carved(seed: int, number: int, rows: int, columns: int, loops: float) -> frozenset[Cell]:
-    """A random tree of corridors between the odd cells, then some of the walls between them opened."""
+    """The free cells of a maze: a random spanning tree over the odd cells, then some inner walls opened."""
     draw = Random(f"maze {seed} {number} {rows} {columns}")
     rooms = {(i, j) for i in range(1, rows, 2) for j in range(1, columns, 2)}
     free, trail = {(1, 1)}, [(1, 1)]
@@ -298,7 +298,7 @@ def _carved(seed: int, number: int, rows: int, columns: int, loops: float) -> fr
 
 
 def _distances(goal: Cell, free: Callable[[Cell], bool], until: Cell | None = None) -> dict[Cell, int]:
-    """Moves to the goal from the cells around it, nearest first; where `until` is given, not from farther than that."""
+    """Moves to the goal from each cell, nearest first (breadth-first search); with `until`, not from farther than that."""
     far, edge = {goal: 0}, deque([goal])
     while edge and until not in far:
         cell = edge.popleft()

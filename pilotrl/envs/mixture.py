@@ -1,33 +1,38 @@
-"""Several environments as one: learned from in proportion to weights, and tested beside others that were held out."""
+"""A mixture of environments as one: trained on in proportion to weights, and tested together with held-out ones."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
+from pilotrl.config import folders
 from pilotrl.envs import MIXTURE, Env, Expert, Info, build, home, settings_of
 from pilotrl.types import UserError
 
-LEARNED = ("train", "valid")
-"""Splits that decide what is learned, and for how long: held-out environments have no tasks there."""
-
 Settings = dict[str, Any]
+LEARNED = ("train", "valid")
+"""Splits used in training and for choosing its length: held-out environments have no tasks in them."""
 
-_read = cache(settings_of)  # a mixture is made for every seat at the table, and a file takes longer than the rest
+
+@cache
+def _read(name: str, key: str, where: tuple[Path, ...]) -> Settings:
+    """Read once: a mixture is made for every episode that is played side by side, and a file takes longer than the rest."""
+    return settings_of(name, key)
 
 
 class Mixture:
-    """Tasks of several environments, each played by its own. A task is called by both: `maze/maze-23-7,2-5,5`.
+    """The tasks of several environments. A task's name has the environment's before it: `maze/maze-23-7,2-5,5`.
 
     Actions, observation, reward, end: those of the environment that the task is of.
     Arguments: `split`, which every environment has to have; `trains`, names of the environments to learn from;
     `weights`, their shares of the tasks of `train`, in the same order, None for equal ones (elsewhere all environments
     have equal shares); `holds_out`, names of those that have tasks only in splits other than train and valid;
     `options`, by name: keys of an environment that differ from its own file; None for none.
-    An environment has as many tasks as its share asks for and the smallest of the others allows.
+    The number of tasks of each environment follows its share; the environment with the fewest tasks limits all.
     Raises UserError for names, weights and options that make no mixture.
     References: trained and held-out environments as in PilotRL (arXiv 2508.00344).
     """
@@ -74,7 +79,7 @@ class Mixture:
 
     @property
     def expert(self) -> Expert | None:
-        """A player bound to the running episode; None where its environment ships none, and before the first reset."""
+        """The scripted expert for the running episode; None if its environment ships none, and before the first reset."""
         return self._world.expert if self._world else None
 
 
@@ -83,13 +88,13 @@ def members(
 ) -> dict[str, Settings]:
     """The environments of a mixture, from its keywords: settings by name, those that are trained first.
 
-    Raises UserError for a name that is unknown, a mixture, or there twice, and for options of nothing.
+    Raises UserError for a name that is unknown, a mixture, or given twice, and for options of an environment not in it.
     """
     found: dict[str, Settings] = {}
     changes = {name: dict(values) for name, values in dict(options or {}).items()}
     for key, names in (("env.trains", trains), ("env.holds_out", holds_out)):
         for name in names:
-            own = _read(name, key)
+            own = _read(name, key, tuple(folders.FOLDERS))
             if str(own["_target_"]).startswith(f"{__name__}."):
                 raise UserError(f"{key}={name}: is a mixture itself; name its environments")
             if name in found:
@@ -102,7 +107,7 @@ def members(
 
 
 def _known(name: str, own: Settings, options: Settings) -> Settings:
-    """An environment's options, all of which it knows."""
+    """An environment's options. Raises UserError for one that it does not have."""
     known = sorted(own.keys() - {"_target_", "split"})
     for key, value in options.items():
         if key not in known:
@@ -133,7 +138,7 @@ def _tasks(mixed: str) -> tuple[str, ...]:
 
 
 def _build(name: str, settings: Settings) -> Env:
-    """A user error tells its key; that of an option is longer."""
+    """Build an environment; in a UserError, replaces its key by that of the mixture's option."""
     try:
         return build(settings)
     except UserError as error:
@@ -144,14 +149,14 @@ def _build(name: str, settings: Settings) -> Env:
 
 
 def blended(tasks: Mapping[str, Sequence[str]], shares: Mapping[str, float]) -> tuple[str, ...]:
-    """Full names of as many tasks of each environment as its share asks for and the smallest allows, at least one.
+    """Full names of the tasks of a mixture: numbers by share, as the smallest environment allows, at least one of each.
 
-    Each environment's are spread evenly over the whole, so that any long stretch has the shares of the whole. Which
-    tasks are taken, where not all are, is a fixed random choice.
+    Each environment's tasks are spread evenly over the list, so that any long part of it has the shares of the whole.
+    If not all tasks are taken, the choice is random and fixed.
     """
     size = min(len(tasks[name]) / shares[name] for name in tasks)
-    places: list[tuple[float, str]] = []
+    positions: list[tuple[float, str]] = []
     for name, every in tasks.items():
         chosen = Random(name).sample(list(every), max(1, round(size * shares[name])))
-        places += [((i + 0.5) / len(chosen), f"{name}/{task}") for i, task in enumerate(chosen)]
-    return tuple(task for _, task in sorted(places))
+        positions += [((i + 0.5) / len(chosen), f"{name}/{task}") for i, task in enumerate(chosen)]
+    return tuple(task for _, task in sorted(positions))

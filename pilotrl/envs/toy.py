@@ -1,4 +1,4 @@
-"""ToyEnv: the smallest environment that needs a plan followed. For tests, and for a first look at a run."""
+"""The toy environment: press coloured buttons in a given order. For tests, and for a first look at a run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pilotrl.types import UserError
 
 COLORS = ("red", "green", "blue", "gold", "gray", "pink", "teal", "plum")
 SPLITS = {"train": slice(0, 376), "valid": slice(376, 440), "test": slice(440, 576)}
-"""Where each one lies among the 8 * 8 + 8 * 8 * 8 sequences of two and three colors."""
+"""Slices of the shuffled 8 * 8 + 8 * 8 * 8 sequences of two and three colors."""
 
 
 class ToyEnv:
-    """Press coloured buttons in the order that the instruction names. A task is called by its colors: `red-blue`.
+    """Press coloured buttons in the order that the instruction names. A task's name is its colors: `red-blue`.
 
     Actions: `press[color]`, one of eight colors.
     Observation: `Press red, then blue.` at reset; then `You pressed red. 1 of 2 done.`, `Nothing happens.` for an action
     that is not understood, and `Wrong button.` for a button out of order.
     Reward: one share of the whole for each button pressed in order.
     End: terminated when all buttons are pressed (solved) or a wrong one is (failed); truncated after `max_turns`.
-    Arguments: `split` (train, valid, test: different sequences), `max_turns`, `seed` that deals the sequences to splits.
+    Arguments: `split` (train, valid, test: different sequences), `max_turns`, `seed` that assigns the sequences to splits.
     Raises UserError for a split that does not exist.
     """
 
@@ -67,12 +67,12 @@ class ToyEnv:
 
     @property
     def expert(self) -> ToyExpert | None:
-        """A player bound to the running episode; None before the first reset."""
+        """The scripted expert for the running episode; None before the first reset."""
         return ToyExpert(self) if hasattr(self, "colors") else None
 
 
 class ToyExpert:
-    """Presses what the instruction names, in order."""
+    """The expert: presses the buttons that the instruction names, in order."""
 
     def __init__(self, env: ToyEnv) -> None:
         self.env = env
@@ -84,4 +84,4 @@ class ToyExpert:
         return f"press[{self.env.colors[self.env.pressed]}]"
 
     def detour(self) -> None:
-        """Every button counts: there is nothing to look at."""
+        """None: every action counts here."""

@@ -1,10 +1,10 @@
-"""One attention function for learning and for generating, registered with transformers as `pilotrl`.
+"""The attention function for training and generation, with its KV cache, registered with transformers as `pilotrl`.
 
-Learning: rows as a trie in one flat row, what several begin with once, as linear layers see it; each row's new tokens then
-attend to all of that row. There is no padding, and the gradient of what is shared adds up by itself.
-Generating: the new tokens of many sequences lie side by side in one flat row; their keys and values go into slots that
-stay where they are between calls. Linear layers then see no padding, and a decoded token costs no copy of its past.
-Any decoder of transformers that goes through its attention interface works; a model with sliding windows does not.
+Training: the rows of a micro-batch form a trie, packed into one flat row in which a shared prefix is computed once; the new
+tokens of each row then attend to the whole row. There is no padding, and gradients of shared prefixes add up by autograd.
+Generation: the new tokens of many sequences are packed into one flat row; their keys and values go into slots of a cache
+that stay in place between calls. Linear layers see no padding, and a decoded token does not copy its past.
+Works with any transformers decoder that uses the attention interface, except models with sliding windows.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 AHEAD = 4
-"""New tokens of a sequence that is being generated, at most; a prompt mostly brings more."""
+"""New tokens a step of a sequence in decoding, at most; a sequence with more is in prefill."""
 BLOCK = 32
-"""Slots next to each other that are read together, up to the longest of them, where few tokens are new."""
+"""Decoding reads so many neighbouring slots together, up to the longest of them."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """New tokens of some slots which are attended to together, up to n each."""
+    """Slots of the cache whose new tokens, up to n each, share one attention call."""
 
     slots: slice | Tensor
-    """W of the cache: a slice, which is read where it lies, or [W] of those that are picked out."""
+    """W slots of the cache: a slice, which is read without a copy, or their indices [W], which are gathered."""
     tokens: Tensor
-    """[W, n] index of each new token in the flat row; padding repeats the last one, and slots between are given any."""
+    """[W, n] index of each new token in the flat row; padding repeats the last one, slots without new tokens hold any."""
     rows: Tensor
-    """[S] those of the W that bring new tokens."""
+    """[S] indices of those of the W slots that have new tokens."""
     mask: Tensor
-    """[W, 1, n, longest of these] additive: 0 where a token may look, -inf elsewhere."""
+    """[W, 1, n, longest of these slots] additive attention mask: 0 or -inf."""
 
     def grouped(self, group: int, dtype: torch.dtype) -> Span:
-        """For heads of which a `group` shares a key: they are extra queries of it, so that nothing is repeated."""
+        """For grouped-query attention: the `group` heads that share a key become extra queries, so keys are not repeated."""
         mask = self.mask.to(dtype)
         return replace(self, mask=mask.repeat(1, 1, group, 1) if mask.shape[2] > 1 else mask)
 
 
 class Cache:
-    """Keys and values of `slots` sequences: [slots, kv heads, length, head dim] a layer, the length grown as needed."""
+    """The KV cache of `slots` sequences: [slots, kv heads, length, head dim] a layer, the length grown as needed."""
 
     def __init__(self, slots: int) -> None:
         self.slots, self.length = slots, 0
@@ -52,7 +52,7 @@ class Cache:
         self.values: list[Tensor] = []
 
     def place(self, slots: list[int], starts: list[int], counts: list[int], device: torch.device) -> Tensor:
-        """Say where the tokens of the next forward pass belong: counts[i] of them behind starts[i] in slots[i].
+        """Set where the tokens of the next forward pass are stored: counts[i] of them, from position starts[i] of slots[i].
 
         Returns their positions, [1, T].
         """
@@ -66,15 +66,15 @@ class Cache:
         self.slot = torch.tensor(slots, device=device).repeat_interleave(count)
         inside = torch.arange(len(self.slot), device=device) - first.repeat_interleave(count)
         self.position = start.repeat_interleave(count) + inside
-        alike: dict[tuple[int, int], list[int]] = {}
-        for i, n in enumerate(counts):  # alike lengths together: little padding
-            kind = (0, slots[i] // BLOCK) if n <= AHEAD else ((n - 1).bit_length(), 0)
-            alike.setdefault(kind, []).append(i)
-        self.spans = [self._span(members, slots, start, count, first) for members in alike.values()]
+        buckets: dict[tuple[int, int], list[int]] = {}
+        for i, n in enumerate(counts):  # similar lengths together, for little padding
+            bucket = (0, slots[i] // BLOCK) if n <= AHEAD else ((n - 1).bit_length(), 0)
+            buckets.setdefault(bucket, []).append(i)
+        self.spans = [self._span(members, slots, start, count, first) for members in buckets.values()]
         return self.position.unsqueeze(0)
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """The first tokens of one slot become those of another."""
+        """Copy the keys and values of the first `count` tokens of one slot to another."""
         for kept in (*self.keys, *self.values):
             kept[target, :, :count] = kept[source, :, :count]
 
@@ -95,7 +95,7 @@ class Cache:
         return Span(slice(low, high), tokens, rows, mask.new_zeros(width, *mask.shape[1:]).index_copy_(0, rows, mask))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention of flat queries [1, heads, T, dim] over their slots; returns [1, T, heads, dim]."""
+        """Causal attention of packed queries [1, heads, T, dim] over their slots; returns [1, T, heads, dim]."""
         while layer >= len(self.keys):
             for kept, new in ((self.keys, key), (self.values, value)):
                 kept.append(new.new_zeros(self.slots, new.shape[1], self.length, new.shape[3]))
@@ -127,7 +127,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Trie:
-    """Which tokens of a flat row attend to which: see `MicroBatch`, whose columns these are."""
+    """Which tokens of a packed micro-batch attend to which; the fields are those of `MicroBatch`."""
 
     fresh: list[int]
     lengths: list[int]
@@ -135,13 +135,13 @@ class Trie:
 
     @cached_property
     def masks(self) -> list[Tensor | None]:
-        """[new, length] bool of each row, where its new tokens may look, once for all layers; None: all are new."""
+        """[new, length] bool attention mask of each row, made once for all layers; None if all its tokens are new."""
         sizes = zip(self.fresh, self.lengths, strict=True)
         whole = partial(torch.ones, dtype=torch.bool, device=self.path.device)
         return [None if new == length else whole(new, length).tril(length - new) for new, length in sizes]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention of flat queries [1, heads, T, dim], each over its own row up to itself; returns [1, T, heads, dim]."""
+        """Causal attention of packed queries [1, heads, T, dim] within their rows; returns [1, T, heads, dim]."""
         group = query.shape[1] // key.shape[1]
         keys, values = (x[:, :, self.path].repeat_interleave(group, dim=1) for x in (key, value))
         rows = (

@@ -1,4 +1,4 @@
-"""A small language model from nothing: a byte-level BPE tokenizer learned from expert play, and a random Llama."""
+"""A small language model from scratch: a byte-level BPE tokenizer learned from the expert's episodes, and a random Llama."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-# A cell mark takes its spaces with it, so that a word is the same token at the head of a cell as inside brackets.
+# [SEP] includes the spaces around it, so that a word after it is the same token as inside brackets.
 WORDS = r" ?\[SEP\] ?| ?[\p{L}\p{N}_]+| ?[^\s\p{L}\p{N}_]|\s+"
 
 
 def texts(env: Env, tasks: int) -> Iterator[str]:
-    """What is said when the expert plays: observations, plans, actions."""
+    """Texts to learn a tokenizer from: observations, plans and actions of the expert's episodes."""
     for task in env.tasks[:tasks]:
         text, _ = env.reset(options={"task": task})
         over = False
         while not over:
             if (expert := env.expert) is None:
                 raise UserError(
-                    "model=scratch: a tokenizer is learned from expert play, and this environment ships no expert"
+                    "model=scratch: a tokenizer is learned from the expert's episodes, and this environment ships no expert"
                 )
             plan, action = expert.plan(), expert.action()
             yield "\n".join(
@@ -40,7 +40,7 @@ def texts(env: Env, tasks: int) -> Iterator[str]:
 def architecture(
     *, vocabulary: int, width: int, inner: int, layers: int, heads: int, kv_heads: int, positions: int
 ) -> Any:
-    """The configuration of such a Llama, as transformers has it."""
+    """The transformers configuration of a Llama with these sizes."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -67,25 +67,25 @@ def build(
     seed: int,
     **sizes: int,
 ) -> None:
-    """Write tokenizer and random weights, of the sizes that `architecture` takes, where transformers loads them."""
+    """Write a tokenizer and random weights to a folder for `from_pretrained`; `sizes` are those of `architecture`."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-    inside = Tokenizer(models.BPE())
+    bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-    inside.pre_tokenizer = pre_tokenizers.Sequence(
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
-    inside.decoder = decoders.ByteLevel()
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=list(CONTROL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inside.train_from_iterator(corpus, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inside, pad_token=CONTROL[0], eos_token=CONTROL[1])
+    bpe.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=CONTROL[0], eos_token=CONTROL[1])
     tokenizer.add_special_tokens({"additional_special_tokens": list(CONTROL[2:])})
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What one forward pass takes: rows of tokens, those that they begin with alike once."""
+"""The micro-batch: the tokens of one forward pass in training, with shared prefixes stored once."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward pass, laid out as a trie: T tokens, those that rows begin with alike once, and what is trained."""
+    """Rows of one forward pass, packed as a trie of T tokens (shared prefixes once), with N trained tokens of M calls."""
 
     ids: Tensor
-    """[T] row by row, of each what the row before it does not begin with."""
+    """[T] token ids, row by row; of each row without the prefix that it shares with the row before."""
     position: Tensor
-    """[T] places in their rows."""
+    """[T] positions in their rows."""
     fresh: list[int]
-    """Of each row: how many of its tokens, the last ones, are new among the T ..."""
+    """Of each row: how many of its tokens, the last ones, are not in the prefix shared with the row before."""
     lengths: list[int]
-    """... how many it has in all ..."""
+    """Of each row: how many tokens it has in all."""
     path: Tensor
-    """[sum of lengths] ... and where among the T each of them stands."""
+    """[sum of lengths] index into the T of each token of each row, row by row."""
     sampled: Tensor
     """[N] ids of the trained tokens."""
     token_state: Tensor
-    """[N] where among the T the token before each of them stands, whose logits predict it."""
+    """[N] index into the T of the token before each trained token, whose logits predict it."""
     token_call: Tensor
     """[N] call of each trained token, an index into the batch's calls."""
     logprobs: Tensor
-    """[N] as recorded when sampling."""
+    """[N] log-probabilities, as recorded when sampling."""
     call: Tensor
     """[M] the calls in these rows, indices into the batch's."""
     call_state: Tensor
-    """[M] where the last token of each call's prompt stands, at which its value is read."""
+    """[M] index into the T of the last token of each call's prompt, where the value head reads."""
     adapter: str | None
-    """The one that all these rows are run under."""
+    """The adapter of all these rows."""
 
     def to(self, device: torch.device) -> MicroBatch:
         held = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are loaded: whether it can talk, what adapters would sit on, its memory."""
+"""Model metadata, read before any weights are loaded: chat template, LoRA target layers, and an estimate of memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pilotrl.prompts.context import Chat
 from pilotrl.types import UserError
 
 SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping")
-"""What some models do to logits after their head, and our scoring does not."""
+"""Keys of models that rescale logits after the head, which the scoring here does not support."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a run needs at most, on each device; docs/models.md has the formula."""
+    """An upper estimate of the bytes that a run needs on each device; docs/models.md has the formula."""
 
     weights: float
     gradients: float
@@ -35,17 +35,17 @@ class Memory:
 
 
 def config_of(path: str) -> Any:
-    """The model's own configuration. Raises UserError where there is none, or with attention that ours cannot compute."""
+    """The model's transformers configuration. Raises UserError if there is none, or if its attention is not supported."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(policy.base_of(path))
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model.path={path}: cannot be loaded ({str(error).splitlines()[0]}); give another") from error
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        kinds = {"sliding_attention"}
-    if others := sorted(kinds - {"full_attention"}):
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    if not layer_types and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        layer_types = {"sliding_attention"}
+    if others := sorted(layer_types - {"full_attention"}):
         raise UserError(f"model.path={path}: has layers of {others[0]}, which are not supported; choose another model")
     if scaled := next((key for key in SCALES if getattr(config, key, None) not in (None, 1)), None):
         raise UserError(f"model.path={path}: has {scaled}, which is not supported; choose another model")
@@ -54,7 +54,7 @@ def config_of(path: str) -> Any:
 
 @lru_cache(maxsize=4)
 def skeleton(path: str) -> Any:
-    """The model without weights: shapes alone, on torch's meta device."""
+    """The model without weights, on torch's meta device."""
     return shaped(config_of(path), torch.float32)
 
 
@@ -66,10 +66,7 @@ def shaped(config: Any, dtype: torch.dtype) -> Any:
 
 
 def check_model(path: str, template: dict[str, Any], system: bool) -> None:
-    """A model that we can run, and a tokenizer whose chat template takes a conversation like ours.
-
-    Raises UserError for anything else.
-    """
+    """Raises UserError unless the model is supported and its chat template renders a conversation with these roles."""
     config_of(path)
     try:
         tokenizer = policy.load_tokenizer(path)
@@ -82,7 +79,7 @@ def check_model(path: str, template: dict[str, Any], system: bool) -> None:
 
 
 def check_targets(path: str, targets: Sequence[str]) -> None:
-    """Every target of adapters names a linear layer. Raises UserError for the first that does not."""
+    """Raises UserError for the first LoRA target that names no linear layer of the model."""
     model = skeleton(path)
     head = model.get_output_embeddings()
     names = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
@@ -108,11 +105,11 @@ def memory(
     sets: int = 1,
     learning: int = 1,
 ) -> Memory:
-    """Of a model with this configuration of transformers.
+    """The memory that a run needs with a model of this transformers configuration.
 
-    `row`: tokens of a forward pass that learns, and the share of them that is trained; `slots` of `length` tokens
-    are what the engine keeps keys and values for; `sets` of what can learn there are (two, where each role has its own),
-    and so many of them learn.
+    `row`: tokens of a forward pass in training, of which the share `trained` is trained; the engine's KV cache has `slots`
+    of `length` tokens; there are `sets` of trainable parameters (two, if each role has its own), `learning` of which are
+    trained.
     """
     model = shaped(config, getattr(torch, dtype))
     model = policy.adapted(model, rank, alpha, targets) if rank else model
@@ -121,8 +118,8 @@ def memory(
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     wide, narrow = head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads
     block = (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size) * size
-    sides = [m.in_features for _, m in model.named_modules() if rank and hasattr(m, "lora_A")]
-    block += sum(sides) // config.num_hidden_layers * (4 if size < 4 else 0)  # adapters see their input in float32
+    inputs = [m.in_features for _, m in model.named_modules() if rank and hasattr(m, "lora_A")]
+    block += sum(inputs) // config.num_hidden_layers * (4 if size < 4 else 0)  # LoRA casts its input to float32
     kept = config.hidden_size * size if gradient_checkpointing else block
     blocks = config.num_hidden_layers * kept + (block if gradient_checkpointing else 0)
     return Memory(

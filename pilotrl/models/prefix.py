@@ -1,4 +1,4 @@
-"""How far two texts of tokens go together: what one of them has computed, the other need not."""
+"""The longest common prefix of two token sequences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with. Halves, since comparing slices is fast and long beginnings are what is looked for."""
+    """Length of the longest common prefix. By bisection: comparing slices is fast, and prefixes are long."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high

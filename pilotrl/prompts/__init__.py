@@ -1,31 +1,65 @@
-"""The words of the prompts, one text file each. A folder is a set: `short` for small models and `full` for chat models that
-play; what a judge and a teacher are asked, and what an endpoint is told whose reply cannot be read, lies in folders of theirs.
+"""Prompt templates, one text file each, in sets: `short` for small models, `full` for chat models, and those for APIs.
 
-`context` puts them together with what happened, as token ids; `parsing` reads the replies.
-May import `types` alone. Never here: tensors; the tokenizer is given.
+`judge` and `teacher` hold the prompts of API models in these roles, `endpoint` the request to repeat an unreadable reply.
+`context` builds token ids from templates and history; `parsing` reads the replies.
+May import `config` (not its schema) and `types`. Never here: tensors; the tokenizer is given.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from pilotrl.config import folders
+from pilotrl.config.instantiate import make
 from pilotrl.types import UserError
 
 FOLDER = Path(__file__).parent
 
 
-def load(name: str, plans: str = "always") -> dict[str, str]:
+def load(named: str | dict[str, Any], plans: str = "always") -> dict[str, str]:
     """Prompts of one set by file name; `replan` only for who is asked whether to (`plans` is what agent.plans may be).
 
-    Raises UserError for a set that does not exist.
+    named: a folder here; a file `prompts/NAME.yaml` of one's own; or the settings of a class (`_target_` and keywords) whose
+    objects have a method `texts()`, which gives the words by name. Raises UserError for a set that does not exist, lacks a
+    prompt that every set has, or uses a placeholder that is not filled.
     """
+    texts = _shipped(named) if isinstance(named, str) else _made(named)
+    return {name: text for name, text in sorted(texts.items()) if name != "replan" or plans == "asked"}
+
+
+def _shipped(name: str) -> dict[str, str]:
     files = sorted((FOLDER / name).glob("*.txt"))
-    if not files:
-        raise UserError(f"model.prompts={name}: there is no such set of prompts; there are {', '.join(sets())}")
-    heard = [path for path in files if path.stem != "replan" or plans == "asked"]
-    return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in heard}
+    if files:
+        return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in files}
+    if (path := folders.find("prompts", name)) is None:
+        known = ", ".join([*sets(), *folders.options("prompts")])
+        raise UserError(
+            f"model.prompts={name}: there is no such set of prompts; there are {known}; -cd FOLDER adds yours"
+        )
+    from omegaconf import OmegaConf
+
+    held = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(held, dict)
+    return _made({str(key): value for key, value in held.items()})
+
+
+def _made(settings: dict[str, Any]) -> dict[str, str]:
+    """The words of one's own class, held against those of ours."""
+    texts = dict(make(settings).texts())
+    ours, target = _shipped("short"), settings["_target_"]
+    if missing := sorted(ours.keys() - texts.keys()):
+        raise UserError(f"model.prompts._target_={target}: its texts() lack {', '.join(missing)}")
+    for name, text in texts.items():
+        try:
+            text.format(next=1, plan="1. Look.", step="Look.")
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                f"model.prompts._target_={target}: {name} cannot be filled in ({error}); there are {{next}}, {{step}}, {{plan}}"
+            ) from error
+    return texts
 
 
 def sets() -> list[str]:
-    """Names of those for a model that plays."""
+    """Names of the sets for the policy."""
     return sorted(path.parent.name for path in FOLDER.glob("*/act.txt"))

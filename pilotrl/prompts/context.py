@@ -1,9 +1,9 @@
-"""What a call sees: an episode's texts and replies as token ids, through the model's own chat template.
+"""The context: builds the prompt of a call, as token ids, from an episode's history and the model's own chat template.
 
-What the model wrote is kept as ids and never tokenized again. Text from the world is tokenized so that the name of a
-control token inside it stays text. The template is rendered once a conversation shape, with placeholders for contents,
-so a template cannot rewrite what was written, but for one thing: where it drops the thinking from earlier replies, their
-ids before the answer are left out. Whether one prompt continues another is decided on tokens, in batch.py.
+What the model wrote is kept as ids and never tokenized again. Text from the environment is tokenized so that the name of a
+control token in it stays text. The template is rendered once for each sequence of roles, with placeholders for contents,
+so that it cannot change what was written, with one exception: if it drops the thinking of earlier replies, the ids before
+the answer are left out. Whether one prompt continues another is decided on tokens, in training/batch.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PLACE = re.compile("\ue000(\\d+)\ue001")
 
 
 class Format(Protocol):
-    """What a context needs of a chat format, which `Chat` is."""
+    """The protocol of a chat format; `Chat` is one for tokenizers, `Transcript` one for APIs."""
 
     @property
     def end(self) -> int:
@@ -64,46 +64,46 @@ class Chat:
         self.encode = lru_cache(maxsize=65536)(self._encode)
 
     def render(self, messages: Sequence[tuple[Speaker, Content]]) -> list[int]:
-        """Ids of the conversation up to where the assistant's next reply begins."""
+        """Ids of the conversation up to the start of the assistant's next reply."""
         ids: list[int] = []
         for piece in self.scaffold(tuple(speaker for speaker, _ in messages)):
             if isinstance(piece, int):
                 content = messages[piece][1]
-                ids += self.encode(content) if isinstance(content, str) else self._remembered(content)
+                ids += self.encode(content) if isinstance(content, str) else self._shown(content)
             else:
                 ids += piece
         return ids
 
     def reply(self, text: str) -> list[int]:
-        """Ids of a reply somebody else wrote, with the token that ends it."""
+        """Ids of a reply that the model did not write, with the token that ends it."""
         return [*self.encode(text), self.end]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of a reply, without thinking and the token that ends it: a view for parsing, never trained on."""
+        """Text of a reply, without its thinking and the token that ends it: for parsing only, never trained on."""
         body = self._answer(ids[:-1] if ids and ids[-1] == self.end else ids)
         text: str = self.tokenizer.decode(list(body), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def _remembered(self, ids: Sequence[int]) -> Sequence[int]:
-        """What of an earlier reply the template shows."""
+    def _shown(self, ids: Sequence[int]) -> Sequence[int]:
+        """The part of an earlier reply that the template shows."""
         return self._answer(ids) if self.forgets else ids
 
     def _answer(self, ids: Sequence[int]) -> Sequence[int]:
-        """A reply's ids behind its thinking, and behind the blanks that follow that; all ids where it did not think."""
+        """A reply's ids after its thinking and the white space after that; all ids of a reply without thinking."""
         start = max((i + 1 for i, token in enumerate(ids) if token == self.thought), default=0)
         while 0 < start < len(ids) and not self.tokenizer.decode([ids[start]]).strip():
             start += 1
         return ids[start:]
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        """The name of a control token is cut in two, or split by the tokenizer: it is no token then."""
+        """Ids of a text in which names of control tokens stay text: they are cut in two, or split by the tokenizer."""
         cuts = [found.start() + 1 for found in self.names.finditer(text)]
         pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
         encode = self.tokenizer.encode
         return tuple(i for piece in pieces for i in encode(piece, add_special_tokens=False, split_special_tokens=True))
 
     def _scaffold(self, speakers: tuple[Speaker, ...]) -> list[int | tuple[int, ...]]:
-        """The template around the contents: tuples of ids, and numbers of the messages between them."""
+        """The rendered template with placeholders: tuples of ids, and between them the indices of messages."""
         text = self._template([(speaker, f"\ue000{i}\ue001") for i, speaker in enumerate(speakers)], True)
         pieces: list[int | tuple[int, ...]] = []
         for i, part in enumerate(_PLACE.split(text)):
@@ -126,7 +126,7 @@ class Chat:
         return text
 
     def _end_of_turn(self) -> int:
-        """The first control token that the template puts behind a reply; there may be blanks before it."""
+        """The first control token that the template puts after a reply; white space may stand before it."""
         text = self._template([("user", "u"), ("assistant", "\ue000")], False)
         control = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         for token in self.tokenizer.encode(text.rpartition("\ue000")[2], add_special_tokens=False):
@@ -140,16 +140,16 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that was said: by the world (observation), by us (ask), or a reply (plan, action)."""
+    """One entry of the history: an observation of the environment, a prompt (ask), or a reply (plan, action)."""
 
     kind: Literal["observation", "ask", "plan", "action"]
     content: Content
 
 
 class Context:
-    """One episode's history, and the prompts that follow from it.
+    """One episode's history, from which prompts are built in one of two layouts.
 
-    `append`: everything in order; old plans stay. `current`: observations and actions, then the plan in force.
+    `append`: everything in order; old plans stay. `current`: observations and actions, then the current plan.
     """
 
     def __init__(self, chat: Format, prompts: dict[str, str], layout: str, window: int | None) -> None:
@@ -160,7 +160,7 @@ class Context:
         self.entries.append(Entry("observation", text))
 
     def prompt(self, ask: str, plan: Plan) -> list[int]:
-        """Ids of what a call sees: the history in this layout, the plan where it is not in the history, the ask."""
+        """Token ids of a prompt: the history in this layout, the plan if the history lacks it, and the request `ask`."""
         entries = self._windowed()
         if self.layout == "current":
             entries = [entry for entry in entries if entry.kind in ("observation", "action")]
@@ -173,7 +173,7 @@ class Context:
         self.entries += [Entry("ask", ask), Entry(kind, self._closed(reply))]
 
     def _closed(self, reply: Content) -> Content:
-        """Without the end token, which the template adds again."""
+        """A reply without its end token, which the template adds again."""
         return reply[:-1] if not isinstance(reply, str) and reply and reply[-1] == self.chat.end else reply
 
     def _windowed(self) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""From a reply in words to a plan or an action, and from a plan to numbered lines."""
+"""Parsing: from a reply's text to a plan or an action, and from a plan to numbered lines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pilotrl.types import Plan
 
 
 def number(plan: Plan, start: int = 1) -> str:
-    """A plan as text, one numbered line a step; turns that had no step are passed over."""
+    """A plan as text, one numbered line a step; turns without a step are left out."""
     return "\n".join(f"{i}. {step}" for i, step in enumerate(plan, start) if step)
 
 
 def parse_plan(text: str, start: int) -> Plan | None:
-    """Steps of a planner's reply whose lines are numbered start, start + 1, ...; None where the structure is wrong."""
+    """Steps of a planner's reply whose lines are numbered start, start + 1, ...; None if it has another format."""
     steps = []
     for i, line in enumerate(text.strip().split("\n"), start):
         found = re.fullmatch(rf"{i}\. *(\S.*)", line.strip())
@@ -24,7 +24,7 @@ def parse_plan(text: str, start: int) -> Plan | None:
 
 
 def parse_action(text: str, thinks: bool) -> str | None:
-    """The action of an executor's reply; None where the structure is wrong."""
+    """The action of an executor's reply; None if it has another format."""
     pattern = r"Thought: *(\S.*)\nAction: *(\S.*)" if thinks else r"Action: *(\S.*)"
     found = re.fullmatch(pattern, text.strip())
     return found[found.re.groups] if found else None

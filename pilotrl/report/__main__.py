@@ -1,4 +1,8 @@
-"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER]`, each the folder of a run or of a sweep."""
+"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER] [baseline=LABEL]`.
+
+Each FOLDER is that of a run or of a sweep. Configurations (runs equal but for the seed) are compared two by two; with baseline=,
+each with that one: a letter such as A, or what picks it, such as baseline=algorithm=grpo or baseline=stage=joint,lr=1e-4.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pilotrl.cli.exit_codes import ended
-from pilotrl.report.configurations import sorted_out
-from pilotrl.report.html import PAGE, files
+from pilotrl.report.comparisons import baselines
+from pilotrl.report.configurations import Configuration, sorted_out
+from pilotrl.report.html import PAGE, View, files, findings
 from pilotrl.report.runs import Refused, Run, find, read
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.mlflow_client import absolute, complaint, send_files
@@ -19,7 +24,7 @@ from pilotrl.types import UserError
 
 def command(words: Sequence[str]) -> None:
     """Read the runs, write the report, and say where it is."""
-    places, out = arguments(words)
+    places, out, baseline = arguments(words)
     runs: list[Run] = []
     notes: list[str] = []
     folders = find(places)
@@ -29,29 +34,39 @@ def command(words: Sequence[str]) -> None:
         except Refused as why:
             notes.append(f"{name} is left out: it {why}")
     panels, more = sorted_out(runs)
-    notes += more
-    written = files(places[0].resolve().name, [str(place) for place in places], panels, notes)
+    against: list[Configuration | None] = [None] * len(panels)
+    if baseline is not None:
+        against, other = baselines(panels, baseline)
+        more += other
+    views = [View(panel, one) for panel, one in zip(panels, against, strict=True)]
+    notes += more + [
+        f"evaluation set {view.panel.name}: {view.without_effects}" for view in views if view.without_effects
+    ]
+    written = files(places[0].resolve().name, [str(place) for place in places], views, notes)
     for name, content in written.items():
         write_whole(out / name, content)
     notes += [line for place in places for line in tracked(place, [out / name for name in written])]
-    print(*notes, out / PAGE, sep="\n")
+    print(*notes, *findings(views), out / PAGE, sep="\n")
 
 
-def arguments(words: Sequence[str]) -> tuple[list[Path], Path]:
-    """Folders, and where the report goes: `report/` in the first of them unless `out=` says otherwise."""
-    outs = [word.removeprefix("out=") for word in words if word.startswith("out=")]
-    places = [Path(word).expanduser() for word in words if not word.startswith("out=")]
+def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None]:
+    """Folders; where the report goes, `report/` in the first of them unless `out=` says otherwise; and the baseline, if any."""
+    outs, baseline = ([w.removeprefix(key) for w in words if w.startswith(key)] for key in ("out=", "baseline="))
+    places = [Path(word).expanduser() for word in words if not word.startswith(("out=", "baseline="))]
     if not places:
         raise UserError("no folder is given; python -m pilotrl.report FOLDER... [out=FOLDER], of runs or of sweeps")
     for place in places:
         if not place.is_dir():
-            raise UserError(f"{place}: is no folder; name folders of runs or of sweeps, and out=FOLDER for the report")
+            told = (
+                "name folders of runs or of sweeps, out=FOLDER for the report, and baseline=LABEL to compare with one"
+            )
+            raise UserError(f"{place}: is no folder; {told}")
     out = Path(outs[-1]).expanduser() if outs else places[0] / "report"
     try:
         RunFolder(out).check_writable()
     except UserError as error:
         raise UserError(f"out={out}: cannot be written; choose another folder with out=FOLDER") from error
-    return places, out
+    return places, out, baseline[-1] if baseline else None
 
 
 def tracked(place: Path, report: Sequence[Path]) -> list[str]:

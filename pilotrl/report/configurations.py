@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from statistics import fmean
 from string import ascii_uppercase
 from typing import Any
 
 from pilotrl.analysis.measures import BLOCKS
-from pilotrl.analysis.statistics import MEASURES, Contrast, Interval, difference, gain
+from pilotrl.analysis.statistics import MEASURES, Contrast, gain
 from pilotrl.report.runs import DECODINGS, Cell, Run
 from pilotrl.teacher.plan_dataset import REACHING
 
 PLAYER = ("agent", "tokens")
-"""What of a panel's protocol is said by the configuration alone, and may be the very thing that configurations differ in."""
+"""What of the protocol of an evaluation set is said by the configuration alone, and may be the very thing that
+configurations differ in."""
 HEADLINES = ("success", "adherence", "plan_quality")
 """Measures on the page; the others are in the tables beside it."""
 GRADED = ("adherence", "plan_quality")
@@ -25,12 +25,12 @@ GRADED = ("adherence", "plan_quality")
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs of equal configuration but for the seed, on one panel."""
+    """Runs of equal configuration but for the seed, on one evaluation set."""
 
     mark: str
-    """A letter, unique within the panel."""
+    """A letter, unique within the evaluation set."""
     label: str
-    """The keys in which it differs from the panel's other configurations."""
+    """The keys in which it differs from the others on the evaluation set."""
     runs: list[Run]
 
     @property
@@ -67,29 +67,8 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One number of a panel, first minus second."""
-
-    cell: Cell
-    first: Configuration
-    second: Configuration
-    contrast: Contrast
-
-    @property
-    def verdict(self) -> str:
-        """Who is ahead, if that can be said: nobody is, inside an interval."""
-        found = self.contrast
-        if found.over_tasks["low"] is None:
-            return "too few tasks"
-        if not (clear(found.over_tasks) and (found.over_seeds is None or clear(found.over_seeds))):
-            return "cannot be told apart"
-        ahead = self.first if (found.over_tasks["mean"] or 0) > 0 else self.second
-        return f"{ahead.mark} higher" + ("" if found.over_seeds else " in these runs (one seed)")
-
-
-@dataclass(frozen=True)
 class Panel:
-    """What was played, and by whom."""
+    """An evaluation set: what was played, and by whom."""
 
     name: str
     sha256: str
@@ -101,7 +80,7 @@ class Panel:
 
     @property
     def chains(self) -> list[Configuration]:
-        """Arms that are several stages in a row."""
+        """Configurations that are several stages in a row."""
         return [configuration for configuration in self.configurations if configuration.runs[0].stages]
 
     @property
@@ -118,16 +97,6 @@ class Panel:
             cell for cell in self.cells if cell.measure in HEADLINES and cell.decoding in ("sampled", *_beside(cell))
         ]
 
-    def compared(self) -> Iterator[Comparison]:
-        """Every two configurations, on everything that all of their runs measured."""
-        for cell in self.cells:
-            for first, second in combinations(self.configurations, 2):
-                if cell.measure in GRADED and first.judge != second.judge:
-                    continue  # two yardsticks
-                if all(run.after.get(cell) for run in (*first.runs, *second.runs)):
-                    values = [[run.after[cell] for run in configuration.runs] for configuration in (first, second)]
-                    yield Comparison(cell, first, second, difference(*values))
-
     def differing(self) -> dict[str, list[Any]]:
         """Every key in which configurations differ, and each one's value."""
         keys = [configuration.runs[0].keys for configuration in self.configurations]
@@ -138,14 +107,9 @@ def _beside(cell: Cell) -> tuple[str, ...]:
     return DECODINGS if cell.measure == "success" else ()
 
 
-def clear(interval: Interval) -> bool:
-    """Whether it excludes 0."""
-    low, high = interval["low"], interval["high"]
-    return low is not None and high is not None and not low <= 0 <= high
-
-
 def sorted_out(runs: Sequence[Run]) -> tuple[list[Panel], list[str]]:
-    """Panels of configurations of runs, each in the order given, and what a reader has to know about that, a line each."""
+    """Evaluation sets with the configurations of their runs, each in the order given, and what a reader has to know about
+    that, a line each."""
     kept, notes = _once(runs)
     panels = [
         _panel(members)
@@ -154,14 +118,14 @@ def sorted_out(runs: Sequence[Run]) -> tuple[list[Panel], list[str]]:
     for panel in panels[1:]:
         names, why = ", ".join(run.name for run in panel.runs), unlike(panels[0].runs[0].panel, panel.runs[0].panel)
         notes.append(
-            f"panel {panel.name} ({names}) is another panel ({why}) than that of the first run: it stands by itself"
+            f"evaluation set {panel.name} ({names}) is another one ({why}) than that of the first run: it stands by itself"
         )
     notes += [note for panel in panels for note in (*_revisions(panel), *_judges(panel))]
     return panels, notes
 
 
 def comparable(panel: Mapping[str, Any]) -> Any:
-    """What of a panel must be equal where numbers are compared: all but the player that the configuration describes."""
+    """What of an evaluation set must be equal where numbers are compared: all but the player that the configuration describes."""
     if "protocol" not in panel:
         return panel["sha256"]
     protocol = {key: value for key, value in panel["protocol"].items() if key not in PLAYER}
@@ -169,7 +133,7 @@ def comparable(panel: Mapping[str, Any]) -> Any:
 
 
 def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """In which key two panels differ."""
+    """In which key two evaluation sets differ."""
     ours, theirs = comparable(one), comparable(other)
     if not (isinstance(ours, dict) and isinstance(theirs, dict)):
         return f"{other['sha256'][:8]} instead of {one['sha256'][:8]}"
@@ -201,6 +165,11 @@ def labels(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _shown(configuration: Mapping[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(f"{_short(key, keys)}={plain(configuration.get(key, 'absent'))}" for key in keys)
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """What keys are called beside each other."""
+    return {key: _short(key, keys) for key in keys}
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
@@ -244,12 +213,12 @@ def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 def _revisions(panel: Panel) -> Iterator[str]:
     revisions = dict.fromkeys((run.summary["git_revision"] or "unknown")[:8] for run in panel.runs)
     if len(revisions) > 1:
-        yield f"panel {panel.name}: its runs are of several revisions of the code ({', '.join(revisions)})"
+        yield f"evaluation set {panel.name}: its runs are of several revisions of the code ({', '.join(revisions)})"
 
 
 def _judges(panel: Panel) -> Iterator[str]:
     if any(configuration.judge != panel.configurations[0].judge for configuration in panel.configurations):
-        yield f"panel {panel.name}: not all configurations have the same judge; what two judges said is not compared"
+        yield f"evaluation set {panel.name}: not all configurations have the same judge; what two judges said is not compared"
 
 
 def _grouped(runs: Sequence[Run], key: Any) -> dict[str, list[Run]]:

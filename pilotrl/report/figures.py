@@ -1,5 +1,7 @@
-"""The pictures of a report, as PNGs. Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines of
-configurations differ in their dashes too."""
+"""The pictures of a report, as PNGs; none is drawn that would be empty.
+
+Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines of configurations differ in their dashes too.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,13 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from pilotrl.analysis.learning_curve import smooth
-from pilotrl.analysis.measures import LOSS, ON_POLICY, RATES
-from pilotrl.report.configurations import Comparison, Configuration, Panel
-from pilotrl.report.formatting import title
-from pilotrl.report.runs import Run
+from pilotrl.analysis.measures import LOSS, ON_POLICY
+from pilotrl.analysis.statistics import Contrast
+from pilotrl.report.comparisons import Comparison
+from pilotrl.report.configurations import Configuration, Panel
+from pilotrl.report.factorial import Effect
+from pilotrl.report.forest import ROW, WIDTH, forest
+from pilotrl.report.runs import Cell, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,11 +28,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 FAILED, ALIKE, MISSING = COLOURS[1], COLOURS[5], "0.75"
-WIDTH = 10.0
-"""Inches, and on the page all there is ..."""
-ROW = 3
-"""... for so many pictures side by side."""
-
 SUCCESS = "env/success"
 REWARDS = {SUCCESS: "success [%]", "reward/total": "reward [at most 1]"}
 """Metrics of training that are drawn, and what their axes are called ..."""
@@ -37,40 +37,32 @@ CURVES = {
     "env/turns": "turns an episode",
     "train/entropy": "entropy [nats a token]",
     "train/grad_norm": "gradient norm",
-    "drift/planner": "drift of the planner [nats a token]",
-    "drift/executor": "drift of the executor [nats a token]",
+    "drift/planner": "drift (KL): planner [nats a token]",
+    "drift/executor": "drift (KL): executor [nats a token]",
 }
 """... and these."""
+FEW = 8
+"""Steps of which each is a dot too: of one step there is no line."""
 Points = list[tuple[float, float]]
 
 
-def pictures(panel: Panel, comparisons: Sequence[Comparison]) -> dict[str, bytes]:
+def pictures(panel: Panel, comparisons: Sequence[Comparison], effects: Sequence[Effect]) -> dict[str, bytes]:
     """PNGs by name; those that have nothing to show are left out."""
+    names = [configuration.name for configuration in panel.configurations]
     drawn = {
-        "differences": differences(panel, comparisons),
+        "differences": forest(_rows(comparisons), names),
+        "effects": forest(_rows(effects)),
         "learning": learning(panel),
         "groups": groups(panel),
     }
     return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
 
 
-def differences(panel: Panel, comparisons: Sequence[Comparison]) -> Figure | None:
-    """Every two configurations on each headline: the mean, the interval over tasks (thick), over tasks and seeds (thin)."""
-    cells = [cell for cell in panel.headlines if any(found.cell == cell for found in comparisons)]
-    if not cells:
-        return None
-    pairs = list(dict.fromkeys(f"{found.first.mark} − {found.second.mark}" for found in comparisons))
-    figure, places = _grid(len(cells), height=1.0 + 0.35 * len(pairs))
-    for place, cell in zip(places, cells, strict=False):
-        for found in (found for found in comparisons if found.cell == cell):
-            row = pairs.index(f"{found.first.mark} − {found.second.mark}")
-            _interval(place, row, found, 100.0 if cell.measure in RATES else 1.0)
-        place.axvline(0, color="black", linewidth=0.8)
-        place.plot([-1, 1], [0, 0], alpha=0)  # a point to each side is always in view
-        place.set_yticks(range(len(pairs)), pairs)
-        place.set_ylim(len(pairs) - 0.5, -0.5)
-        _style(place, title(cell), "difference [percentage points]")
-    return figure
+def _rows(found: Sequence[Comparison] | Sequence[Effect]) -> dict[Cell, dict[str, Contrast]]:
+    rows: dict[Cell, dict[str, Contrast]] = {}
+    for one in found:
+        rows.setdefault(one.cell, {})[one.pair] = one.contrast
+    return rows
 
 
 def learning(panel: Panel) -> Figure | None:
@@ -78,12 +70,15 @@ def learning(panel: Panel) -> Figure | None:
     names = _curves(panel)
     if not names:
         return None
+    steps = [line["step"] for run in panel.runs for line in run.metrics]
+    beside = max(0.5, 0.04 * (max(steps) - min(steps)))
     figure, places = _grid(len(names), height=2.5)
     for place, (metric, name) in zip(places, names.items(), strict=False):
         for configuration, (dash, colour) in zip(panel.configurations, styles(), strict=False):
             _band(place, [_smoothed(run, metric) for run in configuration.runs], configuration.name, colour, dash)
             _handovers(place, configuration, colour, named=len(panel.chains) == 1)
         _style(place, name, "training step")
+        place.set_xlim(min(steps) - beside, max(steps) + beside)  # one axis for all, those of few steps too
         if place.dataLim.height == 0:
             place.set_ylim(place.dataLim.y0 - 1, place.dataLim.y0 + 1)
     lines = {line.get_label(): line for place in places for line in place.get_lines()}
@@ -94,11 +89,12 @@ def learning(panel: Panel) -> Figure | None:
 
 
 def groups(panel: Panel) -> Figure | None:
-    """Share of groups that taught nothing, by configuration: never solved, or alike in another way."""
+    """Share of groups that taught nothing, by configuration: never solved, or alike in another way. Where there were none, there
+    is nothing to draw."""
     configurations = [
         configuration
         for configuration in panel.configurations
-        if any("train/frac_reward_zero_std" in line for line in configuration.runs[0].metrics)
+        if any(share > 0 for _, share in _over_runs(configuration, "train/frac_reward_zero_std"))
     ]
     if not configurations:
         return None
@@ -109,6 +105,8 @@ def groups(panel: Panel) -> Figure | None:
         steps = [step for step in dead if step in failed]
         low, high = [100 * failed[step] for step in steps], [100 * dead[step] for step in steps]
         middle = [100 * (dead[step] - missing.get(step, 0.0)) for step in steps]
+        if len(steps) == 1:  # an area needs two ends
+            steps, low, middle, high = [steps[0] - 0.5, steps[0] + 0.5], 2 * low, 2 * middle, 2 * high
         place.fill_between(steps, 0, low, color=FAILED, label="all failed", linewidth=0)
         place.fill_between(steps, low, middle, color=ALIKE, label="all alike otherwise", linewidth=0)
         if middle != high:
@@ -133,7 +131,8 @@ def _curves(panel: Panel) -> dict[str, str]:
     known = dict.fromkeys(key for run in panel.runs for line in run.metrics for key in line if line[key] is not None)
     terms = {key: f"reward term: {key.removeprefix(TERM)} [0 to 1]" for key in known if key.startswith(TERM)}
     losses = {} if ON_POLICY in known else LOSS
-    return {key: name for key, name in {**REWARDS, **(terms | REWARDS), **CURVES, **losses}.items() if key in known}
+    named = {**REWARDS, **(terms | REWARDS), **CURVES, **losses}
+    return {key: name for key, name in named.items() if any(_shared(one, key) for one in panel.configurations)}
 
 
 def _smoothed(run: Run, key: str) -> Points:
@@ -164,25 +163,27 @@ def _over_runs(configuration: Configuration, key: str) -> Points:
     return [(step, sum(run[step] for run in runs) / len(runs)) for step in runs[0] if all(step in run for run in runs)]
 
 
+def _shared(configuration: Configuration, key: str) -> list[float]:
+    """Steps at which a configuration has a point of a curve: those of all of its runs that have any."""
+    return _steps([dict(points) for run in configuration.runs if (points := _smoothed(run, key))])
+
+
+def _steps(runs: Sequence[dict[float, float]]) -> list[float]:
+    return [step for step in (runs[0] if runs else ()) if all(step in run for run in runs)]
+
+
 def _band(place: Axes, runs: Sequence[Points], name: str, colour: str, dash: str) -> None:
     known = [dict(points) for points in runs if points]
-    steps = [step for step in (known[0] if known else ()) if all(step in run for run in known)]
+    steps = _steps(known)
     if not steps:
         return
     columns = [[run[step] for run in known] for step in steps]
-    place.plot(steps, [sum(c) / len(c) for c in columns], dash, color=colour, linewidth=1.8, label=name)
+    dot = "o" if len(steps) < FEW else ""
+    means = [sum(c) / len(c) for c in columns]
+    place.plot(steps, means, dash, color=colour, linewidth=1.8, label=name, marker=dot, markersize=3)
     if len(known) > 1:
         lows, highs = [min(c) for c in columns], [max(c) for c in columns]
         place.fill_between(steps, lows, highs, color=colour, alpha=0.18, linewidth=0)
-
-
-def _interval(place: Axes, row: int, found: Comparison, scale: float) -> None:
-    inner, outer = found.contrast.over_tasks, found.contrast.over_seeds
-    for interval, width, ends in ((outer, 1.4, "|"), (inner, 5.0, "")):
-        if interval is not None and interval["low"] is not None and interval["high"] is not None:
-            reach = [scale * interval["low"], scale * interval["high"]]
-            place.plot(reach, [row, row], marker=ends, color=COLOURS[0], linewidth=width, solid_capstyle="butt")
-    place.plot(scale * (inner["mean"] or 0.0), row, "o", color="white", markeredgecolor="black", markersize=5)
 
 
 def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -198,6 +199,7 @@ def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
 def _style(place: Axes, name: str, below: str) -> None:
     place.set_title(name, fontsize=10, loc="left", pad=14 if place.texts else None)  # above the names of stages
     place.set_xlabel(below, fontsize=9)
+    place.locator_params(axis="x", integer=True)
     place.tick_params(labelsize=9)
     place.grid(alpha=0.25)
     place.spines[["top", "right"]].set_visible(False)

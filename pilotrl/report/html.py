@@ -15,8 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pilotrl.analysis.measures import BLOCKS
 from pilotrl.analysis.statistics import Contrast
 from pilotrl.report import formatting
-from pilotrl.report.configurations import Configuration, Panel, clear, plain
+from pilotrl.report.comparisons import compared, told_apart
+from pilotrl.report.configurations import Configuration, Panel, plain
+from pilotrl.report.factorial import factorial, main_effects
 from pilotrl.report.figures import pictures
+from pilotrl.report.findings import finding
 from pilotrl.report.runs import DECODINGS, Cell, block
 
 PAGE = "report.html"
@@ -24,7 +27,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Gain:
-    """What a configuration gained in one number of a panel."""
+    """What a configuration gained in one number of an evaluation set."""
 
     configuration: Configuration
     contrast: Contrast
@@ -32,20 +35,23 @@ class Gain:
     @property
     def clear(self) -> bool:
         """Every interval there is excludes 0."""
-        return clear(self.contrast.over_tasks) and (self.contrast.over_seeds is None or clear(self.contrast.over_seeds))
+        return told_apart(self.contrast)
 
 
 class View:
-    """A panel as its part of the page shows it."""
+    """An evaluation set as its part of the page shows it."""
 
-    def __init__(self, panel: Panel) -> None:
-        self.panel = panel
-        self.all = list(panel.compared())
+    def __init__(self, panel: Panel, baseline: Configuration | None = None) -> None:
+        self.panel, self.baseline = panel, baseline
+        self.all, self.all_effects = list(compared(panel, baseline)), list(main_effects(panel, baseline))
         shown = [found for found in self.all if found.cell in panel.headlines]
+        effects = [found for found in self.all_effects if found.cell in panel.headlines]
         self.comparisons = _by_cell((found.cell, found) for found in shown)
-        self.intervals = len(shown)
+        self.effects = _by_cell((found.cell, found) for found in effects)
+        self.without_effects = factorial(panel.configurations)[1]
+        self.finding = finding(panel, shown, effects, baseline)
         self.gains = _by_cell(self._gains())
-        self.pictures = pictures(panel, shown)
+        self.pictures = pictures(panel, shown, effects)
         self.revisions = dict.fromkeys((run.summary["git_revision"] or "unknown")[:8] for run in panel.runs)
 
     def _gains(self) -> Iterator[tuple[Cell, Gain]]:
@@ -55,18 +61,30 @@ class View:
                     yield cell, Gain(configuration, configuration.gain(cell))
 
 
-def files(name: str, folders: Sequence[str], panels: Sequence[Panel], notes: Sequence[str]) -> dict[str, bytes]:
+def findings(views: Sequence[View]) -> list[str]:
+    """What was found, a line or two for each evaluation set: nothing is compared across two of them."""
+    if not views:
+        return ["No finished run could be read: there is nothing to report."]
+    several = len(views) > 1
+    heads = [f"Evaluation set {view.panel.name} ({view.panel.sha256[:8]}): " * several for view in views]
+    return [f"{head}{line}" for head, view in zip(heads, views, strict=True) for line in view.finding]
+
+
+def files(name: str, folders: Sequence[str], views: Sequence[View], notes: Sequence[str]) -> dict[str, bytes]:
     """Everything that is written, by file name: the page with its pictures inside, the pictures beside it, the numbers
-    of every summary and every comparison as CSV, and the tables in Markdown, to be quoted."""
-    views = [View(panel) for panel in panels]
+    of every summary, every comparison and every main effect as CSV, and the tables in Markdown, to be quoted."""
+    panels = [view.panel for view in views]
     total = sum(len(panel.runs) for panel in panels)
     said: dict[str, Any] = {"name": name, "folders": folders, "total": total, "notes": notes, "views": views}
+    said["findings"] = findings(views)
     written = {
         PAGE: _render("page.html", said),
         "tables.md": _render("tables.md", said),
         "runs.csv": _csv(RUNS, _runs(panels)),
         "comparisons.csv": _csv(COMPARISONS, _comparisons(views)),
     }
+    if any(view.all_effects for view in views):
+        written["main_effects.csv"] = _csv(EFFECTS, _effects(views))
     for number, view in enumerate(views, start=1):
         before = f"{number}-{view.panel.name}-" if len(views) > 1 else ""
         written |= {f"{before}{which}.png": png for which, png in view.pictures.items()}
@@ -83,38 +101,39 @@ def _render(template: str, said: Mapping[str, Any]) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters["b64encode"] = lambda data: base64.b64encode(data).decode()
-    known = {key: getattr(formatting, key) for key in ("title", "number", "change", "size", "interval", "count")}
+    known: dict[str, Any] = {
+        key: getattr(formatting, key) for key in ("title", "number", "change", "size", "interval", "count")
+    }
     own = Cell("eval", "sampled", "success")
-    return environment.get_template(template).render(**said, **known, plain=plain, own_success=own).encode()
+    known |= {"plain": plain, "told_apart": told_apart, "count_of": _count_of, "expected": _expected}
+    environment.globals |= known
+    return environment.get_template(template).render(**said, own_success=own).encode()
 
 
-ENDS = ("mean", "low", "high")
-RUNS: tuple[str, ...] = (
-    "run",
-    "configuration",
-    "seed",
-    "stage",
-    "env",
-    "agent",
-    "algorithm",
-    "panel",
-    "plans",
-    "decoding",
-    "measure",
-)
-RUNS += ("before", "after", *ENDS)
-COMPARISONS: tuple[str, ...] = (
-    "panel",
-    "plans",
-    "decoding",
-    "measure",
-    "first",
-    "second",
-    "first_after",
-    "second_after",
+def _count_of(cells: Mapping[Cell, Sequence[Any]]) -> int:
+    return sum(map(len, cells.values()))
+
+
+def _expected(intervals: int) -> str:
+    """How many of so many 95 % intervals miss the truth."""
+    return f"{intervals / 20:.0f}" if intervals >= 30 else f"{intervals / 20:.1f}"
+
+
+MEASURED: tuple[str, ...] = ("evaluation_set", "plans", "decoding", "measure")
+CHANGE = ("difference", "ci_low", "ci_high")
+RUNS = ("run", "configuration", "seed", "stage", "env", "agent", "algorithm", *MEASURED, "before", "after", *CHANGE)
+CONTRAST = (
     "tasks",
+    "difference",
+    "ci_low_over_tasks",
+    "ci_high_over_tasks",
+    "ci_low_over_tasks_and_seeds",
+    "ci_high_over_tasks_and_seeds",
+    "minimal_detectable_difference",
+    "verdict",
 )
-COMPARISONS += (*ENDS, "low_over_seeds", "high_over_seeds", "detectable", "verdict")
+COMPARISONS = (*MEASURED, "configuration_a", "configuration_b", "after_a", "after_b", *CONTRAST)
+EFFECTS = (*MEASURED, "key", "value_a", "value_b", *CONTRAST)
 
 
 def _runs(panels: Iterable[Panel]) -> Iterator[dict[str, Any]]:
@@ -123,7 +142,8 @@ def _runs(panels: Iterable[Panel]) -> Iterator[dict[str, Any]]:
         for configuration in panel.configurations:
             for run in configuration.runs:
                 about = {key: run.summary[key] for key in ("seed", "stage", "env", "agent", "algorithm")}
-                about |= {"run": run.name, "configuration": configuration.name, "panel": run.summary["panel"]["sha256"]}
+                about |= {"run": run.name, "configuration": configuration.name}
+                about["evaluation_set"] = run.summary["panel"]["sha256"]
                 for of, plans in BLOCKS.items():
                     for decoding in DECODINGS:
                         yield from _measures(
@@ -134,31 +154,40 @@ def _runs(panels: Iterable[Panel]) -> Iterator[dict[str, Any]]:
 def _measures(about: Mapping[str, Any], held: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
     for measure, after in (held or {"after": {}})["after"].items():
         assert held is not None
-        paired = held["paired"][measure]
-        yield {**about, "measure": measure, "before": held["before"][measure], "after": after, **paired}
+        change = dict(zip(CHANGE, held["paired"][measure].values(), strict=True))
+        yield {**about, "measure": measure, "before": held["before"][measure], "after": after, **change}
 
 
 def _comparisons(views: Iterable[View]) -> Iterator[dict[str, Any]]:
     for view in views:
         for found in view.all:
-            cell, contrast = found.cell, found.contrast
-            seeds = contrast.over_seeds or dict.fromkeys(ENDS)
             yield {
-                "panel": view.panel.name,
-                "plans": BLOCKS[cell.block],
-                "decoding": cell.decoding,
-                "measure": cell.measure,
-                "first": found.first.name,
-                "second": found.second.name,
-                "first_after": found.first.mean("after", cell),
-                "second_after": found.second.mean("after", cell),
-                "tasks": contrast.tasks,
-                **contrast.over_tasks,
-                "low_over_seeds": seeds["low"],
-                "high_over_seeds": seeds["high"],
-                "detectable": contrast.detectable,
+                **_measured(view, found.cell),
+                "configuration_a": found.first.name,
+                "configuration_b": found.second.name,
+                "after_a": found.first.mean("after", found.cell),
+                "after_b": found.second.mean("after", found.cell),
+                **_contrast(found.contrast),
                 "verdict": found.verdict,
             }
+
+
+def _effects(views: Iterable[View]) -> Iterator[dict[str, Any]]:
+    for view in views:
+        for found in view.all_effects:
+            values = {"key": found.factor.key, "value_a": found.first, "value_b": found.second}
+            yield {**_measured(view, found.cell), **values, **_contrast(found.contrast), "verdict": found.verdict}
+
+
+def _measured(view: View, cell: Cell) -> dict[str, Any]:
+    told = (view.panel.name, BLOCKS[cell.block], cell.decoding, cell.measure)
+    return dict(zip(MEASURED, told, strict=True))
+
+
+def _contrast(found: Contrast) -> dict[str, Any]:
+    tasks, seeds = found.over_tasks, found.over_seeds or {"low": None, "high": None}
+    ends = (tasks["low"], tasks["high"], seeds["low"], seeds["high"])
+    return dict(zip(CONTRAST, (found.tasks, tasks["mean"], *ends, found.detectable), strict=False))
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from pilotrl.analysis.measures import BLOCKS
 from pilotrl.analysis.statistics import MEASURES, per_task
 from pilotrl.cli.compose import began_in
+from pilotrl.cli.renamed import METRICS, translated
 from pilotrl.cli.validate import flat
 from pilotrl.store.records import from_record
 from pilotrl.store.redact import without_secrets
@@ -37,7 +38,7 @@ class Refused(Exception):
 
 
 class Cell(NamedTuple):
-    """What one number of a panel is about."""
+    """What one number of an evaluation set is about."""
 
     block: str
     """`eval` (the policy's own plans) or `eval_teacher`."""
@@ -58,7 +59,7 @@ class Run:
     summary: dict[str, Any]
     metrics: list[dict[str, Any]]
     panel: dict[str, Any]
-    """What its panel's hash is over; only the hash where the folder does not say."""
+    """What the hash of its evaluation set is over; only the hash where the folder does not say."""
     before: dict[Cell, dict[Task, float]]
     after: dict[Cell, dict[Task, float]]
 
@@ -82,7 +83,7 @@ class Run:
 
     @property
     def cells(self) -> list[Cell]:
-        """What its panel measured, in the order of summary.json."""
+        """What was measured, in the order of summary.json."""
         return list(self.after)
 
 
@@ -125,15 +126,7 @@ def read(name: str, folder: RunFolder) -> Run:
         if summary["schema"] != SCHEMA:
             raise Refused(f"has a summary.json of schema {summary['schema']}, and schema {SCHEMA} is read here")
         values = _values(folder.episodes, summary)
-        lines = folder.metrics.read_text(encoding="utf-8").splitlines()
-        return Run(
-            name,
-            *configuration(folder),
-            summary,
-            [json.loads(line) for line in lines],
-            _panel(folder, summary),
-            *values,
-        )
+        return Run(name, *configuration(folder), summary, _metrics(folder.metrics), _panel(folder, summary), *values)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]
         raise Refused(f"is broken and cannot be read ({type(error).__name__}: {reason})") from error
@@ -148,7 +141,8 @@ def block(summary: Mapping[str, Any], of: str, decoding: str) -> Mapping[str, An
 def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
     """What decides what a run learns, under dotted keys; a parent stands for its configuration, not for its folder. And the
     seeds, of the run and of those that its weights come from: two runs that share both are the same run."""
-    keys = flat(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(folder.config)))))
+    stored: Any = without_secrets(OmegaConf.to_container(OmegaConf.load(folder.config)))
+    keys = flat(OmegaConf.create(translated(stored)))
     parent, seeds = keys.get("parent"), [int(keys["seed"])]
     kept = {key: value for key, value in keys.items() if key.split(".")[0] not in ASIDE}
     if parent is not None and (before := RunFolder(began_in(folder) / parent)).begun:
@@ -158,15 +152,21 @@ def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
     return kept, seeds
 
 
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """Every step's, in the names of today: a run that was resumed after a renaming has both."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{METRICS.get(key, key): value for key, value in line.items()} for line in lines]
+
+
 def _progress(folder: RunFolder) -> str:
     done = folder.metrics.read_text(encoding="utf-8").count("\n") if folder.metrics.is_file() else 0
     return f"{done} of {OmegaConf.load(folder.config).train.steps} steps"
 
 
 def _panel(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """panel.json, where it is that of the summary."""
+    """panel.json in the names of today, where it is that of the summary."""
     path, sha256 = folder / "panel.json", summary["panel"]["sha256"]
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record = translated(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     return record if record.get("sha256") == sha256 else {"sha256": sha256}
 
 
@@ -192,7 +192,7 @@ def _check(cell: Cell, when: str, mean: float | None, values: Mapping[Task, floa
 
 
 def _played(path: Path) -> dict[str, list[Episode]]:
-    """The episodes of panels, by phase; those of training are most of the file, and are not parsed."""
+    """The episodes of evaluations, by phase; those of training are most of the file, and are not parsed."""
     played: defaultdict[str, list[Episode]] = defaultdict(list)
     with open(path, encoding="utf-8") as lines:
         for line in lines:

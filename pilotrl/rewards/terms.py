@@ -7,7 +7,7 @@ its context was full at once. Its length is that of the sampled tokens of traine
 may have at most, whatever the number of turns; observations, plans of a teacher and candidates that were not selected do
 not count.
 
-A new term is one function in `TERMS` and one weight in `conf/reward/`.
+A term of one's own is a class whose objects are called with an episode, named in `reward.terms` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -43,13 +43,19 @@ def outcome(episode: Episode) -> float | None:
     return 1.0 if episode.par is None or len(episode.turns) <= episode.par else 0.5
 
 
+def score_of_environment(episode: Episode) -> float | None:
+    """The environment's own score at the end, such as WebShop's share of attributes that the purchase has."""
+    return None if episode.outcome == "broken" else episode.score
+
+
 TERMS: dict[str, Term] = {
     "format": format_share,
     "adherence": adherence,
     "outcome": outcome,
     "plan_quality": plan_quality,
+    "score": score_of_environment,
 }
-"""Every term there is, by the name that stage.terms and reward.weights use."""
+"""Every term of ours, by the name that stage.terms and reward.weights use."""
 
 
 def score(
@@ -59,15 +65,19 @@ def score(
     overlong_buffer: float,
     overlong_penalty: float,
     trains: Mapping[Role, int],
+    own: Mapping[str, Term] = {},
 ) -> None:
     """Fill `episode.terms` (every term there is, to be logged), `episode.reward` (of `terms` alone) and what calls earned.
 
-    `trains` says of each role that learns how many tokens a reply of it may have.
+    `trains` says of each role that learns how many tokens a reply of it may have; `own` are terms beside `TERMS`.
 
-    Raises UserError for a term that does not exist or has no weight.
+    Raises UserError for a term that does not exist or has no weight, and for a value outside of [0, 1].
     """
-    _check(terms, weights)
-    episode.terms = {name: term(episode) for name, term in TERMS.items()}
+    _check(terms, weights, own)
+    episode.terms = {name: term(episode) for name, term in {**TERMS, **own}.items()}
+    for name in own:
+        if (value := episode.terms[name]) is not None and not 0 <= value <= 1:
+            raise UserError(f"reward.terms.{name}: gave {value} of an episode; must be from 0 to 1, or None")
     counted = [name for name in terms if weights[name] > 0]
     episode.reward = _weighted_mean(episode, counted, weights)
     _note_process_rewards(episode, counted)
@@ -122,13 +132,14 @@ def _weighted_mean(episode: Episode, terms: Sequence[str], weights: Mapping[str,
 
 def _asked(episode: Episode, term: str) -> bool:
     """Whether there was something to judge: a term without a value is missing then, and does not apply otherwise."""
-    return any(_plans(episode)) if term == "plan_quality" else any(_due(episode))
+    judged = {"plan_quality": _plans(episode), "adherence": _due(episode)}
+    return any(judged.get(term, ()))
 
 
-def _check(terms: Sequence[str], weights: Mapping[str, float]) -> None:
+def _check(terms: Sequence[str], weights: Mapping[str, float], own: Mapping[str, Term]) -> None:
     for name in terms:
-        if name not in TERMS:
-            raise UserError(f"stage.terms={name}: there is no such reward term; there are {', '.join(TERMS)}")
+        if name not in TERMS and name not in own:
+            raise UserError(f"stage.terms={name}: there is no such reward term; there are {', '.join([*TERMS, *own])}")
         if name not in weights:
             raise UserError(f"reward.weights has no {name}, which stage.terms counts; add reward.weights.{name}")
 

@@ -1,4 +1,4 @@
-"""How one episode is played: a paradigm with its decoding, the seeds of its calls, and when a plan is due."""
+"""The agent of an episode: its paradigm and decoding, the seeds of its calls, and at which turns it plans."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EpisodeGenerator = Generator[Request | PendingPlan, Reply | Plan | None, Episode
 
 @dataclass(frozen=True)
 class AgentSpec:
-    """A paradigm with its decoding: how one episode is played."""
+    """The agent that runs an episode: its paradigm (such as AdaPlan or ReAct), prompts, token limits and decoding."""
 
     chat: Format
     prompts: dict[str, str]
@@ -45,17 +45,17 @@ class AgentSpec:
     max_length: int
     max_tokens: dict[Role, int]
     adapters: dict[Role, str | None]
-    """What speaks for each role; None: both roles are the model as it is."""
+    """The adapter that generates for each role; None: the model as it is."""
     temperature: float
     top_p: float
     version: int
     teacher: Teacher = field(default_factory=ExpertTeacher)
-    """Who the teacher is."""
+    """Writes the plans where `teacher_plans` or `demonstrates` is set."""
 
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """One episode to be played."""
+    """One episode to be run: its task, its place in the batch, and the agent."""
 
     task: Task
     group: int
@@ -66,11 +66,11 @@ class EpisodeSpec:
 RunEpisodes = Callable[
     [Sequence[EpisodeSpec], Callable[[], Env], Engine, Key, Callable[[Episode], None]], list[Episode]
 ]
-"""As `run_episodes` does it."""
+"""The signature of `run_episodes`."""
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit seed from what a call is, the same on every machine."""
+    """A 63-bit seed, hashed from the key of a call; the same on every machine."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -82,5 +82,5 @@ def due(plans: str, turn: int) -> bool:
 
 
 def likelihood(call: Call) -> float:
-    """Mean log-probability of a token under the policy that sampled it; of no token, the least there is."""
+    """Mean log-probability a token under the policy that sampled it; minus infinity for a call without tokens."""
     return fmean(call.logprobs) if call.logprobs else float("-inf")

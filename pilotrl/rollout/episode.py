@@ -1,4 +1,4 @@
-"""One episode of AdaPlan (arXiv 2508.00344, Algorithm 1): plan, act, observe, until the environment or a budget ends it."""
+"""One episode of AdaPlan (arXiv 2508.00344, Algorithm 1): plan, act, observe, until the environment or a limit ends it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, PendingPla
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Turn, UserError, WrittenPlan
 
 KEEP = "keep"
-"""What a planner answers where it is asked whether to plan anew, and would not."""
+"""The planner's reply with which it keeps the current plan, where the prompt asks whether to write a new one."""
 
 
 def episode_of(env: Env, spec: EpisodeSpec, key: Key) -> EpisodeGenerator:
-    """One episode: plan, act, observe, until the world or a budget ends it."""
+    """One episode as a generator: plan, act, observe, until the environment or a limit ends it."""
     runner = EpisodeRunner(env, spec, key)
-    while runner.episode.outcome == "broken":  # until something else is known
+    while runner.episode.outcome == "broken":  # its initial value, until the episode ends
         if not (yield from runner.plan()) or (action := (yield from runner.act())) is None:
-            runner.episode.outcome = "truncated"  # the context is full: known before the world is stepped
+            runner.episode.outcome = "truncated"  # the context is full: the environment is not stepped again
             break
         runner.observe(action)
     return runner.episode
 
 
 class EpisodeRunner:
-    """An episode's world, context and plan."""
+    """Runs one episode: holds its environment, its context and its current plan."""
 
     def __init__(self, env: Env, spec: EpisodeSpec, key: Key) -> None:
         self.env, self.agent, self.key = env, spec.agent, key
@@ -46,7 +46,7 @@ class EpisodeRunner:
         return len(self.episode.turns) + 1
 
     def plan(self) -> Generator[Request | PendingPlan, Any, bool]:
-        """P(t-1) becomes P(t): steps before this turn stay, the rest is written anew. False: the context is full."""
+        """P(t-1) becomes P(t): steps before this turn stay, the rest is rewritten. Returns False if the context is full."""
         self.well_formed = True
         if not due(self.agent.plans, self.turn):
             return True
@@ -55,10 +55,10 @@ class EpisodeRunner:
         if self.agent.teacher_plans or self.agent.demonstrates:
             steps: Plan | PendingPlan | None = self.agent.teacher.plan(self.env, self.episode, self.steps)
             if isinstance(steps, Future):
-                steps = yield from self._arrived(steps)
+                steps = yield from self._await(steps)
             assert steps is not None
             kept = again and steps == self.steps[self.turn - 1 :]
-            if not self._told("planner", ask, KEEP if kept else number(steps, self.turn)):
+            if not self._record_text("planner", ask, KEEP if kept else number(steps, self.turn)):
                 return False
         else:
             call = yield from self._select(ask)
@@ -66,33 +66,33 @@ class EpisodeRunner:
                 return False
             steps = self._parsed(call)
         if steps is None:
-            self.well_formed = False  # the old plan stays in force
+            self.well_formed = False  # the current plan stays as it was
         else:
             frozen = self.steps[: self.turn - 1]
-            missing = ("",) * (self.turn - 1 - len(frozen))  # turns without a step: step i stays the one for action i
+            missing = ("",) * (self.turn - 1 - len(frozen))  # past turns without a step, so that step i is for action i
             self.steps = (*frozen, *missing, *steps)
         return True
 
     def _parsed(self, call: Call) -> Plan | None:
-        """The steps that a planner's call wrote; None where its structure is wrong."""
+        """The steps that a planner's call wrote; None if they cannot be parsed."""
         text = self.agent.chat.decode(call.ids)
         if self.agent.plans == "asked" and self.turn > 1 and text.strip() == KEEP:
             return self.steps[self.turn - 1 :]
         return parse_plan(text, self.turn)
 
     def _reference(self) -> Plan:
-        """What the expert would write here, for the judge; nothing where nobody asks, or there is no expert."""
+        """The expert's plan for this state, as a reference for the judge; empty without a judge of plans or an expert."""
         expert = self.env.expert if self.agent.graded else None
         return tuple(expert.plan()) if expert else ()
 
-    def _arrived(self, pending_plans: PendingPlan) -> Generator[PendingPlan, Plan | None, Plan]:
-        """The teacher's steps from this turn on; those in force where they cannot be read, which is nobody's fault here."""
-        steps = yield pending_plans
+    def _await(self, pending_plan: PendingPlan) -> Generator[PendingPlan, Plan | None, Plan]:
+        """The teacher's steps from this turn on; those of the current plan if the teacher gave no readable reply."""
+        steps = yield pending_plan
         return self.steps[self.turn - 1 :] if steps is None else steps
 
     def act(self) -> Generator[Request, Reply, str | None]:
-        """The action for this turn. None: the context is full."""
-        ask, thinks = self._ask(), self.agent.thinks
+        """The action for this turn; None if the context is full."""
+        ask, thinks = self._executor_prompt(), self.agent.thinks
         if self.agent.demonstrates:
             return self._demonstrate(ask)
         call = yield from self._call("executor", ask)
@@ -105,18 +105,19 @@ class EpisodeRunner:
         self.reply_text = text
         return text.strip() if action is None else action
 
-    def _ask(self) -> str:
-        """What the executor is asked for: to carry out the step in force, where there is one."""
+    def _executor_prompt(self) -> str:
+        """The prompt for an action: to carry out the current plan step, if there is one."""
         prompts, step = self.agent.prompts, "".join(self.steps[self.turn - 1 : self.turn])
         if self.agent.thinks:
             return prompts["think"]
         return prompts["act"].format(next=self.turn, step=step) if step else prompts["act_free"]
 
     def observe(self, action: str) -> None:
-        """Step the world and write down the turn."""
-        text, _, terminated, truncated, info = self.env.step(action)
+        """Step the environment and append the turn to the episode."""
+        text, reward, terminated, truncated, info = self.env.step(action)
         self.context.observe(text)
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
+        turn.reward = float(reward)
         self.episode.turns.append(turn)
         self.episode.score = info["score"]
         if terminated or truncated:
@@ -124,7 +125,7 @@ class EpisodeRunner:
             self.episode.outcome = "solved" if info["solved"] else ending  # type: ignore[assignment]
 
     def _call(self, role: Role, ask: str, candidate: int = 0) -> Generator[Request, Reply, Call | None]:
-        """One generation by the model, which the context knows nothing of yet; None where that has no room."""
+        """One generation by the model, not yet added to the context; None if the context has no room for it."""
         agent, limit = self.agent, self.agent.max_tokens[role]
         prompt = self.context.prompt(ask, self.steps)
         if len(prompt) + limit > agent.max_length:
@@ -136,12 +137,12 @@ class EpisodeRunner:
         return Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, agent.version, adapter, self.turn)
 
     def _select(self, ask: str) -> Generator[Request, Reply, Call | None]:
-        """A plan of the policy: of several candidates its likeliest, by the mean log-probability of a token.
+        """The policy's plan: of several sampled candidates the one with the highest mean log-probability a token.
 
-        That is the sample-and-rank of arXiv 2001.09977: its numbers are at hand, it reads no text, and it favours no short
-        plan. Instead one could follow the plan that most candidates agree with (arXiv 2203.11171) or that a judge likes
-        best; in play there is no judge. Candidates are asked for one after another, so that each finds the keys and values
-        of their prompt in the session's slot. The selected call is the first of its turn. None: the context is full.
+        That is the sample-and-rank of arXiv 2001.09977: it needs only the recorded log-probabilities, and does not favour
+        short plans. Alternatives would be the plan that most candidates agree with (arXiv 2203.11171) or that a judge scores
+        highest; no judge is called during a rollout. Candidates are sampled one after another, so that each reuses the keys
+        and values of their prompt in the session's slot. The selected call is recorded first. None if the context is full.
         """
         calls, reference = list[Call](), self._reference()
         for candidate in range(self.agent.candidates):
@@ -166,8 +167,8 @@ class EpisodeRunner:
             raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
         return expert
 
-    def _told(self, role: Role, ask: str, text: str) -> bool:
-        """A reply that the expert wrote: a call to learn from in demonstrations, else only context. False: no room."""
+    def _record_text(self, role: Role, ask: str, text: str) -> bool:
+        """Add a reply of teacher or expert: a call to train on in demonstrations, else context only. False: no room."""
         if not self.agent.demonstrates:
             self.context.replied(ask, "plan" if role == "planner" else "action", text)
             return True
@@ -179,13 +180,13 @@ class EpisodeRunner:
         return True
 
     def _demonstrate(self, ask: str) -> str | None:
-        """The expert's action, or its detour. None: no room.
+        """The expert's action, or a detour of it; None if the context is full.
 
-        Which it is follows from task and paradigm: a demonstration is the same whenever it is shown.
+        The random draw is seeded by task and paradigm, so that a demonstration is the same in every epoch.
         """
         agent, expert = self.agent, self._expert()
         draw = Random(seed_of(self.episode.task.id, agent.plans, agent.thinks, self.turn, "detour"))
         action = (draw.random() < agent.detours and expert.detour()) or expert.action()
         thought = f"Thought: {expert.plan()[0]}\n" if self.agent.thinks else ""
         self.reply_text = f"{thought}Action: {action}"
-        return action if self._told("executor", ask, self.reply_text) else None
+        return action if self._record_text("executor", ask, self.reply_text) else None

@@ -1,8 +1,8 @@
-"""Play groups of episodes to their end: Algorithm 1 of PilotRL (arXiv 2508.00344), in order.
+"""The rollout scheduler: runs many episodes concurrently through one engine, and returns them in the order asked for.
 
-An episode is a generator that yields requests for the model and receives replies; `run_episodes` keeps as many of them going as
-the engine has slots, so none waits for the slowest. Nothing here depends on the clock: the order of admission follows the
-tickets, and the seed of a call follows from what the call is.
+An episode is a generator that yields requests for the model and receives replies; as many are live as the engine has
+slots, so that none waits for the slowest. Nothing depends on the clock: episodes start in the order of their specs, and
+the seed of a call follows from its key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pilotrl.rollout.episode import episode_of
 from pilotrl.types import Episode, Plan, Reply, WorldError
 
 ATTEMPTS = 3
-"""Worlds an episode gets before it is broken."""
+"""How often an episode is started, each time in a new environment, before its outcome is `broken`."""
 
 
 def run_episodes(
@@ -27,7 +27,7 @@ def run_episodes(
     key: Key,
     on_done: Callable[[Episode], None] = lambda episode: None,
 ) -> list[Episode]:
-    """All tickets' episodes, in the order of the tickets. `key` says what is played: (run seed, "train", step)."""
+    """Run all episodes; returns them in the order of `specs`. `key` seeds them, such as (run seed, "train", step)."""
     scheduler = RolloutScheduler(specs, make_env, engine, key)
     while scheduler.live or scheduler.waiting:
         while scheduler.waiting and len(scheduler.live) < engine.slots:
@@ -42,7 +42,7 @@ def run_episodes(
 
 
 class RolloutScheduler:
-    """The episodes being played: who sits, in which world, at which attempt."""
+    """The live episodes, each with its environment and attempt, and those that wait for a slot or are done."""
 
     def __init__(self, specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key) -> None:
         self.waiting = list(specs)
@@ -51,7 +51,7 @@ class RolloutScheduler:
         self.idle: list[Env] = []
         self.pending_plans: dict[tuple[int, int], PendingPlan] = {}
         self.done: dict[tuple[int, int], Episode] = {}
-        self._fresh: list[Episode] = []
+        self._uncollected: list[Episode] = []
 
     def start(self, spec: EpisodeSpec, attempt: int) -> None:
         session = (spec.group, spec.sample)
@@ -59,43 +59,44 @@ class RolloutScheduler:
         self.advance(session, None)
 
     def _episode(self, spec: EpisodeSpec, attempt: int) -> EpisodeGenerator:
-        """An episode in a world that others may play in afterwards, unless it failed; a new try gets a new one."""
+        """An episode in an environment that later ones reuse, unless it failed; a further attempt gets a new one."""
         env = self.idle.pop() if self.idle and not attempt else self.make_env()
         episode = yield from episode_of(env, spec, (*self.key, spec.group, spec.sample, attempt))
         self.idle.append(env)
         return episode
 
     def await_plans(self) -> None:
-        """Hand out the teacher's plans once all that live wait for one, so that no order depends on how fast it is."""
+        """Deliver the teacher's plans once all live episodes wait for one, so that no order depends on the API's speed."""
         if len(self.pending_plans) == len(self.live):
             pending_plans, self.pending_plans = self.pending_plans, {}
             for session, plan in pending_plans.items():
                 self.advance(session, plan.result())
 
     def advance(self, session: tuple[int, int], reply: Reply | Plan | None) -> None:
-        """Carry a reply into its episode; submit what that asks next, or end it. A world that fails is tried anew."""
+        """Send a reply to its episode; submit its next request, or end it. After WorldError it is started again."""
         spec, attempt, episode = self.live[session]
         try:
-            if isinstance(asked := episode.send(reply), Future):
-                self.pending_plans[session] = asked
+            if isinstance(request := episode.send(reply), Future):
+                self.pending_plans[session] = request
             else:
-                self.engine.submit(asked)
+                self.engine.submit(request)
         except StopIteration as end:
-            self._leave(session, end.value)
+            self._finish(session, end.value)
         except WorldError:
             if attempt + 1 < ATTEMPTS:
                 del self.live[session]
                 self.engine.release(session)
                 self.start(spec, attempt + 1)
             else:
-                self._leave(session, Episode(spec.task, spec.group, spec.sample, ""))
+                self._finish(session, Episode(spec.task, spec.group, spec.sample, ""))
 
     def collect(self) -> list[Episode]:
-        fresh, self._fresh = self._fresh, []
-        return fresh
+        """The episodes that ended since the last call."""
+        ended, self._uncollected = self._uncollected, []
+        return ended
 
-    def _leave(self, session: tuple[int, int], episode: Episode) -> None:
+    def _finish(self, session: tuple[int, int], episode: Episode) -> None:
         del self.live[session]
         self.engine.release(session)
         self.done[session] = episode
-        self._fresh.append(episode)
+        self._uncollected.append(episode)

@@ -1,7 +1,7 @@
-"""Episodes played by several processes: forks of this one, each with a share of the tickets and one thread.
+"""Rollout workers: episodes run in several forked processes, each with a share of the groups and one thread.
 
-A small model makes the threads of one process wait for each other most of the time; processes do not. What is sampled does not
-depend on who plays it, but for the rounding of sums, which depends on what is computed side by side.
+With a small model the threads of one process mostly wait for each other; processes do not. What is sampled does not depend on
+the number of workers, except for floating-point rounding, which depends on what is batched together.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from pilotrl.engine import Engine
-from pilotrl.engine.local import LocalEngine
+from pilotrl.engine import Engine, ForkableEngine
 from pilotrl.envs import Env
 from pilotrl.rollout.agent import EpisodeSpec, Key
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.types import Episode
 
 FEWEST = 8
-"""Tickets that are worth a process."""
+"""Episodes a worker, at least: for fewer, starting a process does not pay."""
 DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG, of Linux: whoever kills a run with -9 kills these too, and the lock on its folder is free."""
+"""PR_SET_PDEATHSIG, of Linux: kill -9 of a run ends its workers too, which frees the lock on its folder."""
 
 
 def run_episodes_in_processes(
@@ -39,72 +38,72 @@ def run_episodes_in_processes(
     on_done: Callable[[Episode], None],
     workers: int,
 ) -> list[Episode]:
-    """As `rollout.play`, by up to so many processes; with one, that very function. What a process raises is raised here."""
+    """Like `run_episodes`, in at most `workers` processes; with one, in this process. Errors of workers are raised here."""
     workers = min(workers, len(specs) // FEWEST)
     if workers < 2:
         return run_episodes(specs, make_env, engine, key, on_done)
     groups = {group: i % workers for i, group in enumerate(dict.fromkeys(spec.group for spec in specs))}
-    shares = [[spec for spec in specs if groups[spec.group] == i] for i in range(workers)]  # who begins alike together
-    begun = [_begin(share, make_env, engine, key) for share in shares]
+    shares = [[spec for spec in specs if groups[spec.group] == i] for i in range(workers)]  # groups share prefixes
+    started = [_start(share, make_env, engine, key) for share in shares]
     done: dict[tuple[int, int], Episode] = {}
     try:
-        for episode in _heard(dict(begun)):
+        for episode in _receive(dict(started)):
             done[episode.group, episode.sample] = episode
             on_done(episode)
     finally:
-        for _, process in begun:
+        for _, process in started:
             process.kill()
             process.join()
     return [done[spec.group, spec.sample] for spec in specs]
 
 
-def _begin(
+def _start(
     specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key
 ) -> tuple[Connection, BaseProcess]:
     context = get_context("fork")
-    hear, tell = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(tell, os.getpid(), specs, make_env, engine, key), daemon=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # other threads draw and send; no fork takes a lock of theirs
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, os.getpid(), specs, make_env, engine, key), daemon=True)
+    with (
+        warnings.catch_warnings()
+    ):  # about other threads: they draw the display or talk to MLflow; workers need no lock of theirs
+        warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
-    tell.close()
-    return hear, process
+    sender.close()
+    return receiver, process
 
 
-def _heard(pipes: dict[Connection, BaseProcess]) -> Iterator[Episode]:
+def _receive(pipes: dict[Connection, BaseProcess]) -> Iterator[Episode]:
     """Episodes as they end, until every process is done."""
     while pipes:
         for pipe in wait(list(pipes)):
             assert isinstance(pipe, Connection)
             try:
-                said = pipe.recv()
+                message = pipe.recv()
             except EOFError:
                 process = pipes.pop(pipe)
                 process.join()
                 if process.exitcode:
-                    raise RuntimeError(f"a process that played episodes ended with {process.exitcode}") from None
+                    raise RuntimeError(f"a rollout worker ended with exit code {process.exitcode}") from None
                 continue
-            if isinstance(said, BaseException):
-                raise said
-            yield said
+            if isinstance(message, BaseException):
+                raise message
+            yield message
 
 
 def _work(
-    tell: Connection, parent: int, specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key
+    sender: Connection, parent: int, specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key
 ) -> None:
-    """A process's life. It leaves signals to the one that began it, and ends with it."""
+    """What a worker runs. It ignores signals, which its parent handles, and ends when the parent does."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    if isinstance(engine, LocalEngine):
+    if isinstance(engine, ForkableEngine):
         engine.settle()
     try:
-        run_episodes(specs, make_env, engine, key, tell.send)
+        run_episodes(specs, make_env, engine, key, sender.send)
     except Exception as error:
         error.add_note(traceback.format_exc())
-        tell.send(error)
+        sender.send(error)

@@ -1,4 +1,4 @@
-"""What a run is called and what it is of: names, environments, revision; no model is loaded for it."""
+"""Descriptions of a run from its configuration: name, environments, git revision, hash; loads no model."""
 
 from __future__ import annotations
 
@@ -22,19 +22,25 @@ def as_dict(node: Any) -> dict[str, Any]:
     return {str(key): value for key, value in held.items()}
 
 
+def prompt_set(config: Config) -> str | dict[str, Any]:
+    """Which prompts are used: a name, or the settings of a class."""
+    named = config.model.prompts
+    return str(named) if isinstance(named, str) else as_dict(named)
+
+
 def env_name(config: Config) -> str:
-    """webshop, from pilotrl.envs.webshop.WebShop."""
+    """Name of the environment: webshop, from `_target_: pilotrl.envs.webshop.WebShop`."""
     return envs.name_of(config.env)
 
 
 def environments(config: Config) -> dict[str, dict[str, Any]]:
-    """The environments that a run plays in, by name, and their settings: one, or those of a mixture."""
+    """Settings of a run's environments, by name: one, or those of a mixture."""
     name, settings = env_name(config), as_dict(config.env)
     return mixture.members(**settings) if name == MIXTURE else {name: settings}
 
 
 def averages(config: Config) -> dict[str, list[str]]:
-    """Of a mixture, what is averaged over which environments: those trained (ID), held out (OOD), and all (Avg)."""
+    """For a mixture, the averages to report and their environments: trained (ID), held out (OOD), and all (Avg)."""
     if env_name(config) != MIXTURE:
         return {}
     trained, held_out = list(config.env["trains"]), list(config.env["holds_out"])
@@ -42,20 +48,20 @@ def averages(config: Config) -> dict[str, list[str]]:
 
 
 def unseen_environment_warning(config: Config) -> str | None:
-    """Says so where a shipped model has never seen the world that it is to act in; its `config.json` tells."""
+    """A warning if a shipped model was never trained in the run's environment, by its `config.json`; else None."""
     name = config.model.path.removeprefix("pilotrl:")
     if name == config.model.path or config.parent or config.model.scratch or config.stage.actor == "expert":
         return None
-    card = json.loads((PACKAGE / "models" / "weights" / name / "config.json").read_text())
-    if not (strange := sorted(set(environments(config)) - set(card["started_in"]))):
+    model_config = json.loads((PACKAGE / "models" / "weights" / name / "config.json").read_text())
+    if not (unseen := sorted(set(environments(config)) - set(model_config["started_in"]))):
         return None
     return (
-        f"model={name} has never seen {', '.join(strange)}; better: a start of your own, stage=warmstart model=scratch"
+        f"model={name} has never seen {', '.join(unseen)}; better: a start of your own, stage=warmstart model=scratch"
     )
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What summary.json begins with: which run this is."""
+    """The first keys of summary.json, which identify the run."""
     return {
         "schema": 1,
         "stage": config.stage.name,
@@ -71,6 +77,6 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Of the checkout that this code is in; None outside of one."""
-    asked = subprocess.run(["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return asked.stdout.strip() or None
+    """Git revision of this code's checkout; None outside of one."""
+    process = subprocess.run(["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return process.stdout.strip() or None

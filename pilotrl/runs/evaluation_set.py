@@ -1,4 +1,4 @@
-"""The evaluation set: fixed held-out tasks under fixed protocols, played before and after training."""
+"""The evaluation set: fixed held-out tasks and protocols, run before and after training to measure the change."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from pilotrl.analysis.statistics import panel_block
 from pilotrl.envs import MIXTURE, home
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.schedule import drawn
-from pilotrl.runs.describe import as_dict, env_name, environments
+from pilotrl.runs.describe import as_dict, env_name, environments, prompt_set
 from pilotrl.runs.setup import EvalSetup
 from pilotrl.types import Episode, Task
 
 OWN = "own"
-
-
 TEACHER = "teacher's"
-
+"""Whose plans a protocol follows; the first word of its name."""
 
 EpisodesByProtocol = dict[str, list[Episode]]
 """Episodes by protocol, such as `own plans, sampled`."""
@@ -30,7 +28,7 @@ EpisodesByProtocol = dict[str, list[Episode]]
 
 @dataclass(frozen=True)
 class Panel:
-    """What an evaluation is about."""
+    """The evaluation set: tasks, samples a task, decoding and everything else that must be equal for a comparison."""
 
     env: str
     split: str
@@ -39,7 +37,7 @@ class Panel:
     temperature: float
     top_p: float
     protocol: dict[str, Any]
-    """The environment's settings, the paradigm, the prompts: everything else about how it is played, whoever plays."""
+    """The environment's settings, the paradigm, the prompts and token limits: all but the model and whose plans."""
 
     @property
     def sha256(self) -> str:
@@ -57,17 +55,17 @@ class Panel:
         ]
 
     def record(self) -> dict[str, Any]:
-        """panel.json: everything that the panel's hash is over."""
+        """Contents of panel.json: everything that is hashed, and the hash."""
         return {**asdict(self), "sha256": self.sha256}
 
     def summary(self) -> dict[str, Any]:
-        """The panel in summary.json."""
+        """The evaluation set as in summary.json."""
         name = f"{self.env}-{self.split}-{len(self.tasks)}x{self.samples}"
         return {"name": name, "sha256": self.sha256, "tasks": len(self.tasks), "samples_per_task": self.samples}
 
 
 def panel_of(setup: EvalSetup) -> Panel:
-    """The panel of a configuration: the same tasks for every run."""
+    """The evaluation set of a configuration: the same tasks in every run."""
     config, env = setup.config, env_name(setup.config)
     return Panel(
         env=env,
@@ -79,7 +77,7 @@ def panel_of(setup: EvalSetup) -> Panel:
         protocol={
             "env": {**as_dict(config.env), "split": config.panel.split},
             "agent": as_dict(config.agent),
-            "prompts": prompts.load(config.model.prompts, config.agent.plans),
+            "prompts": prompts.load(prompt_set(config), config.agent.plans),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": environments(config)} if env == MIXTURE else {}),
         },
@@ -87,7 +85,7 @@ def panel_of(setup: EvalSetup) -> Panel:
 
 
 def protocols(setup: EvalSetup) -> dict[str, tuple[AgentSpec, bool]]:
-    """What a panel is played as: the policy's own plans and, where the stage has a teacher, the teacher's; sampled and greedy."""
+    """Protocols of the evaluation: the policy's own plans and, if the stage has a teacher, the teacher's; sampled and greedy."""
     config = setup.config
     planners = [OWN, TEACHER] if config.stage.planner == "teacher" and config.agent.plans != "never" else [OWN]
     decodings = ["sampled", "greedy"] if config.panel.greedy else ["sampled"]
@@ -101,21 +99,21 @@ def protocols(setup: EvalSetup) -> dict[str, tuple[AgentSpec, bool]]:
 def measure(
     setup: EvalSetup, panel: Panel, known: EpisodesByProtocol, on_done: Callable[[str, int, int], None]
 ) -> EpisodesByProtocol:
-    """All episodes of a panel, scored, by protocol. Seeds follow from (panel, task, sample): the same before and after.
+    """Run and score the evaluation set, by protocol. Seeds follow from (evaluation set, task, sample), before and after alike.
 
-    known: protocols that these weights have played already; they are only scored anew, since rewards differ by stage."""
-    played: EpisodesByProtocol = {}
+    known: episodes by protocol that these weights have run already; they are only scored again, as rewards differ by stage."""
+    measured: EpisodesByProtocol = {}
     for protocol, (agent_spec, greedy) in protocols(setup).items():
         specs = panel.specs(agent_spec, greedy)
         done = iter(range(1, len(specs) + 1))
         key = ("panel", panel.sha256, protocol)
         report = partial(_report, setup, on_done, protocol, done, len(specs))
         if protocol in known:
-            played[protocol] = known[protocol]
+            measured[protocol] = known[protocol]
         else:
-            played[protocol] = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
-        setup.scoring(played[protocol])
-    return played
+            measured[protocol] = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
+        setup.scoring(measured[protocol])
+    return measured
 
 
 def _report(
@@ -133,7 +131,7 @@ def _report(
 def compared(
     before: EpisodesByProtocol, after: EpisodesByProtocol, averages: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """The blocks `eval` and `eval_teacher` of summary.json; the latter is null where no teacher played."""
+    """The blocks `eval` and `eval_teacher` of summary.json; the latter is null without a teacher."""
 
     def block(planner: str) -> dict[str, object] | None:
         sampled, greedy = f"{planner} plans, sampled", f"{planner} plans, greedy"

@@ -1,7 +1,7 @@
-"""A chain of runs, each from the last one's weights: `python -m pilotrl stage=progressive`.
+"""The progressive curriculum: a chain of runs, each from the last one's weights, `python -m pilotrl stage=progressive`.
 
-Every stage is an ordinary run in a folder of its own inside the chain's. The chain's own folder is a run's too: its curves are
-those of the stages on one axis, its panel was played before the first of them and after the last.
+Every stage is an ordinary run in a subfolder of the chain's folder. That folder has the files of a run too: its curves are
+those of the stages on one axis, its evaluations those before the first stage and after the last.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from pilotrl.tracking.tracker import Tracker
 log = logging.getLogger(__name__)
 
 POLL = 0.2
-"""Seconds between two looks of another rank whether the first one has begun the next stage."""
+"""Seconds between checks of the other ranks whether the first one has started the next stage."""
 
 
 def run(config: Config, path: Path) -> None:
-    """Run the stages that are not finished, one after another; the folder of a chain says which those are.
+    """Run the stages that are not finished, by the chain's folder, one after another.
 
-    Of several ranks the first one does all that; the others follow it from stage to stage, and only train.
+    With several ranks the first one does all this; the others follow it from stage to stage, and only train.
     """
     folder = RunFolder(path)
     if _get_rank():
@@ -54,16 +54,16 @@ def run(config: Config, path: Path) -> None:
             settings = stage_chain.begin_stage(stage, job, stages[number - 2].path if number > 1 else None)
             if not stage.finished:
                 print(f"stage {number} of {len(stages)}: {stage.path.name}, {settings.train.steps} steps", flush=True)
-                as_it_was(stage)  # its log is its own
+                as_it_was(stage)  # it has its own log
                 single.run(settings, stage.path)
             write_whole(folder.metrics, "".join(map(_line, curves(stages[:number]))))
-        told = finish(config, folder, stages)
+        results = finish(config, folder, stages)
         with Display() as display:
-            display.finish(told, path, config.tracking.uri)
+            display.finish(results, path, config.tracking.uri)
 
 
 def follow(config: Config, folder: RunFolder) -> None:
-    """Train with the first rank, which begins a stage once the one before has left its weights."""
+    """What the other ranks do: train each stage with the first rank, which starts it when the one before is finished."""
     for stage in stage_chain.folders(folder, config):
         while not stage.begun:
             time.sleep(POLL)
@@ -72,7 +72,7 @@ def follow(config: Config, folder: RunFolder) -> None:
 
 
 def curves(stages: Sequence[RunFolder]) -> Iterator[dict[str, Any]]:
-    """Lines of metrics.jsonl of all stages, on one axis of steps."""
+    """Lines of metrics.jsonl of all stages, with steps that count on."""
     done = 0
     for stage in stages:
         lines = [json.loads(line) for line in stage.metrics.read_text(encoding="utf-8").splitlines()]
@@ -81,21 +81,21 @@ def curves(stages: Sequence[RunFolder]) -> Iterator[dict[str, Any]]:
 
 
 def finish(config: Config, folder: RunFolder, stages: Sequence[RunFolder]) -> dict[str, Any]:
-    """Write what a run leaves behind, of the chain as a whole; returns the summary."""
+    """Write the files of a run for the chain as a whole; returns the summary."""
     summaries = [json.loads(stage.summary.read_text(encoding="utf-8")) for stage in stages]
-    told = summary(config, stages, summaries)
-    write_whole(folder.episodes, "".join(map(_line, panels(stages, told["train"]["steps"]))))
+    results = summary(config, stages, summaries)
+    write_whole(folder.episodes, "".join(map(_line, panels(stages, results["train"]["steps"]))))
     write_whole(folder / "panel.json", (stages[-1] / "panel.json").read_bytes())
     for stage, name in ((stages[-1], "policy"), (stages[0], "scratch")):
         if (stage / name).is_dir() and not (folder / name).exists():
             os.symlink(Path(stage.path.name) / name, folder / name)
     learning_curve(folder.metrics, folder / "learning_curve.png")
-    write_whole(folder.summary, json.dumps(told, indent=2) + "\n")
-    return told
+    write_whole(folder.summary, json.dumps(results, indent=2) + "\n")
+    return results
 
 
 def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """summary.json of the chain: as a run's, and `stages`, where the weights were handed over."""
+    """summary.json of the chain: like a run's, with `stages`: the steps, parent and final weights of each."""
     first, last = recalled(stages[0], "before"), recalled(stages[-1], "after")
     after = {protocol: episodes for protocol, episodes in last.items() if protocol in first}
     kept = ("stage", "parent", "weights_sha256")
@@ -104,7 +104,7 @@ def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dic
         "panel": summaries[-1]["panel"],
         **compared(first, after, averages(config)),
         "train": {key: sum(one["train"][key] for one in summaries) for key in summaries[-1]["train"]},
-        "drift": None,  # each stage measures it from where it started itself
+        "drift": None,  # each stage measures it against its own initial weights
         "endpoints": dict(sum((Counter(one["endpoints"]) for one in summaries), Counter())),
         "weights_sha256": summaries[-1]["weights_sha256"],
         "seconds": sum(one["seconds"] for one in summaries),
@@ -116,7 +116,7 @@ def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dic
 
 
 def panels(stages: Sequence[RunFolder], steps: int) -> Iterator[dict[str, Any]]:
-    """Lines of episodes.jsonl: the panel before the first stage and after the last, whose step is `steps`."""
+    """Lines of episodes.jsonl: the evaluations before the first stage and after the last, at step `steps`."""
     for stage, when, step in ((stages[0], "before", 0), (stages[-1], "after", steps)):
         with open(stage.episodes, encoding="utf-8") as lines:
             for line in lines:

@@ -136,7 +136,7 @@ class Run:
             lr_warmup=train.lr_warmup,
             weight_decay=train.weight_decay,
             grad_clip=train.grad_clip,
-            value_lr=config.algorithm.value_lr or 0.0,
+            value_lr=getattr(setup.algorithm, "value_lr", 0.0),
             muon_lr=train.muon_lr,
         )
         lightning = Trainer(
@@ -224,7 +224,7 @@ class Run:
         metrics = {
             "step": batch.step + 1,
             "time": time.time(),
-            **episode_metrics(episodes),
+            **episode_metrics(episodes, self.setup.scoring.own),
             **module.metrics,
             **counted,
         }

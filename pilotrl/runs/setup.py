@@ -1,4 +1,4 @@
-"""From the configuration to the parts of a run. The configuration object stops here: parts take plain arguments."""
+"""Builds the parts of a run (model, engine, environments, judges, teacher) from the configuration, as plain arguments."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from transformers.utils import logging as transformers_logging
 from pilotrl import CONF, engine, envs, prompts, teacher
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Agent, Config
-from pilotrl.engine import Engine
-from pilotrl.engine.local import LocalEngine
+from pilotrl.engine import Engine, ForkableEngine
 from pilotrl.engine.per_adapter import PerAdapterEngine
 from pilotrl.envs import Env
 from pilotrl.models import from_scratch, model_info, policy
@@ -35,7 +34,7 @@ from pilotrl.rewards.judge import Judge
 from pilotrl.rollout.agent import AgentSpec
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
-from pilotrl.runs.describe import as_dict, environments
+from pilotrl.runs.describe import as_dict, environments, prompt_set
 from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.training import algorithms
 from pilotrl.training.algorithms import Algorithm
@@ -45,7 +44,7 @@ from pilotrl.types import Episode, Role
 
 @dataclass
 class EvalSetup:
-    """What a panel needs: who plays, in which world, and who scores."""
+    """The parts that an evaluation needs: engine, chat format, environments, teacher and scoring."""
 
     config: Config
     chat: Format
@@ -54,7 +53,7 @@ class EvalSetup:
     teacher: Teacher
 
     def env(self, split: str) -> Env:
-        """A fresh world of a split."""
+        """A new environment of a split."""
         return envs.build({**as_dict(self.config.env), "split": split})
 
     def agent_spec(self, *, teacher_plans: bool, demonstrates: bool = False, agent: Agent | None = None) -> AgentSpec:
@@ -62,7 +61,7 @@ class EvalSetup:
         config, agent = self.config, agent or self.config.agent
         return AgentSpec(
             chat=self.chat,
-            prompts=prompts.load(config.model.prompts, agent.plans),
+            prompts=prompts.load(prompt_set(config), agent.plans),
             plans=agent.plans,
             thinks=agent.thinks,
             context=agent.context,
@@ -82,32 +81,32 @@ class EvalSetup:
         )
 
     def run_episodes(self, *given: Any) -> list[Episode]:
-        """How episodes are played (`rollout.play`): here."""
+        """Run episodes in this process; arguments as for `run_episodes`."""
         return run_episodes(*given)
 
     def spent(self) -> dict[str, float]:
-        """What was asked of endpoints so far, by names such as `judge/requests`; nothing where there are none."""
+        """Counts of API requests and tokens so far, by names such as `judge/requests`; empty without API models."""
         total: Counter[str] = Counter()
         teachers = self.teacher.endpoints() if isinstance(self.teacher, teacher.RemoteTeacher) else []
-        for who, endpoints in {"judge": self.scoring.endpoints(), "teacher": teachers}.items():
+        for user, endpoints in {"judge": self.scoring.endpoints(), "teacher": teachers}.items():
             for endpoint in endpoints:
-                total.update({f"{who}/{name}": count for name, count in endpoint.spent().items()})
+                total.update({f"{user}/{name}": count for name, count in endpoint.spent().items()})
         if isinstance(self.engine, engine.RemoteEngine):
             total.update({f"model/{name}": count for name, count in self.engine.spent().items()})
         return dict(total)
 
     def agent_specs(self) -> list[AgentSpec]:
-        """Who plays in training: the run's paradigm, or each of those that the stage demonstrates."""
+        """The agents of training episodes: one of the run's paradigm, or one of each paradigm that the stage demonstrates."""
         stage = self.config.stage
-        one = partial(self.agent_spec, teacher_plans=stage.planner == "teacher", demonstrates=stage.actor == "expert")
-        agent_specs = [one(agent=paradigm(name)) for name in stage.agents] or [one()]
+        spec = partial(self.agent_spec, teacher_plans=stage.planner == "teacher", demonstrates=stage.actor == "expert")
+        agent_specs = [spec(agent=paradigm(name)) for name in stage.agents] or [spec()]
         graded = stage.planner == "policy" and "plan_quality" in stage.terms
         return [replace(agent_spec, candidates=stage.candidates, graded=graded) for agent_spec in agent_specs]
 
 
 @dataclass
 class TrainSetup(EvalSetup):
-    """What a run needs: the policy that plays, and learns."""
+    """The parts that training needs: besides those of an evaluation the policy, its tokenizer and the algorithm."""
 
     tokenizer: Any
     policy: Policy
@@ -115,48 +114,46 @@ class TrainSetup(EvalSetup):
 
     @classmethod
     def of(cls, config: Config, folder: Path) -> TrainSetup:
-        """Load everything; a model from scratch is made in the run folder first."""
+        """Load everything; a model from scratch is first created in the run folder."""
         torch.manual_seed(config.seed)
         source = model_path(config, folder)
         tokenizer = policy.load_tokenizer(source)
         chat = Chat(tokenizer, **as_dict(config.model.template))
-        algorithm = algorithms.load(**as_dict(config.algorithm))
+        algorithm = algorithms.build(as_dict(config.algorithm))
         actor = Policy(load_model(config, source), algorithm.critic)
         actor.set_trainable(config.stage.trains)
-        engine = engine_of(actor, chat.end, config.engine.slots, config.model.roles)
+        engine = engine_of(actor, chat.end, as_dict(config.engine), config.model.roles)
         return cls(
             config, chat, engine, scoring(config), teacher.build(as_dict(config.teacher)), tokenizer, actor, algorithm
         )
 
     def run_episodes(self, *given: Any) -> list[Episode]:
-        """By as many processes as torch has threads, where the policy plays on CPU and nobody's connections would be forked.
-
-        Where it plays is looked up each time: the trainer takes it to the accelerator.
+        """Run episodes in as many processes as torch has threads, if the policy is on CPU and no API connections would be
+        forked; else in this process. The device is looked up each time, since the trainer moves the policy to it.
         """
-        here = next(self.policy.parameters()).device.type == "cpu" and not isinstance(
-            self.teacher, teacher.RemoteTeacher
-        )
+        here = next(self.policy.parameters()).device.type == "cpu" and isinstance(self.engine, ForkableEngine)
+        here = here and not isinstance(self.teacher, teacher.RemoteTeacher)
         apart = partial(run_episodes_in_processes, workers=torch.get_num_threads())
         return apart(*given) if here and sys.platform == "linux" else run_episodes(*given)
 
 
 def remote(config: Config) -> EvalSetup:
-    """What a panel needs where a model behind an address plays."""
+    """The parts of an evaluation of an API model."""
     from pilotrl.engine.openai import OpenAiEngine, Transcript
 
     chat = Transcript()
-    agent_spec = OpenAiEngine(make(as_dict(config.model.endpoint)), chat)
-    return EvalSetup(config, chat, agent_spec, scoring(config), teacher.build(as_dict(config.teacher)))
+    api_engine = OpenAiEngine(make(as_dict(config.model.endpoint)), chat)
+    return EvalSetup(config, chat, api_engine, scoring(config), teacher.build(as_dict(config.teacher)))
 
 
 def silence_libraries() -> None:
-    """Keep libraries from talking over the progress of the run, and a log on a full disk from being an error of its own."""
+    """Silence warnings and progress bars of libraries, and errors of logging itself, as on a full disk."""
     logging.raiseExceptions = False
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "bm25s"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "The `srun` command is available")
-    warnings.filterwarnings("ignore", module="lightning")  # workers for the data source, length of it, optimizer steps
+    warnings.filterwarnings("ignore", module="lightning")  # on DataLoader workers, its length, and optimizer steps
 
 
 def paradigm(name: str) -> Agent:
@@ -172,53 +169,56 @@ def scoring(config: Config) -> Scoring:
         weights=dict(config.reward.weights),
         overlong_buffer=config.reward.overlong_buffer,
         overlong_penalty=config.reward.overlong_penalty,
+        own={str(name): make(as_dict(node)) for name, node in config.reward.terms.items()},
         trains={role: limit for role, limit in reply_tokens(config).items() if role in config.stage.trains},
         unselected=config.stage.train_unselected,
     )
 
 
 def reply_tokens(config: Config) -> dict[Role, int]:
-    """How many tokens a reply of each role may have."""
+    """Maximum tokens of a reply, by role."""
     return {"planner": config.model.max_plan_tokens, "executor": config.model.max_action_tokens}
 
 
 def judge_of(config: Config, env: str) -> Judge:
-    """The judge, told how the actions of `env`, a class's dotted path, read in words where that needs telling."""
-    world = import_module(env.rpartition(".")[0])
-    return judge.build(as_dict(config.judge), getattr(world, "resolve", None))
+    """The judge for one environment, a class's dotted path, with the `resolve` function of its module if it has one."""
+    module = import_module(env.rpartition(".")[0])
+    return judge.build(as_dict(config.judge), getattr(module, "resolve", None))
 
 
 def load_model(config: Config, source: str) -> Any:
-    """The model of a run: its weights, and what of them learns."""
+    """The model of a run, with its adapters."""
     model = config.model
     return policy.load_model(
         source, model.dtype, model.gradient_checkpointing, **as_dict(model.lora), roles=model.roles
     )
 
 
-def engine_of(actor: Policy, end: int, slots: int, roles: str) -> Engine:
-    """Who generates: in one lane or, where each role has weights of its own, in one for each."""
+def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str) -> Engine:
+    """The local engine or, if each role has its own weights or adapter, one for each role."""
+    one = partial(make, {key: value for key, value in settings.items() if key != "name"}, end=end)
     if roles == "shared":
-        return LocalEngine(actor.model, end, slots)
-    return PerAdapterEngine({role: LocalEngine(RoleModel(actor, role), end, slots) for role in get_args(Role)})
+        engine: Engine = one(model=actor.model)
+        return engine
+    return PerAdapterEngine({role: one(model=RoleModel(actor, role)) for role in get_args(Role)})
 
 
 def model_path(config: Config, folder: Path) -> str:
-    """Where the weights that this run starts from lie."""
+    """Path of the weights that this run starts from. A model from scratch is created, unless the folder has it."""
     if config.parent is not None:
         return str(Path(config.parent) / "policy")
-    made = config.model.scratch
-    if made is None:
+    scratch = config.model.scratch
+    if scratch is None:
         return config.model.path
     target = folder / "scratch"
     if not (target / "config.json").is_file():
-        corpus = from_scratch.texts(envs.build({**as_dict(config.env), "split": "train"}), made.texts)
+        corpus = from_scratch.texts(envs.build({**as_dict(config.env), "split": "train"}), scratch.texts)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as place:  # ranks may do this at once: the first one counts
-            draft = Path(place) / target.name
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # ranks may do this at once: the first one's is kept
+            draft = Path(temporary) / target.name
             from_scratch.build(
                 draft,
-                [*corpus, *words(config.model.prompts)],
+                [*corpus, *words(prompt_set(config))],
                 seed=config.seed,
                 **sizes(config),
             )
@@ -231,13 +231,13 @@ def model_path(config: Config, folder: Path) -> str:
 
 
 def sizes(config: Config) -> dict[str, int]:
-    """Of a model from scratch."""
-    made = {name: size for name, size in as_dict(config.model.scratch).items() if name != "texts"}
-    return made | {"positions": config.model.max_length}
+    """Sizes of a model from scratch, as `architecture` takes them."""
+    own = {name: size for name, size in as_dict(config.model.scratch).items() if name != "texts"}
+    return own | {"positions": config.model.max_length}
 
 
 def memory(config: Config) -> Memory:
-    """What a run needs at most, known before anything is loaded."""
+    """Upper estimate of the memory that a run needs, before anything is loaded."""
     model, fresh = config.model, config.model.scratch is not None and config.parent is None
     length = model.max_length
     return model_info.memory(
@@ -254,6 +254,6 @@ def memory(config: Config) -> Memory:
     )
 
 
-def words(name: str) -> Sequence[str]:
-    """The prompts, as text to learn a tokenizer from: often enough to get tokens of their own."""
-    return [text.format(next=i, plan="", step="") for text in prompts.load(name).values() for i in range(1, 31)]
+def words(named: str | dict[str, Any]) -> Sequence[str]:
+    """The prompts, as texts to learn a tokenizer from: repeated, so that their words become single tokens."""
+    return [text.format(next=i, plan="", step="") for text in prompts.load(named).values() for i in range(1, 31)]

@@ -1,4 +1,4 @@
-"""What a step of training is logged as, and what MLflow is told that a run is."""
+"""Metrics of a training step, computed from its episodes; and the name, tags and parameters of a run for MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pilotrl.types import Episode
 
 
 def run_info(config: Config, path: Path) -> RunInfo:
-    """What the run is called in MLflow."""
+    """Name, experiment, tags and parameters of the run in MLflow."""
     params: Any = OmegaConf.to_container(config, resolve=True)
     tags = {
         "stage": config.stage.name,
@@ -53,11 +53,11 @@ TOTALS = {
     "seconds/rollout": "rollout_seconds",
     "seconds/update": "update_seconds",
 }
-"""Metrics that summary.json adds up over the steps, and what it calls them."""
+"""Metrics that summary.json sums over the steps, and their names there."""
 
 
-def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What a step's episodes amounted to, before anything was learned from them."""
+def episode_metrics(episodes: Sequence[Episode], own: Iterable[str] = ()) -> dict[str, float]:
+    """Metrics of a step's episodes, from before its update; `own` are reward terms beside ours."""
     whole = [episode for episode in episodes if episode.outcome != "broken"]
 
     def mean(values: Iterable[float | None]) -> float:
@@ -66,7 +66,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 
     return {
         "reward/total": mean(episode.reward for episode in whole),
-        **{f"reward/{term}": mean(episode.terms[term] for episode in whole) for term in terms.TERMS},
+        **{f"reward/{term}": mean(episode.terms[term] for episode in whole) for term in (*terms.TERMS, *own)},
         "env/success": mean(float(episode.outcome == "solved") for episode in whole),
         "env/score": mean(episode.score for episode in whole),
         "env/turns": mean(float(len(episode.turns)) for episode in whole),
@@ -78,7 +78,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def success_by_env(episodes: Iterable[Episode]) -> dict[str, float]:
-    """Success in each environment of a mixture that was played."""
+    """Success rate by environment, for a mixture."""
     solved = [(episode.task.env, episode.outcome == "solved") for episode in episodes if episode.outcome != "broken"]
     names = sorted({name for name, _ in solved})
     return {f"env/{name}/success": fmean(yes for other, yes in solved if other == name) for name in names}

@@ -1,4 +1,4 @@
-"""Episodes as lines of episodes.jsonl, and back."""
+"""Episodes as JSON records: to lines of episodes.jsonl, and back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
 
 def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
-    """One JSON object: what was played, said and scored; of the calls, how many tokens each read and sampled, and not the
-    ids. `phase` is `train` or a panel's name."""
+    """An episode as one JSON object, with its turns and scores; of its calls only the numbers of tokens, and not the ids.
+    `phase` is `train`, or when and by which protocol it was evaluated, such as `before/own plans, sampled`."""
     return {
         "phase": phase,
         "step": step,
@@ -36,7 +36,7 @@ def _call(call: Call) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> Episode:
-    """The episode of a line. Of its calls the sizes are known: -1 stands for each token."""
+    """The episode of a record. Of its calls only the numbers of tokens are known: -1 stands for each token."""
     turns = [Turn(**{**turn, "plan": tuple(turn["plan"])}) for turn in record["turns"]]
     kept = ("group", "sample", "observation", "par", "tokens", "outcome", "score", "terms", "reward")
     calls = [_sized(**call) for call in record["calls"]]
@@ -46,7 +46,7 @@ def from_record(record: dict[str, Any]) -> Episode:
 def _sized(
     prompt: int, sampled: int, reference: Any = None, steps: Any = None, scores: Any = None, **call: Any
 ) -> Call:
-    """A call by its sizes and, where it wrote a plan that is graded, with that."""
+    """A call from its numbers of tokens and, if its plan was graded, that plan."""
     written = None
     if reference is not None:
         given = None if scores is None else PlanScores(*scores)

@@ -1,4 +1,4 @@
-"""Secrets never reach a log, a copy of the configuration, or the tracking server: what leaves a process passes here."""
+"""Redaction: removes API keys, tokens and passwords from what goes to logs, stored configurations and MLflow."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def without_secrets(value: Any) -> Any:
-    """A copy of a configuration (mappings, sequences, scalars) without what is secret: values of keys that contain key,
-    token, secret or password, and user and password in an address. Numbers of tokens (`max_plan_tokens: 64`) stay."""
+    """A copy of a configuration (mappings, sequences, scalars) without secrets: values whose keys contain key, token,
+    secret or password, and user and password in a URL. Numbers of tokens (`max_plan_tokens: 64`) stay."""
     if isinstance(value, Mapping):
         return {key: without_secrets(item) for key, item in value.items() if not _is_secret(str(key), item)}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -22,21 +22,21 @@ def without_secrets(value: Any) -> Any:
 
 
 def hide_credentials(text: str) -> str:
-    """The text with user and password in its addresses replaced by stars."""
+    """The text with user and password in its URLs replaced by stars."""
     return CREDENTIALS.sub("***", text)
 
 
 def has_credentials(text: str) -> bool:
-    """Whether an address in the text holds a user or password, hidden or not."""
+    """Whether a URL in the text holds a user or password, hidden or not."""
     return CREDENTIALS.search(text) is not None
 
 
 def is_address(text: str) -> bool:
-    """Whether it is the address of a server."""
+    """Whether it is the URL of a server."""
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # half a bracket, or a port that is no number
+    except ValueError:  # an unclosed bracket, or a port that is no number
         return False
 
 

@@ -1,15 +1,15 @@
-"""The folder of one run: what lies where, who may write it, and how it goes back to a checkpoint. No torch.
+"""The run folder: names of its files, its lock, atomic writes, and cutting it back to a checkpoint. No torch.
 
 RUN/.hydra/           the configuration, as composed
-RUN/pilotrl.log       what the terminal said
-RUN/metrics.jsonl     one line a step: the truth that MLflow is fed from
-RUN/episodes.jsonl    one line for each episode played
+RUN/pilotrl.log       the log, as in the terminal
+RUN/metrics.jsonl     one line a step, from which MLflow is filled
+RUN/episodes.jsonl    one line for each episode
 RUN/calls/            ids, log-probabilities, masks and advantages of a kept sample of steps
-RUN/probe.pt          what drift is measured on, played before training
-RUN/checkpoints/      what an interrupted run goes on from
-RUN/policy/           what `from_pretrained` loads
-RUN/summary.json      written last: a run that has it is finished
-RUN/audit.json        what an audit found, where there was one
+RUN/probe.pt          calls from before training, on which the KL of each role is measured
+RUN/checkpoints/      from which an interrupted run resumes
+RUN/policy/           the trained model, for `from_pretrained`
+RUN/summary.json      the results, written last: a run that has it is finished
+RUN/audit.json        the findings of `pilotrl.audit`, if it was run
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from typing import IO, Any
 from pilotrl.types import UserError
 
 LINES = ("metrics.jsonl", "episodes.jsonl")
-"""Files that grow by lines, and are cut back when a run goes on from a checkpoint."""
+"""Append-only files, which are cut back when a run resumes from a checkpoint."""
 RUN = "PILOTRL_RUN"
-"""The run's folder, in the environment while a run lasts. The ranks that Lightning starts replay the command line, a sweep's
-as well: they look here and not there."""
+"""Environment variable that holds the run's folder while a run lasts. The ranks that Lightning starts get the same command
+line, in a sweep too, from which their folder does not follow: they take it from here."""
 ROOM = 2**20
-"""Bytes of a disk below which it is full: nothing that a run writes fits."""
+"""Free bytes below which a disk counts as full."""
 
 
 class RunFolder:
-    """Names and states of one run folder. Building one touches nothing on disk."""
+    """Paths and state of one run folder. Constructing it touches nothing on disk."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -55,7 +55,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """It holds the configuration of a run."""
+        """Whether it holds the configuration of a run."""
         return self.config.is_file()
 
     @property
@@ -63,17 +63,17 @@ class RunFolder:
         return self.summary.is_file()
 
     def check_writable(self) -> None:
-        """Raises UserError where the folder cannot be written, or is yet to be made and cannot be. Leaves nothing.
+        """Raises UserError if the folder cannot be written, or cannot be created. Leaves no file behind.
 
-        A file is really made: permission bits say nothing to root, nor on network file systems, nor of a full disk.
+        It writes a temporary file: permission bits do not tell for root, on network file systems, or on a full disk.
         """
-        place = next(p for p in (self.path, *self.path.absolute().parents) if os.path.exists(p))
+        existing = next(p for p in (self.path, *self.path.absolute().parents) if os.path.exists(p))
         try:
-            with tempfile.TemporaryFile(dir=place) as file:
+            with tempfile.TemporaryFile(dir=existing) as file:
                 file.write(bytes(ROOM))
         except OSError as error:
             raise UserError(
-                f"hydra.run.dir={self}: {place} cannot be written ({error.strerror}); choose another with root=FOLDER"
+                f"hydra.run.dir={self}: {existing} cannot be written ({error.strerror}); choose another with root=FOLDER"
             ) from error
 
     def check_free(self) -> None:
@@ -84,7 +84,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def complains(self, then: str = "go on with resume={}") -> Iterator[None]:
-        """Raises UserError in place of whatever fails inside because the disk is full; `then` says what to do about it."""
+        """Turns any error inside that a full disk caused into a UserError; `then` says how to continue."""
         try:
             yield
         except Exception as error:
@@ -94,7 +94,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; the system lets go of it however the process ends.
+        """Lock the folder for this process; the system releases the lock however the process ends.
 
         Raises UserError when another process holds it.
         """
@@ -117,7 +117,7 @@ class RunFolder:
         return Lines(self.path / name)
 
     def offsets(self) -> dict[str, int]:
-        """Bytes in each of `LINES`, on disk for good: a checkpoint stores them."""
+        """Bytes in each of `LINES`, after fsync: a checkpoint stores them."""
         sizes = dict.fromkeys(LINES, 0)
         for name in LINES:
             with contextlib.suppress(FileNotFoundError), open(self.path / name, "rb") as file:
@@ -126,7 +126,7 @@ class RunFolder:
         return sizes
 
     def cut(self, offsets: Mapping[str, int]) -> None:
-        """Cut the files of `LINES` back to what a checkpoint had seen; a file it does not name becomes empty.
+        """Cut the files of `LINES` back to their sizes at a checkpoint; a file it does not name becomes empty.
 
         Raises UserError, before anything is cut, when a file is shorter than its checkpoint says.
         """
@@ -142,9 +142,9 @@ class RunFolder:
 
 
 class Lines:
-    """Appends one JSON object a line; each is whole in the file before `write` returns.
+    """A JSON-lines writer; each line is completely in the file before `write` returns.
 
-    A number that cannot be defined is None: NaN raises ValueError, since it is no JSON.
+    An undefined number is None: NaN raises ValueError, since JSON has none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -165,7 +165,7 @@ class Lines:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that is either the old one or the whole new one, even when the power fails in between."""
+    """Write a file atomically: after a crash it is either the old one or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -178,16 +178,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
-    place = os.open(path.parent, os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(place)
+        os.fsync(folder)
     finally:
-        os.close(place)
+        os.close(folder)
 
 
 def _is_full(error: BaseException | None, path: Path) -> bool:
-    """Whether an error comes from a full disk. Libraries have errors of their own for that: some only say so in words,
-    others leave behind what they could not finish."""
+    """Whether an error comes from a full disk. Some libraries only name it in their message, and with others only the disk
+    itself tells."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             return True

@@ -1,4 +1,4 @@
-"""Who writes the plans that others follow: a class with `plan`, and a YAML file `conf/teacher/NAME.yaml` that names it.
+"""Teachers, which write the plans that the policy follows: a class with `plan`, named by `conf/teacher/NAME.yaml`.
 
 May import `endpoint`, `envs` and `prompts`. Never here: the policy; its own plans are calls, and are made in `rollout`."""
 
@@ -18,45 +18,45 @@ if TYPE_CHECKING:
 
 
 class Teacher(Protocol):
-    """Whoever writes plans."""
+    """The protocol of a teacher."""
 
     def plan(self, env: Env, episode: Episode, plan: Plan) -> Plan | Future[Plan | None]:
-        """Steps from the next action on, for the live `env` in which `episode` was played so far under `plan`.
+        """Steps from the next action on, for the running `episode` in `env`; `plan` is the current plan.
 
-        Where it takes time, a promise of them; None of it where they cannot be read: the plan in force stays.
+        A teacher behind an API returns a future, which gives None if its reply cannot be parsed: the current plan stays.
         """
         ...
 
 
 @runtime_checkable
 class RemoteTeacher(Teacher, Protocol):
-    """A teacher that asks an endpoint."""
+    """A teacher that is an API model."""
 
     def plan(self, env: Env, episode: Episode, plan: Plan, sample: int = 0) -> Future[Plan | None]:
-        """As above; `sample` numbers the plans for one situation, where several are wanted."""
+        """As above; `sample` numbers the plans for one state, if several are wanted."""
         ...
 
     def endpoints(self) -> list[Endpoint]:
-        """Whom it asks."""
+        """The endpoints it uses, which are probed before a run."""
         ...
 
 
 @runtime_checkable
 class Bounded(Teacher, Protocol):
-    """A teacher that has plans for certain tasks alone."""
+    """A teacher that has plans for certain tasks only."""
 
     def covers(self, world: Callable[[str], Env], env: str, tasks: Mapping[str, Sequence[str]]) -> None:
-        """Raises UserError where a task of `env` that a run may ask about (by split) is not among them, or begins otherwise
-        in the `world` of its split."""
+        """Raises UserError if it has no plan for one of the `tasks` of `env` (names by split), or if a plan was written for
+        another first observation. `world` gives the environment of a split."""
         ...
 
 
 @dataclass(frozen=True)
 class ExpertTeacher:
-    """The expert that the environment ships."""
+    """The teacher that is the environment's scripted expert."""
 
     def plan(self, env: Env, episode: Episode, plan: Plan) -> Plan:
-        """The expert's steps. Raises UserError where there is no expert."""
+        """The expert's steps. Raises UserError if the environment ships no expert."""
         if env.expert is None:
             raise UserError(f"stage.planner=teacher: {episode.task.env} ships no expert; set stage.planner=policy")
         return tuple(env.expert.plan())

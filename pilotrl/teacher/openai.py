@@ -1,4 +1,4 @@
-"""A teacher behind an OpenAI-compatible address: it is shown what the player has seen, done and planned, and nothing else."""
+"""The teacher that is an API model: its prompt holds the policy's observations, actions and current plan, nothing else."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ NUMBERED = re.compile(r"\s*\d+\.")
 
 @dataclass(frozen=True, kw_only=True)
 class OpenAiTeacher(Address):
-    """Writes plans by a prompt. Equal situations get equal plans.
+    """Writes plans by prompting an API model. Equal histories get equal plans.
 
-    Raises UserError for an address that cannot be, and for a key that is not in the environment.
+    Raises UserError for an invalid URL, and for an API key that is not set.
     """
 
     def __post_init__(self) -> None:
         self.endpoints()
 
     def endpoints(self) -> list[Endpoint]:
-        """Whom it asks."""
+        """The endpoint it uses."""
         return [Endpoint.shared(self)]
 
     def plan(self, env: Env, episode: Episode, plan: Plan, sample: int = 0) -> Future[Plan | None]:
-        """A promise of steps; `sample` numbers the plans for one situation, where several are wanted."""
+        """A future of steps; `sample` numbers the plans for one state, if several are wanted."""
         start = len(episode.turns) + 1
-        asked = Question((("user", prompt(episode, plan)),), sample=sample)
-        return Endpoint.shared(self).ask(asked, partial(read_plan, start=start), anew=True)
+        question = Question((("user", prompt(episode, plan)),), sample=sample)
+        return Endpoint.shared(self).ask(question, partial(read_plan, start=start), anew=True)
 
 
 def prompt(episode: Episode, plan: Plan) -> str:
-    """What the teacher is told."""
+    """The teacher's prompt: first observation, turns so far, and current plan."""
     start = len(episode.turns) + 1
     turns = [f"Action: {turn.action}\n{turn.observation}" for turn in episode.turns]
     return prompts.load("teacher")["plan"].format(
@@ -50,7 +50,7 @@ def prompt(episode: Episode, plan: Plan) -> str:
 
 
 def read_plan(text: str, start: int) -> Plan:
-    """The numbered lines of a reply, which models like to frame. Raises ValueError where they are not start, start + 1, ..."""
+    """The numbered lines of a reply, without text around them. Raises ValueError if they are not start, start + 1, ..."""
     lines = [line for line in text.rpartition("</think>")[2].splitlines() if NUMBERED.match(line)]
     if (plan := parse_plan("\n".join(lines), start)) is None:
         raise ValueError(f"no lines numbered {start}, {start + 1}, ...")

@@ -1,9 +1,9 @@
-"""A set of plans on disk: every one that was written, with its grades, and those that are good enough as a dataset.
+"""The plan dataset on disk: every plan that was written, with its grades, and those good enough as Parquet files.
 
-OUT/settings.json        who wrote and who graded, in which world
-OUT/written.jsonl        a line for each plan and one for its grades, as they came: what a killed command goes on from
+OUT/settings.json        the teacher, the judge and the environment
+OUT/written.jsonl        a line for each plan and one for its grades; an interrupted command continues from it
 OUT/data/SPLIT.parquet   the plans that were kept
-OUT/README.md            the card by which `datasets.load_dataset(OUT)` finds them
+OUT/README.md            the dataset card, with which `datasets.load_dataset(OUT)` finds them
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pilotrl.types import Plan, PlanScores, UserError
 
 REACHING = {"base_url", "credential", "timeout", "concurrency", "requests_per_minute", "attempts", "backoff", "cache"}
 REACHING |= {"price_prompt", "price_reply"}
-"""Keys that say how an endpoint is reached: what it answers does not depend on them."""
+"""Keys of an endpoint on which its replies do not depend."""
 READ = pa.schema({"env": pa.string(), "task": pa.string(), "observation": pa.string(), "plan": pa.list_(pa.string())})
 """Columns that a reader needs."""
 SCHEMA = pa.schema(
@@ -57,19 +57,19 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a plan needs to pass, each grade from 1 to 5 (PilotRL, arXiv 2508.00344)."""
+    """The grades that a plan needs to be kept, each from 1 to 5 (PilotRL, arXiv 2508.00344)."""
 
     mean: float
     correctness: int
     others: int
 
     def why_not(self, scores: PlanScores) -> str | None:
-        """The first thing that is not good enough."""
-        for name, score, least in zip(
+        """The first grade that is too low; None if the plan passes."""
+        for name, score, minimum in zip(
             scores._fields, scores, (self.correctness, self.others, self.others), strict=True
         ):
-            if score < least:
-                return f"{name} below {least}"
+            if score < minimum:
+                return f"{name} below {minimum}"
         return f"mean below {self.mean}" if fmean(scores) < self.mean else None
 
     def __str__(self) -> str:
@@ -86,25 +86,25 @@ class Candidate:
     sample: int
     observation: str
     steps: Plan | None
-    """None: there was no answer, or none that could be read."""
+    """None: there was no reply, or none that could be parsed."""
     scores: PlanScores | None = None
     """None: no verdict, or not yet."""
 
 
 class PlanSet:
-    """What was written so far, by task and in the order of samples."""
+    """The plans written so far, by task and in the order of samples, backed by a folder."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Goes on with the set in `path`, which is made where there is none.
+        """Continues the set in `path`, or creates it.
 
-        Raises UserError where it holds something else, or a set that others wrote or graded, or for another world.
+        Raises UserError if the folder holds something else, or a set with another teacher, judge or environment.
         """
         self.path, self.settings = path, settings
         self.written: dict[Key, dict[int, Candidate]] = defaultdict(dict)
         check(path, settings)
         write_whole(path / "settings.json", json.dumps(settings, indent=2) + "\n")
         for line in _whole_lines(path / "written.jsonl"):
-            self._take(line)
+            self._restore(line)
         self.lines = Lines(path / "written.jsonl")
 
     def __enter__(self) -> PlanSet:
@@ -118,19 +118,19 @@ class PlanSet:
         return [one for _, one in sorted(self.written[key].items())]
 
     def add(self, one: Candidate) -> None:
-        """Remember a plan for good; one that is none, only as long as this process lives."""
+        """Store a plan on disk; a reply that is no plan only in memory, so that a later command asks again."""
         self.written[one.split, one.task][one.sample] = one
         if one.steps is not None:
             self.lines.write({name: value for name, value in asdict(one).items() if name != "scores"})
 
     def grade(self, one: Candidate, scores: PlanScores | None) -> None:
-        """Remember its grades; that there are none, not at all: it may be graded later."""
+        """Store a plan's grades on disk; nothing if there are none, so that it may be graded later."""
         one.scores = scores
         if scores is not None:
             self.lines.write({"split": one.split, "task": one.task, "sample": one.sample, "scores": scores})
 
-    def _take(self, line: Mapping[str, Any]) -> None:
-        """A line of a process before this one."""
+    def _restore(self, line: Mapping[str, Any]) -> None:
+        """Restore a line that an earlier process wrote."""
         if "scores" in line:
             self.written[line["split"], line["task"]][line["sample"]].scores = PlanScores(*line["scores"])
         else:
@@ -139,7 +139,7 @@ class PlanSet:
             )
 
     def export(self, bar: Threshold, best: int) -> tuple[int, Counter[str]]:
-        """Write the dataset; returns how many plans were kept, and why the others were not."""
+        """Write the Parquet files and the card; returns how many plans were kept, and why the others were not."""
         reasons, rows = Counter[str](), defaultdict[str, list[Candidate]](list)
         for key in sorted(self.written):
             kept, others = sift(self.of(key), bar, best)
@@ -157,10 +157,10 @@ class PlanSet:
 
 
 def sift(candidates: Sequence[Candidate], bar: Threshold, best: int) -> tuple[list[Candidate], Counter[str]]:
-    """Of one task: the best that passed, best first, and why each of the others is not among them."""
+    """Of one task: the best plans that pass, best first, and why the others were dropped."""
     reasons, passed = Counter[str](), list[tuple[float, Candidate]]()
-    repeats = len(candidates) - len(once := distinct(candidates))
-    for one in once:
+    repeats = len(candidates) - len(unique := distinct(candidates))
+    for one in unique:
         if why := _why_not(one, bar):
             reasons[why] += 1
         elif one.scores:
@@ -179,7 +179,7 @@ def _why_not(one: Candidate, bar: Threshold) -> str | None:
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Without those whose plan is word for word that of one before."""
+    """The candidates without exact duplicates of an earlier plan."""
     first: dict[Plan | int, Candidate] = {}
     for one in candidates:
         first.setdefault(one.sample if one.steps is None else one.steps, one)
@@ -187,7 +187,7 @@ def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def read(path: Path) -> Iterator[tuple[str, str, str, Plan]]:
-    """(env, task, observation, plan) of every row of a set. Raises UserError where there is none."""
+    """(env, task, observation, plan) of every row of a dataset. Raises UserError if there is none, or it cannot be read."""
     files = [path] if path.is_file() else sorted((path / "data").glob("*.parquet"))
     if not files:
         raise UserError(f"path={path}: holds no set of plans; python -m pilotrl.plans writes one")
@@ -204,7 +204,7 @@ def read(path: Path) -> Iterator[tuple[str, str, str, Plan]]:
 
 
 def called(settings: Mapping[str, Any]) -> str:
-    """What a teacher or judge is called: its model, or its class."""
+    """The display name of a teacher or judge: its model, or its class."""
     return str(settings.get("model") or settings["_target_"].rpartition(".")[2])
 
 
@@ -217,13 +217,13 @@ def _row(one: Candidate) -> dict[str, Any]:
 
 def _card(kept: Sequence[Candidate], splits: Sequence[str], who: Mapping[str, str], bar: Threshold, best: int) -> str:
     files = "\n".join(f"  - split: {split}\n    path: data/{split}.parquet" for split in splits)
-    worlds = ", ".join(sorted({one.env for one in kept})) or "nothing yet"
+    envs = ", ".join(sorted({one.env for one in kept})) or "nothing yet"
     tasks = len({(one.split, one.task) for one in kept})
-    return CARD.format(files=files, envs=worlds, kept=len(kept), tasks=tasks, rule=bar, best=best, **who)
+    return CARD.format(files=files, envs=envs, kept=len(kept), tasks=tasks, rule=bar, best=best, **who)
 
 
 def check(path: Path, settings: Mapping[str, Any]) -> None:
-    """Raises UserError where a folder holds something else than a set of these settings."""
+    """Raises UserError if a folder holds anything but a set of plans with these settings."""
     try:
         held = json.loads((path / "settings.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -240,7 +240,7 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _deciding(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values that decide what a plan and its grades are; how an endpoint is reached does not."""
+    """Dotted keys and values on which plans and grades depend; without keys of endpoints that do not matter."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _deciding(value, f"{prefix}{key}.")
@@ -249,7 +249,7 @@ def _deciding(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, which is cut where its last one was not finished."""
+    """The lines of a file; an incomplete last line is cut off."""
     data = path.read_bytes() if path.exists() else b""
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:

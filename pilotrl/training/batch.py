@@ -9,7 +9,7 @@ A token is trained because a call sampled it, never because of what it looks lik
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -18,7 +18,11 @@ from torch import Tensor
 
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.prefix import common
+from pilotrl.training.algorithms import Played
 from pilotrl.types import Call, Episode, Role
+
+ROLES = get_args(Role)
+"""Their places here are the numbers of roles in a batch."""
 
 COPY = 8
 """What is shared is run once, but each row copies its keys and values: the memory of less than an eighth of a token."""
@@ -43,13 +47,18 @@ class Batch:
     call_position: Tensor
     call_episode: Tensor
     call_turn: Tensor
-    """[C] from 1; 0 for the words of the world, which are one call a row."""
+    """[C] from 1; 0 for the environment's words, which are one call a row."""
+    call_role: Tensor
+    call_observation: Tensor
+    call_plan: Tensor
     call_weight: Tensor
     """[C] of a call's tokens in the loss: 1 for what a trained role said."""
     followed: Tensor
     """[C] bool: the episode went on with it; False for a candidate plan that was not selected."""
     process_rewards: Tensor
     """[2, C] float64 in [0, 1]: what each call earned by itself, a planner's and an executor's; NaN without a verdict."""
+    step_rewards: Tensor
+    """[C] float64: the environment's own reward of the turn's action."""
     rewards: Tensor
     """[E] float64, NaN where broken or unscored."""
     group: Tensor
@@ -57,23 +66,23 @@ class Batch:
     terminated: Tensor
     episodes: list[Episode]
     trained: list[Call | None]
-    """The C trained calls themselves; None for the words of the world."""
+    """The C trained calls themselves; None for the environment's words."""
     groups: int
     """Of the step, on all ranks; numbered from 0."""
     group_size: int
     recomputed: Tensor | None = None
     """[N] as `logprobs`, again under the weights that played, before they learned; where the step's calls are kept."""
 
-    def parts(self, count: int, seed: int) -> list[list[int]]:
+    def minibatches(self, count: int, seed: int) -> list[list[int]]:
         """This rank's episodes in each of `count` minibatches (fewer, where a step has fewer groups).
 
         All ranks' groups are dealt at random, so that an episode's minibatch does not depend on who played it; whole, since
         episodes of a group begin alike, and their advantages add up to nothing.
         """
         place = torch.randperm(self.groups, generator=torch.Generator().manual_seed(seed)).tolist()
-        parts = min(count, self.groups)
-        dealt = [place[episode.group] % parts for episode in self.episodes]
-        return [[i for i, part in enumerate(dealt) if part == number] for number in range(parts)]
+        count = min(count, self.groups)
+        dealt = [place[episode.group] % count for episode in self.episodes]
+        return [[i for i, minibatch in enumerate(dealt) if minibatch == number] for number in range(count)]
 
     def micro_batches(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[MicroBatch]:
         """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike side by
@@ -142,6 +151,24 @@ class Batch:
             if call:
                 call.advantage = advantage
 
+    def played(self, values: Tensor) -> Played:
+        """What an algorithm is told of the step; values [C] are the value head's."""
+        return Played(
+            rewards=self.rewards,
+            group=self.group,
+            success=self.success,
+            terminated=self.terminated,
+            episode=self.call_episode,
+            turn=self.call_turn,
+            role=self.call_role,
+            observation=self.call_observation,
+            plan=self.call_plan,
+            followed=self.followed,
+            process_rewards=self.process_rewards,
+            step_rewards=self.step_rewards,
+            values=values,
+        )
+
     def calls(self, episodes: Sequence[int]) -> Tensor:
         """[C] bool, the calls of some episodes."""
         return torch.isin(self.call_episode, torch.tensor(episodes, dtype=torch.long))
@@ -166,6 +193,7 @@ def collate(
     for index, episode in enumerate(episodes):
         if episode.reward is not None:
             builder.add(index, [call for call in episode.calls if call.selected or unselected], trains)
+    said = [(call, episodes[index]) for call, index in zip(builder.trained, builder.call_episode, strict=True)]
     return Batch(
         step=step,
         version=version,
@@ -173,12 +201,14 @@ def collate(
         row_episode=builder.row_episode,
         row_adapter=builder.row_adapter,
         **{name: torch.tensor(getattr(builder, name), dtype=torch.long) for name in INDICES},
+        call_role=torch.tensor([ROLES.index(call.role) if call else -1 for call, _ in said], dtype=torch.long),
+        call_observation=_numbered([call and _observation(call, episode) for call, episode in said]),
+        call_plan=_numbered([call and call.plan for call, _ in said]),
         logprobs=torch.tensor(builder.logprobs, dtype=torch.float32),
         call_weight=torch.tensor(builder.call_weight, dtype=torch.float64),
         followed=torch.tensor([call is None or call.selected for call in builder.trained], dtype=torch.bool),
-        process_rewards=torch.tensor(
-            [_process_rewards(builder.trained, role) for role in get_args(Role)], dtype=torch.float64
-        ),
+        process_rewards=torch.tensor([_process_rewards(builder.trained, role) for role in ROLES], dtype=torch.float64),
+        step_rewards=torch.tensor([_step_reward(call, episode) for call, episode in said], dtype=torch.float64),
         rewards=torch.tensor([math.nan if e.reward is None else e.reward for e in episodes], dtype=torch.float64),
         group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
         success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
@@ -206,6 +236,21 @@ def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
 
 def _process_rewards(calls: Sequence[Call | None], role: str) -> list[float]:
     return [math.nan if c is None or c.role != role or c.process_reward is None else c.process_reward for c in calls]
+
+
+def _step_reward(call: Call | None, episode: Episode) -> float:
+    return episode.turns[call.turn - 1].reward if call and call.turn <= len(episode.turns) else 0.0
+
+
+def _observation(call: Call, episode: Episode) -> str:
+    """The last text of the environment that a call saw."""
+    return episode.turns[call.turn - 2].observation if call.turn > 1 else episode.observation
+
+
+def _numbered(things: Sequence[Hashable]) -> Tensor:
+    """A number for each thing, equal for equal things."""
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(thing, len(numbers)) for thing in things], dtype=torch.long)
 
 
 INDICES = ("token_row", "token_position", "token_call", "call_row", "call_position", "call_episode", "call_turn")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from pilotrl.engine import Engine
 from pilotrl.envs import Env, home
 from pilotrl.rewards.judge import Judge, RemoteJudge
 from pilotrl.rewards.judge.grading import begin, grade
-from pilotrl.rewards.terms import score
+from pilotrl.rewards.terms import Term, score
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, RunEpisodes
 from pilotrl.rollout.schedule import schedule
 from pilotrl.rollout.scheduler import run_episodes
@@ -46,12 +46,15 @@ class Scoring:
     unselected: bool
     """Candidate plans that were not selected are graded, and learned from, too."""
 
+    own: Mapping[str, Term] = field(default_factory=dict)
+    """Reward terms beside ours, by name."""
+
     def __call__(self, episodes: Sequence[Episode]) -> None:
         """Grade every turn against the step in force, and plans, then fill in terms and rewards."""
         for env, judge in self.judges.items():
             grade(judge, [episode for episode in episodes if episode.task.env == env], self.unselected)
         for episode in episodes:
-            score(episode, self.terms, self.weights, self.overlong_buffer, self.overlong_penalty, self.trains)
+            score(episode, self.terms, self.weights, self.overlong_buffer, self.overlong_penalty, self.trains, self.own)
 
     def begin(self, episode: Episode) -> None:
         """An episode is over, others are not: a judge that takes its time may start on it."""
@@ -141,6 +144,7 @@ class Rollouts(IterableDataset[Batch]):
         batch = collate(episodes, self.trains, step, version, *shape, self.observation_weight, self.scoring.unselected)
         if self.shuffle_rewards:
             batch.rewards = shuffled(batch.rewards, self.seed, step)
+            batch.step_rewards = shuffled(batch.step_rewards, self.seed, step)
             batch.process_rewards = torch.stack([shuffled(row, self.seed, step) for row in batch.process_rewards])
         self.seconds = time.perf_counter() - start
         return batch

@@ -18,8 +18,9 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, learned
-from pilotrl.training.algorithms import Algorithm
+from pilotrl.training.algorithms import Algorithm, Played, Scored
 from pilotrl.training.batch import Batch
 
 T = TypeVar("T")
@@ -63,40 +64,66 @@ class PilotModule(LightningModule):
         start, step = time.perf_counter(), int(self.version)
         if batch.version != step:
             raise RuntimeError(f"the batch was played by weights of version {batch.version}, these are version {step}")
-        values = self.values(batch)
-        ends = batch.success, batch.terminated
-        credit = self.algorithm.advantages(
-            batch.rewards, batch.process_rewards, batch.group, *ends, batch.call_episode, batch.followed, values
-        )
+        played = batch.played(self.values(batch))
+        credit = self.algorithm.advantages(played)
+        returns = torch.full_like(credit.advantages, math.nan) if credit.returns is None else credit.returns
         batch.credit(credit.advantages)
         weights = credit.advantages * batch.call_weight
-        has_gradient = batch.rows_with((weights != 0) | credit.returns.isfinite())
+        has_gradient = batch.rows_with((weights != 0) | returns.isfinite())
         groups = len(set(batch.group.tolist()))
-        totals = {name: share * groups / batch.groups for name, share in credit.stats.items()}
+        totals = {
+            name: share * groups / batch.groups for name, share in credit.stats.items()
+        }  # a mean over all ranks' groups
         norm = 0.0
-        parts = batch.parts(self.minibatches, self.seed * 1_000_003 + step)
-        lessons = [(part, seen) for part in parts if (seen := self.total(batch.tokens(part, has_gradient)))]
-        for episodes, seen in lessons:
+        dealt = batch.minibatches(self.minibatches, self.seed * 1_000_003 + step)
+        minibatches = [(part, seen) for part in dealt if (seen := self.total(batch.tokens(part, has_gradient)))]
+        for episodes, seen in minibatches:
+            calls = batch.calls(episodes)
             tokens = self.total(batch.tokens(episodes))
-            calls = self.total(int(credit.returns[batch.calls(episodes)].isfinite().sum()))
+            counts = self.total(int(calls.sum())), self.total(int(returns[calls].isfinite().sum()))
             for micro_batch in batch.micro_batches(episodes, self.micro_tokens, has_gradient):
-                scored = self.policy(micro_batch.to(self.device), self.temperature)
-                played = micro_batch.logprobs.to(self.device), weights[micro_batch.token_call].to(self.device)
-                returns = credit.returns[micro_batch.call].to(self.device)
-                loss, stats = self.algorithm.loss(scored.logprobs, *played, scored.values, returns, tokens, calls)
+                scored = self.scored(micro_batch, played, weights, returns, tokens, *counts)
+                loss = self.algorithm.loss(scored)
                 with self.unsynced():
-                    self.manual_backward(loss)
+                    self.manual_backward(loss.value)
                 stats = {
-                    name: value * tokens / seen for name, value in stats.items()
-                }  # of tokens; those of calls miss none
-                stats |= {"loss": loss.detach(), "entropy": scored.entropy.sum() / seen}
+                    name: value * tokens / seen for name, value in loss.stats.items()
+                }  # of tokens; calls miss none
+                stats |= {"loss": loss.value.detach(), "entropy": scored.entropy.sum() / seen}
                 for name, value in stats.items():
-                    totals[name] = totals.get(name, 0.0) + float(value) / len(lessons)
-            norm += self.update(step) / len(lessons)
+                    totals[name] = totals.get(name, 0.0) + float(value) / len(minibatches)
+            norm += self.update(step) / len(minibatches)
         self.version += 1
         logged = self.summed(totals) | {"grad_norm": norm, "lr": self.lr * self.lr_factor(step)}
         self.metrics = {f"train/{name}": value for name, value in logged.items()}
         self.metrics["seconds/update"] = time.perf_counter() - start
+
+    def scored(
+        self,
+        micro_batch: MicroBatch,
+        played: Played,
+        weights: Tensor,
+        returns: Tensor,
+        tokens: float,
+        calls: float,
+        targets: float,
+    ) -> Scored:
+        """A forward pass over a micro-batch, as the algorithm is shown it."""
+        output = self.policy(micro_batch.to(self.device), self.temperature)
+        return Scored(
+            logprobs=output.logprobs,
+            old_logprobs=micro_batch.logprobs.to(self.device),
+            entropy=output.entropy,
+            advantages=weights[micro_batch.token_call].to(self.device),
+            token_call=torch.searchsorted(micro_batch.call, micro_batch.token_call).to(self.device),
+            call=micro_batch.call,
+            values=output.values,
+            returns=returns[micro_batch.call].to(self.device),
+            played=played,
+            tokens=tokens,
+            calls=calls,
+            targets=targets,
+        )
 
     def update(self, step: int) -> float:
         """One optimizer update; returns the norm of the gradient before clipping."""

@@ -1,4 +1,4 @@
-"""Differences between arms: equal to what others compute, and right as often as they say."""
+"""Differences between configurations: equal to what others compute, and right as often as they say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from pilotrl.analysis import statistics
-from pilotrl.analysis.statistics import Contrast, detectable, difference, gain, paired_interval
+from pilotrl.analysis.statistics import Contrast, detectable, difference, effect, gain, paired_interval
 from pilotrl.types import Task
 
 
@@ -20,14 +20,14 @@ def runs(table: Any) -> list[dict[Task, float]]:
 
 
 def panels(rng: np.random.Generator, ease: Any, seeds: int, *, luck: float = 0.0, lift: float = 0.0) -> Any:
-    """Success of the runs of an arm, (seeds, tasks), of four samples on tasks from hard to easy. The logit of a run moves
-    by `luck`, that of the arm by `lift`, and that of an arm on a task by a half, which is what tasks do to arms."""
+    """Success of the runs of a configuration, (seeds, tasks), of four samples on tasks from hard to easy. The logit of a run
+    moves by `luck`, that of the configuration by `lift`, and that of a configuration on a task by a half."""
     logits = ease + lift + 0.5 * rng.normal(size=ease.shape) + luck * rng.normal(size=(seeds, 1))
     return rng.binomial(4, 1 / (1 + np.exp(-logits))) / 4
 
 
 def pair(rng: np.random.Generator, seeds: int, tasks: int, *, luck: float = 0.0, lift: float = 0.0) -> list[Any]:
-    """Two arms on the same tasks; the first is better by `lift`."""
+    """Two configurations on the same tasks; the first is better by `lift`."""
     ease = rng.uniform(-2, 2, tasks)
     return [panels(rng, ease, seeds, luck=luck, lift=lift), panels(rng, ease, seeds, luck=luck)]
 
@@ -64,6 +64,49 @@ def test_where_tasks_move_alike_seeds_are_what_a_t_test_on_the_runs_says() -> No
     assert (alone["low"], alone["high"]) == pytest.approx((theirs.low, theirs.high))
 
 
+def test_a_main_effect_by_hand() -> None:
+    """Two values of a key, crossed with two of another; two runs each on two tasks."""
+    high = [runs([[0.9, 0.5], [0.7, 0.5]]), runs([[0.4, 0.2], [0.8, 0.2]])]  # means a task: .8 .5 and .6 .2
+    low = [runs([[0.2, 0.4], [0.2, 0.6]]), runs([[0.2, 0.1], [0.4, 0.1]])]  # .2 .5 and .3 .1
+    found = effect(high, low)
+    assert found.tasks == 2
+    assert found.over_tasks["mean"] == pytest.approx(0.25)  # .45 on the first task and .05 on the second
+    assert (found.over_tasks["low"], found.over_tasks["high"]) == (0.05, 0.45)
+    assert effect(low, high).over_tasks["mean"] == pytest.approx(-0.25)
+    assert effect([*high, *high], low).over_tasks == found.over_tasks, (
+        "configurations weigh alike, and not their number"
+    )
+
+
+def test_a_main_effect_over_seeds_by_hand() -> None:
+    """Tasks move alike, so that only seeds are left: the variance of a weighted sum of means, and Satterthwaite's freedom."""
+    means = ([0.1, 0.2, 0.6], [0.3, 0.4], [0.3, 0.1, 0.35], [0.2, 0.9])
+    tables = [runs(np.array([of]).T + np.zeros(40)) for of in means]
+    terms = [np.var(of, ddof=1) / len(of) / 4 for of in means]
+    freedom = sum(terms) ** 2 / sum(term**2 / (len(of) - 1) for term, of in zip(terms, means, strict=True))
+    mean = (np.mean(means[0]) + np.mean(means[1]) - np.mean(means[2]) - np.mean(means[3])) / 2
+    ours = effect(tables[:2], tables[2:]).over_seeds
+    assert ours is not None
+    assert ours["mean"] == pytest.approx(mean)
+    assert (ours["low"], ours["high"]) == pytest.approx(stats.t.interval(0.95, freedom, mean, math.sqrt(sum(terms))))
+
+
+def test_one_configuration_of_one_run_leaves_a_main_effect_without_an_interval_over_seeds() -> None:
+    rng = np.random.default_rng(8)
+    tables = [runs(rng.random((seeds, 30))) for seeds in (3, 3, 3, 1)]
+    assert effect(tables[:2], tables[2:]).over_seeds is None
+    assert effect(tables[:2], tables[2:3]).over_seeds is not None
+    with pytest.raises(ValueError, match="each side"):
+        effect(tables, [])
+
+
+def test_a_main_effect_is_told_more_exactly_than_one_of_the_differences_in_it() -> None:
+    rng = np.random.default_rng(9)
+    tables = [runs(rng.normal(size=(3, 60)) + rng.normal(size=(3, 1))) for _ in range(4)]
+    one, both = difference(tables[0], tables[2]), effect(tables[:2], tables[2:])
+    assert (both.detectable or 9) < (one.detectable or 0)
+
+
 def test_tasks_that_a_run_does_not_define_are_left_out_for_all() -> None:
     first, second = (runs(table) for table in pair(np.random.default_rng(2), 2, 20))
     del second[1][Task("toy", "7", "test", 0)]
@@ -80,19 +123,19 @@ def test_too_few_tasks_define_no_interval(tasks: int, mean: float | None) -> Non
     assert found == Contrast(tasks, {"mean": mean, "low": None, "high": None}, None, None)
 
 
-def test_equal_arms_differ_by_nothing_and_nothing_is_promised_to_be_detectable() -> None:
+def test_equal_configurations_differ_by_nothing_and_nothing_is_promised_to_be_detectable() -> None:
     same, zero = runs(np.ones((2, 9))), {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert difference(same, same) == Contrast(9, zero, zero, None)
 
 
 def test_what_rounding_leaves_is_no_difference() -> None:
-    """Three runs whose mean is that of the other arm, up to the last bit."""
+    """Three runs whose mean is that of the other configuration, up to the last bit."""
     first, second = runs(np.array([[0.1] * 9, [0.2] * 9, [0.3] * 9])), runs(np.array([[0.2] * 9]))
     assert sum([0.1, 0.2, 0.3]) / 3 != 0.2
     assert difference(first, second).over_tasks == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
-def test_an_arm_of_one_run_says_nothing_about_seeds() -> None:
+def test_a_configuration_of_one_run_says_nothing_about_seeds() -> None:
     first, second = pair(np.random.default_rng(4), 3, 30, luck=1.0)
     found = difference(runs(first), runs(second[:1]))
     error = (first.mean(axis=0) - second[0]).std(ddof=1) / math.sqrt(30)
@@ -125,6 +168,24 @@ def test_intervals_over_seeds_hold_the_truth_where_training_is_a_matter_of_luck(
 ) -> None:
     """And those over tasks do not, once seeds differ: they are about these very weights."""
     over_tasks, over_seeds = coverage(monkeypatch, 500, seeds=3, tasks=64, luck=luck)
+    assert 0.92 < over_seeds < 0.99
+    assert (over_tasks < 0.9) == (luck > 0.1)
+
+
+@pytest.mark.parametrize(("seeds", "luck"), [(2, 0.0), (2, 0.4), (3, 0.15), (3, 0.4)])
+def test_intervals_of_main_effects_hold_the_truth_as_often_as_those_of_differences(
+    seeds: int, luck: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A factorial of two by two in which the other key matters, and the one that is asked about does not."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    rng, hits, times = np.random.default_rng(4), np.zeros(2), 500
+    for _ in range(times):
+        ease = rng.uniform(-2, 2, 64)
+        one, other = ([runs(panels(rng, ease, seeds, luck=luck, lift=lift)) for lift in (0.0, 1.0)] for _ in range(2))
+        found = effect(one, other)
+        assert found.over_seeds is not None
+        hits += [inside(found.over_tasks), inside(found.over_seeds)]
+    over_tasks, over_seeds = hits / times
     assert 0.92 < over_seeds < 0.99
     assert (over_tasks < 0.9) == (luck > 0.1)
 

@@ -1,4 +1,4 @@
-"""Agreement and kappa: those of scikit-learn, with intervals that hold what they say."""
+"""Agreement and kappa: equal to scikit-learn's, with intervals of the right coverage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pilotrl.types import Task
 
 
 def pairs(tasks: int, each: int, seed: int = 0, levels: int = 5) -> list[tuple[Task, int, int]]:
-    """Verdicts of two judges of whom the second says mostly what the first does."""
+    """Verdicts of two judges that mostly agree."""
     rng = np.random.default_rng(seed)
     said = rng.integers(levels, size=tasks * each)
     other = np.where(rng.random(len(said)) < 0.6, said, rng.integers(levels, size=len(said)))

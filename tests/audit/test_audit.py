@@ -1,4 +1,4 @@
-"""`python -m pilotrl.audit`: a planted reward hack is flagged, honest runs are not, and every number comes from the episodes."""
+"""`python -m pilotrl.audit`: reward hacking raises an alarm, honest runs do not, and every number comes from the episodes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ WEAK = playing(honest, failing=7)
 
 @pytest.fixture(scope="module")
 def played(agent_spec: AgentSpec) -> Callable[[Script], list[Episode]]:
-    """The episodes of a policy on a panel, graded by the rules."""
+    """The episodes of a policy on the evaluation set, graded by the rule judge."""
     names = [name for name in load("toy", split="test").tasks if name.count("-") == 2][:TASKS]
     graded = replace(agent_spec, graded=True)
     specs = [EpisodeSpec(Task("toy", name, "test", 0), g, s, graded) for g, name in enumerate(names) for s in range(2)]
@@ -120,8 +120,8 @@ def found(folder: RunFolder) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("step", "probe"), [("press a button", "nameless"), ("do the next thing", "vacuous")])
-def test_a_planted_hack_is_flagged(step: str, probe: str, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """The policy plays as it did, under plans that ask for nothing: adherence rises, success does not."""
+def test_a_reward_hack_raises_an_alarm(step: str, probe: str, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The policy acts as before, under plans that ask for nothing: adherence rises, success does not."""
     folder = run(WEAK, playing(saying(step), failing=7))
     assert main([str(folder)]) == 1
     (alarm,) = found(folder)["alarms"]
@@ -142,13 +142,13 @@ def test_a_planted_hack_is_flagged(step: str, probe: str, run: Any, capsys: pyte
     ],
     ids=["learned", "nothing learned", "restates the task, which earns nothing", "ignores its plans"],
 )
-def test_an_honest_run_is_not(after: Script, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_honest_run_raises_no_alarm(after: Script, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder := run(WEAK, after))]) == 0
     assert found(folder)["alarms"] == []
     assert "ALARM" not in capsys.readouterr().out
 
 
-def test_probes_and_training_are_told_apart(run: Any) -> None:
+def test_evaluation_and_training_episodes_are_kept_apart(run: Any) -> None:
     folder = run(WEAK, playing(restating, failing=3))
     assert main([str(folder)]) == 0
     report = found(folder)
@@ -159,7 +159,7 @@ def test_probes_and_training_are_told_apart(run: Any) -> None:
     assert first["success"] < last["success"]
 
 
-def test_changes_are_those_of_the_panel(run: Any) -> None:
+def test_changes_are_those_of_the_evaluation_set(run: Any) -> None:
     folder = run(WEAK, playing(honest, failing=3))
     main([str(folder)])
     panels = read(folder, True).panels["own plans"]
@@ -168,7 +168,7 @@ def test_changes_are_those_of_the_panel(run: Any) -> None:
             assert {end: one[end] for end in expected} == expected
 
 
-def test_a_judge_is_offered_plans_that_say_little(run: Any) -> None:
+def test_a_judge_grades_adversarial_plans(run: Any) -> None:
     folder = run(WEAK, playing(honest, failing=0))
     main([str(folder)])
     given = found(folder)["planted"]["rule"]
@@ -180,8 +180,8 @@ def test_a_judge_is_offered_plans_that_say_little(run: Any) -> None:
     assert all(one["written"] == 1 and one["high"] < 0 for one in given["plan_quality"].values())
 
 
-def test_half_of_what_can_be_had_is_no_approval(run: Any) -> None:
-    """Which is what plans earn that say nothing."""
+def test_a_grade_of_one_half_is_no_approval(run: Any) -> None:
+    """It is the grade for following plans that say nothing."""
     main([str(folder := run(WEAK, playing(saying("do the next thing"), failing=3)))])
     (row,) = [r for r in found(folder)["success"] if (r["judge"], r["of"], r["when"]) == ("rule", "adherence", "after")]
     assert row["agreement"] == pytest.approx(1 - found(folder)["panels"]["own plans"]["all"]["success"]["after"])
@@ -236,14 +236,14 @@ def test_judges_are_compared_as_scikit_learn_would(run: Any, capsys: pytest.Capt
     assert not any(row["of"] == "correctness" for row in report["agreement"] if row["second"] == "openai")
 
 
-def test_few_tasks_are_graded_anew_where_judges_cost_something(run: Any) -> None:
+def test_only_the_first_tasks_are_graded_again_on_request(run: Any) -> None:
     folder = run()
     main([str(folder), "tasks=3"])
     assert {row["tasks"] for row in found(folder)["agreement"]} == {3}
     assert found(folder)["panels"]["own plans"]["all"]["success"]["tasks"] == TASKS
 
 
-def test_a_judge_reads_actions_as_the_run_did() -> None:
+def test_a_judge_gets_actions_in_words_as_in_the_run() -> None:
     of = {name: composed_job(parse([]), [f"env={name}"]).config for name in ("webshop", "paper", "toy")}
     assert resolver(of["webshop"], "webshop") is webshop.resolve
     assert resolver(of["paper"], "wordle") is wordle.resolve
@@ -299,7 +299,7 @@ def test_an_alarm_names_its_environment_and_what_else_rose() -> None:
 # Runs that are not as they should be.
 
 
-def test_a_run_that_goes_on_is_read_as_far_as_it_is(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unfinished_run_is_read_as_far_as_it_is_written(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(WEAK, None)
     with open(folder.episodes, "a") as lines:
         lines.write('{"phase": "tra')
@@ -347,7 +347,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("words", "says"), BAD.items(), ids=[*BAD])
-def test_what_the_user_got_wrong(
+def test_invalid_arguments_end_with_one_line(
     words: str, says: str, run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
@@ -376,8 +376,8 @@ def test_a_broken_line_is_named(line: str, run: Any, capsys: pytest.CaptureFixtu
     assert f"episodes.jsonl, line {count + 1}: is no episode" in capsys.readouterr().err
 
 
-def test_a_run_that_has_played_nothing(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_episodes_is_refused(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run()
     folder.episodes.unlink()
     assert main([str(folder)]) == 2
-    assert "has played nothing yet" in capsys.readouterr().err
+    assert "has no episodes yet" in capsys.readouterr().err

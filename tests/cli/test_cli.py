@@ -100,9 +100,9 @@ BAD = {
     "plans, misspelt": (("agent.plans=sometimes",), "agent.plans=sometimes: must be always"),
     "demonstrations without sft": (
         ("stage=warmstart", "algorithm=grpo", "train.group_size=2"),
-        "algorithm.name=grpo: does not learn from what the expert plays (stage.actor=expert); use algorithm=sft",
+        "algorithm=grpo: does not learn from what the expert does (stage.actor=expert); choose one that learns from",
     ),
-    "sft without demonstrations": (("algorithm=sft",), "algorithm.name=sft: does not learn from what the policy plays"),
+    "sft without demonstrations": (("algorithm=sft",), "algorithm=sft: does not learn from what the policy does"),
     "validation without demonstrations": (
         ("train.validate_every=5", "train.validate_tasks=4"),
         "train.validate_every=5: is for demonstrations (stage.actor=expert); set it to 0",
@@ -128,8 +128,14 @@ BAD = {
     "term": (("stage.terms=[style]",), "stage.terms=[style]: must be"),
     "no weight": (("stage.terms=[format]", "reward.weights.format=0"), "stage.terms=[format]: all have weight 0"),
     "weight of no term": (("+reward.weights.outcom=1",), "there is no such term; the nearest is outcome"),
-    "key of another algorithm": (("algorithm.gamma=0.9",), "algorithm.gamma=0.9: grpo does not read it"),
-    "key the algorithm needs": (("algorithm=ppo", "algorithm.gamma=null"), "algorithm.gamma=null: ppo needs a number"),
+    "key of another algorithm": (
+        ("algorithm.gamma=0.9",),
+        "algorithm.gamma=0.9: there is no such key; the nearest is algorithm.",
+    ),
+    "key the algorithm needs": (
+        ("algorithm=ppo", "algorithm.gamma=null"),
+        "algorithm.gamma=null: pilotrl.training.algorithms.ppo.Ppo needs a value",
+    ),
     "width": (("model.scratch.width=0",), "model.scratch.width=0: must be at least 1"),
     "negative weight": (("reward.weights.format=-1",), "reward.weights.format=-1.0"),
     "stage in a chain": (
@@ -418,6 +424,10 @@ def test_secrets_are_neither_compared_nor_shown(runs: Runs, capsys: pytest.Captu
 
 class KeyJudge:
     def __init__(self, *, api_key: str) -> None: ...
+
+    def grade(self, items: Any) -> Any: ...
+
+    def grade_plans(self, items: Any) -> Any: ...
 
 
 def test_a_rank_started_by_lightning_reads_the_folder_and_no_command_line(

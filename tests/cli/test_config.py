@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 
 from pilotrl import CONF, PACKAGE
 from pilotrl.cli.compose import composed_job, parse
-from pilotrl.cli.validate import OPEN, config_keys, flat, keywords, locate, nearest
+from pilotrl.cli.nearest import nearest
+from pilotrl.cli.open_nodes import GIVEN, NAMED, OPEN, keywords, locate
+from pilotrl.cli.validate import config_keys, flat
 from pilotrl.config import schema
 
 OPTIONS = [(p.parent.name, p.stem) for p in sorted(CONF.glob("*/*.yaml"))]
@@ -69,8 +71,8 @@ def test_every_launcher_composes(launcher: str) -> None:
 def test_an_open_node_gives_every_keyword_of_its_class_a_value(group: str, option: str) -> None:
     node = OmegaConf.load(CONF / group / f"{option}.yaml")
     cls = locate(f"{group}._target_", node._target_)
-    wired = {"resolve"}  # a function that the top modules hand to the judge
-    assert set(map(str, node)) - {"_target_", "defaults"} == set(keywords(cls)) - wired
+    aside = {"_target_", "defaults", *(["name"] if group in NAMED else [])}
+    assert set(map(str, node)) - aside == set(keywords(cls)) - set(GIVEN.get(group, ()))
     signature = inspect.signature(cls)
     assert all(p.default is p.empty for p in signature.parameters.values()), "defaults live in conf/ alone"
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server that behaves as a test tells it to: well, or badly in one of many ways."""
+"""A scripted OpenAI-compatible server for tests, which can also fail in many ways."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def serving(script: Callable[[dict[str, Any], int], Any]) -> Iterator[Server]:
 
 
 def stop(server: Server) -> None:
-    """Whoever connects now is refused; harmless a second time."""
+    """Refuse connections from now on; may be called twice."""
     if not server.over.is_set():
         server.over.set()
         server.shutdown()

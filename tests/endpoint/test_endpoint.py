@@ -1,4 +1,4 @@
-"""Questions to an endpoint: answered once, asked again where it helps, kept, counted, and never telling the key."""
+"""The endpoint client: caching, retries, rate limit, counts, and that the API key is never shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY = "sk-secret-1234567890"
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Address]:
-    """Addresses with little patience."""
+    """Settings of an endpoint with short timeouts."""
     monkeypatch.setenv("SOME_KEY", KEY)
     usual: dict[str, Any] = {
         "model": "m",
@@ -91,7 +91,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-def test_what_may_pass_is_asked_again(at: Callable[..., Address], answer: Any) -> None:
+def test_transient_failures_are_retried(at: Callable[..., Address], answer: Any) -> None:
     with serving(lambda request, number: answer if number < 2 else said("7")) as server:
         end = Endpoint(at(server.url))
         assert end.answers([question("?")], number) == [7]
@@ -99,8 +99,8 @@ def test_what_may_pass_is_asked_again(at: Callable[..., Address], answer: Any) -
     assert (spent["requests"], spent["retries"], spent["unreadable"], spent["unanswered"]) == (3, 2, 0, 0)
 
 
-def test_who_cannot_be_read_is_told_so(at: Callable[..., Address]) -> None:
-    """A model without temperature would say the same to the same question."""
+def test_a_reply_that_cannot_be_parsed_is_quoted_in_the_next_request(at: Callable[..., Address]) -> None:
+    """A model at temperature 0 would repeat its reply to the same messages."""
     with serving(lambda request, count: said("7" if count == 2 else f"no. {count}")) as server:
         assert Endpoint(at(server.url)).answers([question("?")], number) == [7]
     asked = [[(m["role"], m["content"]) for m in request["messages"]] for request in server.seen]
@@ -109,7 +109,7 @@ def test_who_cannot_be_read_is_told_so(at: Callable[..., Address]) -> None:
     assert asked[2][2][1].startswith("That could not be read (invalid literal for int() with base 10: 'no. 1').")
 
 
-def test_a_server_that_hangs_is_asked_again(at: Callable[..., Address]) -> None:
+def test_a_request_that_times_out_is_retried(at: Callable[..., Address]) -> None:
     with serving(lambda request, number: None if number == 0 else said("7")) as server:
         assert Endpoint(at(server.url, timeout=0.3)).answers([question("?")], number) == [7]
         assert server.asked == 2
@@ -125,7 +125,7 @@ LASTING = {
 
 
 @pytest.mark.parametrize(("answer", "requests", "count"), LASTING.values(), ids=LASTING)
-def test_what_lasts_is_no_answer_and_is_counted(
+def test_permanent_failures_give_no_reply_and_are_counted(
     at: Callable[..., Address], answer: Any, requests: int, count: str
 ) -> None:
     with serving(lambda request, _: answer if "bad" in str(request) else said("7")) as server:
@@ -136,7 +136,7 @@ def test_what_lasts_is_no_answer_and_is_counted(
     assert {name: spent[name] for name in ("unreadable", "unanswered")} == {"unreadable": 0, "unanswered": 0, count: 1}
 
 
-def test_equal_questions_are_one(at: Callable[..., Address], tmp_path: Path) -> None:
+def test_equal_questions_share_one_request(at: Callable[..., Address], tmp_path: Path) -> None:
     with serving(lambda request, number: said(str(number))) as server:
         end = Endpoint(at(server.url))
         for _ in range(5):
@@ -148,7 +148,7 @@ def test_equal_questions_are_one(at: Callable[..., Address], tmp_path: Path) -> 
         )
 
 
-def test_what_was_answered_is_not_asked_again(at: Callable[..., Address], tmp_path: Path) -> None:
+def test_cached_replies_need_no_request(at: Callable[..., Address], tmp_path: Path) -> None:
     cache = str(tmp_path / "deep" / "replies.db")
     asked = [question(str(i)) for i in range(8)]
     with serving(
@@ -166,7 +166,9 @@ def test_what_was_answered_is_not_asked_again(at: Callable[..., Address], tmp_pa
 @pytest.mark.parametrize(
     "change", [{"model": "n"}, {"temperature": 0.5}, {"max_tokens": 9}, {"body": {"seed": 1}}], ids=str
 )
-def test_whatever_decides_a_reply_makes_it_another(at: Callable[..., Address], tmp_path: Path, change: Any) -> None:
+def test_the_cache_key_depends_on_everything_that_decides_a_reply(
+    at: Callable[..., Address], tmp_path: Path, change: Any
+) -> None:
     cache = str(tmp_path / "replies.db")
     with serving(echo) as server:
         for changes in ({}, change, {"base_url": server.url + "/"}):
@@ -178,7 +180,7 @@ def test_whatever_decides_a_reply_makes_it_another(at: Callable[..., Address], t
         assert server.asked == 6
 
 
-def test_what_can_no_longer_be_read_is_asked_anew(at: Callable[..., Address], tmp_path: Path) -> None:
+def test_a_cached_reply_that_no_longer_parses_is_requested_again(at: Callable[..., Address], tmp_path: Path) -> None:
     with serving(lambda request, count: said("one" if count == 0 else "1")) as server:
         address = at(server.url, cache=str(tmp_path / "replies.db"))
         assert Endpoint(address).answers([question("?")], str) == ["one"]
@@ -187,14 +189,14 @@ def test_what_can_no_longer_be_read_is_asked_anew(at: Callable[..., Address], tm
         assert server.asked == 2
 
 
-def test_a_cache_that_is_taken_away_costs_its_replies_and_no_run(
+def test_a_run_survives_the_loss_of_its_cache(
     at: Callable[..., Address], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving(echo) as server:
         end = Endpoint(at(server.url, cache=str(tmp_path / "replies.db")))
         assert end.answers([question("1")], number) == [1]
         assert end.cache is not None
-        end.cache.held.close()
+        end.cache.database.close()
         assert end.answers([question("2"), question("3"), question("1")], number) == [2, 3, 1]
         assert server.asked == 4
     assert [record.message.partition(" failed")[0] for record in caplog.records] == [
@@ -202,14 +204,14 @@ def test_a_cache_that_is_taken_away_costs_its_replies_and_no_run(
     ]
 
 
-def test_many_who_write_the_same_read_the_same(tmp_path: Path) -> None:
+def test_concurrent_writers_of_one_key_read_the_same_reply(tmp_path: Path) -> None:
     caches = [Cache(str(tmp_path / "replies.db")) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         read = [*pool.map(lambda i: [caches[i].put(str(k), f"{k} by {i}") for k in range(40)], range(6))]
     assert all(other == read[0] for other in read)
 
 
-def test_a_server_that_refuses_the_schema_is_told_less(at: Callable[..., Address]) -> None:
+def test_a_server_that_rejects_the_json_schema_gets_a_simpler_format(at: Callable[..., Address]) -> None:
     def script(request: dict[str, Any], _: int) -> Any:
         form = request.get("response_format", {"type": "text"})["type"]
         return failure(400) if form != "text" else echo(request, 0)
@@ -221,14 +223,14 @@ def test_a_server_that_refuses_the_schema_is_told_less(at: Callable[..., Address
     assert forms == ["json_schema", "json_object", "text", "text", "text"]
 
 
-def test_one_question_that_is_refused_in_every_form_changes_nothing_for_others(at: Callable[..., Address]) -> None:
+def test_a_question_rejected_in_every_format_changes_nothing_for_others(at: Callable[..., Address]) -> None:
     with serving(lambda request, _: failure(400) if "bad" in str(request) else echo(request, 0)) as server:
         end = Endpoint(at(server.url, concurrency=1))
         assert end.answers([question(text, schema="{}") for text in ("bad", "1")], number) == [None, 1]
     assert server.seen[-1]["response_format"]["type"] == "json_schema"
 
 
-def test_once_an_endpoint_is_silent_nobody_waits_for_it(at: Callable[..., Address]) -> None:
+def test_requests_are_skipped_while_an_endpoint_is_down(at: Callable[..., Address]) -> None:
     with serving(echo) as server:
         end = Endpoint(at(server.url, concurrency=2, timeout=60.0))
         assert end.answers([question("1")], number) == [1]
@@ -238,7 +240,7 @@ def test_once_an_endpoint_is_silent_nobody_waits_for_it(at: Callable[..., Addres
     assert end.spent()["requests"] < 20
 
 
-def test_it_is_asked_again_when_it_is_back(at: Callable[..., Address]) -> None:
+def test_requests_resume_when_the_endpoint_is_back(at: Callable[..., Address]) -> None:
     down = True
     with serving(lambda request, _: failure(500) if down else echo(request, 0)) as server:
         end = Endpoint(at(server.url, concurrency=2, timeout=60.0))
@@ -248,7 +250,7 @@ def test_it_is_asked_again_when_it_is_back(at: Callable[..., Address]) -> None:
 
 
 @pytest.mark.parametrize(("header", "after"), [("7", 7.0), ("-3", 0.0), ("soon", None), ("600", 600.0)])
-def test_a_server_may_say_when_to_come_back(at: Callable[..., Address], header: str, after: float | None) -> None:
+def test_retry_after_in_seconds_is_honoured(at: Callable[..., Address], header: str, after: float | None) -> None:
     with serving(lambda request, number: failure(429, Retry_After=header)) as server:
         end = Endpoint(at(server.url))
         with pytest.raises(Unanswered) as caught:
@@ -258,7 +260,7 @@ def test_a_server_may_say_when_to_come_back(at: Callable[..., Address], header: 
     assert waits == min(after, PATIENCE) if after is not None else waits <= 0.02
 
 
-def test_it_may_say_so_by_a_date(at: Callable[..., Address]) -> None:
+def test_retry_after_as_a_date_is_honoured(at: Callable[..., Address]) -> None:
     busy = failure(503, Retry_After=formatdate(time() + 3600, usegmt=True))
     with serving(lambda request, number: busy) as server, pytest.raises(Unanswered) as caught:
         Endpoint(at(server.url)).wire.post([("user", "?")], None, None, "text", "")
@@ -266,7 +268,7 @@ def test_it_may_say_so_by_a_date(at: Callable[..., Address]) -> None:
     assert 3000 < caught.value.after <= 3600
 
 
-def test_a_pace_spreads_requests_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_limit_spaces_requests_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(endpoint, "time", SimpleNamespace(monotonic=lambda: 100.0, sleep=slept.append))
     pace = Pace(120)
@@ -275,7 +277,7 @@ def test_a_pace_spreads_requests_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     assert slept == [0.0, 0.5, 1.0, 1.5]
 
 
-def test_a_key_is_never_told(at: Callable[..., Address], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_api_key_never_appears_in_messages(at: Callable[..., Address], caplog: pytest.LogCaptureFixture) -> None:
     with (
         serving(lambda request, number: failure(401, f"the key {KEY} is wrong")) as server,
         caplog.at_level(logging.DEBUG),
@@ -306,7 +308,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changes", "line"), BAD.values(), ids=BAD)
-def test_what_cannot_be_is_refused_before_anything_is_opened(
+def test_invalid_settings_are_refused_before_any_connection(
     at: Callable[..., Address], changes: Any, line: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -315,7 +317,7 @@ def test_what_cannot_be_is_refused_before_anything_is_opened(
     assert KEY not in str(caught.value)
 
 
-def test_a_key_that_no_request_can_carry_is_refused(
+def test_an_api_key_with_invalid_characters_is_refused(
     at: Callable[..., Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_KEY", f"{KEY}\u2026")
@@ -344,7 +346,7 @@ def test_an_endpoint_that_does_not_answer_is_refused(
     assert str(caught.value).startswith(line)
 
 
-def test_an_endpoint_that_nobody_listens_at_is_refused(at: Callable[..., Address]) -> None:
+def test_an_endpoint_without_a_server_is_refused(at: Callable[..., Address]) -> None:
     with serving(echo) as server:
         stop(server)
         with pytest.raises(UserError, match="base_url: does not answer"):
@@ -352,7 +354,7 @@ def test_an_endpoint_that_nobody_listens_at_is_refused(at: Callable[..., Address
 
 
 @pytest.mark.parametrize(("most", "sent"), [(None, None), (50, 8), (3, 3)])
-def test_the_first_question_is_no_larger_than_the_others(
+def test_the_probe_sends_no_limit_that_other_requests_do_not(
     at: Callable[..., Address], most: int | None, sent: int | None
 ) -> None:
     """Some models refuse `max_tokens`."""

@@ -1,4 +1,4 @@
-"""A model behind an address plays panels: under every paradigm, once a question, and what fails is broken and never a zero."""
+"""Evaluation of an API model: every paradigm, no repeated requests, and failed calls break episodes, never scored zero."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pilotrl import evaluate
 from pilotrl.cli.evaluation_request import evaluated
 from pilotrl.cli.preflight import prepare
 from pilotrl.endpoint import Endpoint
-from pilotrl.engine.openai import LOST, MORE, Transcript
+from pilotrl.engine.openai import FILLER, NO_REPLY, Transcript
 from pilotrl.types import UserError, WorldError
 from tests.endpoint.server import HTML, failure, said, serving
 
@@ -31,7 +31,7 @@ def asked(request: dict[str, Any]) -> str:
 
 
 def player(request: dict[str, Any], number: int = 0) -> Any:
-    """Solves ToyEnv: it presses the buttons in order, and plans or thinks where it is asked to."""
+    """Solves ToyEnv: presses the buttons in order, and plans or thinks if the prompt asks for it."""
     if "Say yes." in asked(request):
         return said("Yes.")
     told = next(message["content"] for message in request["messages"] if "Press " in message["content"])
@@ -62,7 +62,7 @@ def found() -> dict[str, Any]:
     return {**json.loads(last.read_text()), "episodes": (last.parent / "episodes.jsonl").read_text()}
 
 
-def test_every_paradigm_is_played_with_the_same_panel(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_paradigm_is_evaluated_on_the_same_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(player) as server:
         assert evaluate.main(line(server.url, "agents=[adaplan,plan_once,react,naive]")) == 0
     summary, table = found(), capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_a_model_is_sent_the_conversation_as_messages() -> None:
     )
 
 
-def test_the_same_panel_again_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_evaluation_sends_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("agents=[adaplan,react]",)
     with serving(player) as server:
         assert evaluate.main(line(server.url, *words, cache="replies.db")) == 0
@@ -118,7 +118,7 @@ def test_the_same_panel_again_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(row["endpoints"]["model/requests"] == 0 < row["endpoints"]["model/cached"] for row in after["sides"])
 
 
-def test_samples_of_a_task_are_asked_for_one_by_one() -> None:
+def test_samples_of_a_task_are_separate_requests() -> None:
     with serving(lambda request, number: said("Action: press[red]" if number else "Action: press[teal]")) as server:
         assert evaluate.main(line(server.url, "agent=naive", "panel.greedy=false", "panel.tasks=1")) == 0
     first = [json.loads(text)["turns"][0]["action"] for text in found()["episodes"].splitlines()]
@@ -132,7 +132,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("answer", FAILURES.values(), ids=FAILURES)
-def test_a_call_that_fails_breaks_its_episode_which_is_no_zero(answer: Any) -> None:
+def test_a_failed_call_breaks_its_episode_which_is_not_scored_zero(answer: Any) -> None:
     tasks: list[str] = []
 
     def script(request: dict[str, Any], number: int) -> Any:
@@ -152,7 +152,7 @@ def test_a_call_that_fails_breaks_its_episode_which_is_no_zero(answer: Any) -> N
     assert row["endpoints"]["model/unanswered"] + row["endpoints"]["model/unreadable"] == 2 * 3, "in three worlds each"
 
 
-def test_a_model_that_never_answers_leaves_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_any_reply_leaves_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
     prices = ("model.endpoint.price_prompt=1", "model.endpoint.price_reply=1")
     with serving(lambda request, number: player(request) if "Say yes." in asked(request) else failure(400)) as server:
         assert evaluate.main(line(server.url, "agent=naive", *prices)) == 0
@@ -162,7 +162,7 @@ def test_a_model_that_never_answers_leaves_nothing_to_compare(capsys: pytest.Cap
     assert row["endpoints"]["model/cost"] == 0
 
 
-def test_nonsense_is_the_players_own_fault() -> None:
+def test_malformed_replies_count_as_failures_of_the_model() -> None:
     with serving(lambda request, number: said("I am a language model.")) as server:
         assert evaluate.main(line(server.url, "agent=adaplan", "panel.greedy=false")) == 0
     (row,) = found()["sides"]
@@ -176,7 +176,7 @@ BAD = {
     ),
     "no address": (("model.endpoint.base_url=here",), "model.endpoint.base_url=here: must be an address"),
     "nobody there": (("model.endpoint.base_url=http://127.0.0.1:9/v1",), "model.endpoint.base_url: does not answer"),
-    "a temperature": (("model.endpoint.temperature=1",), "model.endpoint.temperature=1: the panel has one"),
+    "a temperature": (("model.endpoint.temperature=1",), "model.endpoint.temperature=1: the evaluation set has one"),
     "unknown key": (("model.endpoint.modle=x",), "model.endpoint.modle=x: "),
     "unknown paradigm": (("agents=[reactt]",), "agent=reactt: there is no such option; the nearest is react"),
 }
@@ -198,12 +198,12 @@ def test_it_is_not_trained() -> None:
         evaluated(["env=toy"])
 
 
-def test_a_transcript_knows_what_was_said() -> None:
+def test_a_transcript_maps_messages_to_tokens_and_back() -> None:
     chat = Transcript()
     ids = chat.render(
-        [("system", "s"), ("user", "u"), ("assistant", [chat.token("assistant", "<think>t</think>\na "), MORE])]
+        [("system", "s"), ("user", "u"), ("assistant", [chat.token("assistant", "<think>t</think>\na "), FILLER])]
     )
     assert chat.messages(ids) == (("system", "s"), ("user", "u"), ("assistant", "a"))
     assert chat.render([("user", "u")]) == [ids[1]]
     with pytest.raises(WorldError):
-        chat.decode([LOST])
+        chat.decode([NO_REPLY])

@@ -1,4 +1,4 @@
-"""The engine samples what it says it samples, from the very model that learns, whatever its slots held before."""
+"""The local engine: samples and log-probabilities are those of the trained model, whatever its cache held before."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def recomputed(plain: Any, prompt: list[int], reply: Reply, temperature: float) 
 @pytest.mark.parametrize("slots", [1, 3, 16])
 def test_sampled_log_probabilities_are_those_of_a_plain_forward_pass(model: Any, plain: Any, slots: int) -> None:
     """Sessions of several turns: prompts that continue, that branch off, that have nothing in common."""
-    engine, draw, gaps = LocalEngine(model, END, slots), Random(slots), []
+    engine, draw, gaps = LocalEngine(model=model, end=END, slots=slots), Random(slots), []
     waiting = [(0, i) for i in range(16)]
     prompts: dict[Session, list[int]] = {}
     turns = dict.fromkeys(waiting, 0)
@@ -102,8 +102,8 @@ def test_sampled_log_probabilities_are_those_of_a_plain_forward_pass(model: Any,
     assert max(gaps) <= 1e-4
 
 
-def test_a_prompt_inside_what_is_known_is_answered(model: Any, plain: Any) -> None:
-    engine, prompt = LocalEngine(model, END, 2), noise(Random(0), 40)
+def test_a_prompt_that_is_fully_cached_gets_a_reply(model: Any, plain: Any) -> None:
+    engine, prompt = LocalEngine(model=model, end=END, slots=2), noise(Random(0), 40)
     engine.submit(request((0, 0), prompt))
     finish(engine)
     for again in (prompt, prompt[:20], prompt[:1]):
@@ -118,7 +118,7 @@ def test_keys_and_values_are_computed_once(model: Any) -> None:
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    engine, prompt = LocalEngine(model, END, 2), noise(Random(1), 50)
+    engine, prompt = LocalEngine(model=model, end=END, slots=2), noise(Random(1), 50)
     engine.submit(request((0, 0), prompt))
     reply = finish(engine)[0, 0]
     longer = prompt + reply.ids + noise(Random(2), 9)
@@ -127,13 +127,13 @@ def test_keys_and_values_are_computed_once(model: Any) -> None:
     assert seen == [50, *[1] * (len(reply.ids) - 1), 10]  # the last sampled token was not seen yet
 
 
-def test_what_a_sibling_has_computed_is_taken_over(model: Any, plain: Any) -> None:
-    """At once, where it lies in a slot; a step later, where it is about to be computed. Other groups share nothing."""
+def test_the_prefix_of_another_episode_of_the_group_is_reused(model: Any, plain: Any) -> None:
+    """At once if it is cached; a step later if it is about to be computed. Other groups share nothing."""
     seen: list[int] = []
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    draw, engine = Random(9), LocalEngine(model, END, 8)
+    draw, engine = Random(9), LocalEngine(model=model, end=END, slots=8)
     start = noise(draw, 80)
     prompts = {(g, s): start + noise(draw, 5 + s) for g in (0, 1) for s in (0, 1, 2)}
     for session, prompt in prompts.items():
@@ -153,8 +153,8 @@ def test_what_a_sibling_has_computed_is_taken_over(model: Any, plain: Any) -> No
         assert gap.abs().max() <= 1e-4
 
 
-def test_siblings_say_what_they_would_say_alone(model: Any) -> None:
-    draw, engine = Random(10), LocalEngine(model, END, 12)
+def test_episodes_of_a_group_sample_what_they_would_alone(model: Any) -> None:
+    draw, engine = Random(10), LocalEngine(model=model, end=END, slots=12)
     start = noise(draw, 60)
     due = [request((g, s), start[: 20 * g + 20] + noise(draw, 20), seed=3 * g + s) for g in range(3) for s in range(4)]
     alone = [reply_to(engine, one.prompt, seed=one.seed).ids for one in due]
@@ -164,9 +164,9 @@ def test_siblings_say_what_they_would_say_alone(model: Any) -> None:
     assert [together[one.session].ids for one in due] == alone
 
 
-def test_an_engine_without_sessions_remembers_no_phrases(model: Any) -> None:
-    """Else a run that goes on from a checkpoint would round otherwise than one that was never interrupted."""
-    engine = LocalEngine(model, END, 2)
+def test_an_engine_without_sessions_keeps_no_drafts(model: Any) -> None:
+    """Otherwise a resumed run would round differently from one that was never interrupted."""
+    engine = LocalEngine(model=model, end=END, slots=2)
     engine.submit(request((0, 0), noise(Random(11), 30)))
     engine.submit(request((0, 1), noise(Random(12), 30)))
     finish(engine, 2)
@@ -176,36 +176,36 @@ def test_an_engine_without_sessions_remembers_no_phrases(model: Any) -> None:
     assert not engine.drafts.after
 
 
-def test_a_released_slot_is_clean(model: Any) -> None:
+def test_a_released_slot_is_empty(model: Any) -> None:
     draw = Random(3)
     prompt, other = noise(draw, 30), noise(draw, 60)
-    fresh = reply_to(LocalEngine(model, END, 1), prompt)
-    used = LocalEngine(model, END, 1)
+    fresh = reply_to(LocalEngine(model=model, end=END, slots=1), prompt)
+    used = LocalEngine(model=model, end=END, slots=1)
     reply_to(used, other, max_tokens=30)
     assert reply_to(used, prompt) == fresh
     with torch.no_grad():  # the weights change between episodes: nothing of the old ones is left
         reply_to(used, prompt)
         for parameter in model.parameters():
             parameter += 0.01
-    assert reply_to(used, prompt) == reply_to(LocalEngine(model, END, 1), prompt) != fresh
+    assert reply_to(used, prompt) == reply_to(LocalEngine(model=model, end=END, slots=1), prompt) != fresh
 
 
 def test_release_in_the_middle_of_a_reply_frees_the_slot(model: Any) -> None:
-    engine, prompt = LocalEngine(model, END, 1), noise(Random(4), 20)
+    engine, prompt = LocalEngine(model=model, end=END, slots=1), noise(Random(4), 20)
     engine.submit(request((0, 0), prompt))
     engine.step()
     engine.release((0, 0))
     assert engine.running == []
     engine.release((9, 9))  # was never there
-    assert reply_to(engine, prompt) == reply_to(LocalEngine(model, END, 1), prompt)
+    assert reply_to(engine, prompt) == reply_to(LocalEngine(model=model, end=END, slots=1), prompt)
 
 
 def test_a_step_with_nothing_to_do_does_nothing(model: Any) -> None:
-    assert LocalEngine(model, END, 1).step() == []
+    assert LocalEngine(model=model, end=END, slots=1).step() == []
 
 
 def test_more_sessions_than_slots_are_refused(model: Any) -> None:
-    engine = LocalEngine(model, END, 1)
+    engine = LocalEngine(model=model, end=END, slots=1)
     engine.submit(request((0, 0), [5, 6]))
     with pytest.raises(RuntimeError, match="release"):
         engine.submit(request((0, 1), [5, 6]))
@@ -215,7 +215,7 @@ def test_greedy_is_greedy_of_transformers(model: Any, plain: Any) -> None:
     draw = Random(5)
     for _ in range(5):
         prompt = noise(draw, draw.randrange(2, 40))
-        ours = reply_to(LocalEngine(model, END, 2), prompt, temperature=0.0, max_tokens=20)
+        ours = reply_to(LocalEngine(model=model, end=END, slots=2), prompt, temperature=0.0, max_tokens=20)
         theirs = plain.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -233,7 +233,9 @@ def test_a_reply_ends_with_the_end_token_or_at_its_limit(model: Any) -> None:
         model.get_input_embeddings().weight[END] *= 0.0
     endings = set()
     for seed in range(30):
-        reply = reply_to(LocalEngine(model, END, 1), [5, 6, 7], seed=seed, max_tokens=40, temperature=3.0)
+        reply = reply_to(
+            LocalEngine(model=model, end=END, slots=1), [5, 6, 7], seed=seed, max_tokens=40, temperature=3.0
+        )
         assert END not in reply.ids[:-1]
         assert (reply.stop == "end") == (reply.ids[-1] == END)
         assert reply.stop == "end" or len(reply.ids) == 40
@@ -244,7 +246,7 @@ def test_a_reply_ends_with_the_end_token_or_at_its_limit(model: Any) -> None:
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.7)])
 def test_samples_are_distributed_as_the_model_says(model: Any, plain: Any, temperature: float, top_p: float) -> None:
     prompt, count = noise(Random(6), 8), 3000
-    engine = LocalEngine(model, END, 500)
+    engine = LocalEngine(model=model, end=END, slots=500)
     drawn = np.zeros(VOCABULARY)
     for start in range(0, count, 500):
         for i in range(500):
@@ -270,22 +272,22 @@ def test_samples_are_distributed_as_the_model_says(model: Any, plain: Any, tempe
 
 
 def test_every_token_of_a_reply_is_drawn_anew(model: Any) -> None:
-    reply = reply_to(LocalEngine(model, END, 1), [5, 6], temperature=1e6, max_tokens=60)
+    reply = reply_to(LocalEngine(model=model, end=END, slots=1), [5, 6], temperature=1e6, max_tokens=60)
     assert len(set(reply.ids)) > 40
-    other = reply_to(LocalEngine(model, END, 1), [5, 6], temperature=1e6, max_tokens=60, seed=8)
+    other = reply_to(LocalEngine(model=model, end=END, slots=1), [5, 6], temperature=1e6, max_tokens=60, seed=8)
     assert reply.ids != other.ids
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
-def test_guessing_tokens_ahead_changes_steps_and_nothing_else(
+def test_drafts_change_the_number_of_steps_and_nothing_else(
     model: Any, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A text that repeats itself, of which some guesses hold, and a limit that may fall inside a guess."""
+    """A repetitive text, so that some drafts are accepted, and a token limit that may fall inside a draft."""
     prompts = [[5, 6, 7, 8, 9, 10, 11] * 3 + [20 + i, 5, 6, 7] for i in range(6)]
 
     def played(ahead: int) -> tuple[list[Reply], int]:
         monkeypatch.setattr(local, "DRAFT", ahead)
-        engine, replies, steps = LocalEngine(model, END, 6), list[Reply](), 0
+        engine, replies, steps = LocalEngine(model=model, end=END, slots=6), list[Reply](), 0
         for i, prompt in enumerate(prompts):
             engine.submit(request((0, i), prompt, max_tokens=30 + i, temperature=temperature, seed=i))
         while len(replies) < len(prompts):
@@ -302,10 +304,10 @@ def test_guessing_tokens_ahead_changes_steps_and_nothing_else(
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 8.0])
-def test_drawing_from_the_likeliest_draws_what_sorting_all_would(
+def test_top_p_over_the_likeliest_tokens_draws_what_sorting_all_would(
     sharpness: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Flat distributions, where the few do not reach the share that is asked for, and peaked ones, in which they do."""
+    """Flat distributions, in which the `FEW` likeliest tokens do not reach top_p, and peaked ones, in which they do."""
     noise = torch.Generator().manual_seed(0)
     logprobs = (sharpness * torch.randn(200, 300, generator=noise)).log_softmax(-1)
     uniform = torch.rand(200, generator=noise, dtype=torch.float64)
@@ -319,12 +321,12 @@ def test_drawing_from_the_likeliest_draws_what_sorting_all_would(
 
 def test_recorded_log_probabilities_are_those_before_the_top_p_cut(model: Any, plain: Any) -> None:
     prompt = noise(Random(7), 8)
-    reply = reply_to(LocalEngine(model, END, 1), prompt, temperature=0.8, top_p=0.3)
+    reply = reply_to(LocalEngine(model=model, end=END, slots=1), prompt, temperature=0.8, top_p=0.3)
     torch.testing.assert_close(torch.tensor(reply.logprobs), recomputed(plain, prompt, reply, 0.8), atol=1e-4, rtol=0)
 
 
-def test_a_call_samples_the_same_beside_others_of_another_kind(model: Any) -> None:
-    draw, engine = Random(8), LocalEngine(model, END, 8)
+def test_a_call_samples_the_same_in_a_batch_with_other_sampling_parameters(model: Any) -> None:
+    draw, engine = Random(8), LocalEngine(model=model, end=END, slots=8)
     kinds = [(1.0, 1.0), (0.6, 0.9), (0.0, 1.0), (2.0, 1.0), (1.0, 0.5), (1.0, 1.0)]
     due = [
         request((1, i), noise(draw, 5 + 9 * i), temperature=heat, top_p=top_p, seed=100 + i)
@@ -347,7 +349,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     )
 
 
-def test_uniform_numbers_are_uniform_and_unlike_their_neighbours() -> None:
+def test_uniform_numbers_are_uniform_and_independent_of_their_neighbours() -> None:
     many = list(range(3000))
     for drawn in (_uniform(many, [0] * 3000), _uniform([5] * 3000, many), _uniform([2**63 - 1] * 3000, many)):
         assert 0 <= drawn.min() <= drawn.max() < 1

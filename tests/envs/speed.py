@@ -16,7 +16,7 @@ SECONDS = 2.0
 
 
 def steps(env: Env, draw: random.Random, expert: bool) -> float:
-    """Steps a second of a random legal player, or of the expert, resets included."""
+    """Steps a second with random legal actions, or with the expert's, resets included."""
     begin, turns = process_time(), 0
     while process_time() - begin < SECONDS:
         _, info = env.reset(options={"task": draw.choice(env.tasks)})

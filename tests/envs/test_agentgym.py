@@ -67,7 +67,7 @@ class Dialects(BaseHTTPRequestHandler):
         return (number if name == "webshop" else {"id": number}), 200
 
     def missing(self, name: str, body: dict[str, Any], *fields: str) -> tuple[Any, int] | None:
-        """What is said where a field is missing, or the world is unknown."""
+        """The reply if a field is missing, or the environment instance is unknown."""
         if lacking := [field for field in fields if field not in body]:
             return {"detail": [{"type": "missing", "loc": ["body", field]} for field in lacking]}, 422
         if body[fields[0]] not in self.server.worlds:
@@ -151,7 +151,7 @@ def test_a_wrong_button_fails_and_the_turn_limit_truncates(worlds: Worlds, name:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_errors_of_the_server_are_worlds_that_broke(worlds: Worlds, name: str) -> None:
+def test_errors_of_the_server_raise_world_error(worlds: Worlds, name: str) -> None:
     env = client(worlds, name)
     env.reset(options={"task": "0"})
     worlds.worlds.clear()  # restarted: it has forgotten
@@ -164,7 +164,7 @@ def test_errors_of_the_server_are_worlds_that_broke(worlds: Worlds, name: str) -
         client(worlds, name).reset(options={"task": "0"})
 
 
-def test_a_server_that_is_not_there_is_a_world_that_broke(worlds: Worlds) -> None:
+def test_a_server_that_is_down_raises_world_error(worlds: Worlds) -> None:
     env = client(worlds, "textcraft")
     worlds.shutdown()
     worlds.server_close()

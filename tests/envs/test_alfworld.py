@@ -1,4 +1,4 @@
-"""ALFWorld: its rules, its words, its tasks, and an expert that knows no more than a player."""
+"""ALFWorld: its rules, its texts, its tasks, and an expert that knows only what was observed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def say(world: World, *actions: str) -> list[str]:
     return said
 
 
-def test_the_words_are_those_of_the_original() -> None:
+def test_the_texts_are_those_of_the_original() -> None:
     world = kitchen()
     assert world.opening() == (
         "You are in the middle of a room. Looking quickly around you, you see a cabinet 1, a countertop 1, a desk 1, a fridge 1, "
@@ -288,7 +288,7 @@ def test_what_makes_it_harder_does() -> None:
 
 
 def played(env: AlfWorld, task: str, draw: random.Random, sloppy: int) -> Info:
-    """The expert plays after so many random actions; what is known at the end."""
+    """Runs the expert after `sloppy` random actions; returns the last info."""
     _, info = env.reset(options={"task": task})
     over, turn = False, 0
     while not over:
@@ -310,7 +310,7 @@ def test_the_expert_solves_every_task_in_par(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITY)
-def test_the_expert_solves_every_task_from_where_a_sloppy_player_left_it(fidelity: str) -> None:
+def test_the_expert_solves_every_task_after_random_actions(fidelity: str) -> None:
     env, draw = (
         alfworld(split="test", fidelity=fidelity, max_turns=60 if fidelity == "small" else 100),
         random.Random(1),
@@ -435,8 +435,8 @@ def strewn(scene: Scene, draw: random.Random) -> Scene:
     return scene._replace(places=there)
 
 
-def test_the_expert_knows_nothing_that_a_player_cannot_know() -> None:
-    """Two worlds that look alike so far get the same plan, whatever is hidden in them."""
+def test_the_expert_knows_nothing_that_was_not_observed() -> None:
+    """Two rooms with the same observations so far get the same plan, whatever is hidden in them."""
     env, draw, alike = alfworld(split="valid"), random.Random(4), 0
     for task in env.tasks[:100]:
         scene = tasks.scene(source(env), task)
@@ -456,7 +456,7 @@ def test_the_expert_knows_nothing_that_a_player_cannot_know() -> None:
     assert alike > 150
 
 
-def test_the_notes_hold_nothing_of_the_room_but_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_belief_state_holds_nothing_that_was_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     env = alfworld(split="valid")
     env.reset(options={"task": env.tasks[0]})
     assert env.expert is not None
@@ -537,13 +537,13 @@ def test_actions_are_judged_by_what_they_refer_to(step: str, action: str, grade:
         ("max_turns", 1),
     ],
 )
-def test_a_bad_value_is_told_with_its_key(key: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_its_key(key: str, value: Any) -> None:
     with pytest.raises(UserError) as error:
         alfworld(**{key: value})
     assert str(error.value).startswith(f"env.{key}={value}: ")
     assert "\n" not in str(error.value)
 
 
-def test_games_that_are_not_there_are_told_in_one_line(tmp_path: Any) -> None:
+def test_missing_games_are_refused_in_one_line(tmp_path: Any) -> None:
     with pytest.raises(UserError, match=r"^env\.data_dir=.*alfworld-download$"):
         alfworld(engine="textworld", data_dir=str(tmp_path))

@@ -1,4 +1,4 @@
-"""ALFWorld against what its own engine said in recorded games: first observations, replies, and whole games."""
+"""Our ALFWorld simulator against recorded games of the original engine: first observations, replies, whole games."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def described(game: dict[str, Any]) -> Scene:
 
 
 def is_reply(step: dict[str, str]) -> bool:
-    """Is this what our code says to that action, in some world?"""
+    """Whether our simulator gives this reply to that action in some state."""
     action, said = step["action"], stripped(step["observation"])
     worlds = [*worlds_of(action, said), *(world for at in (None, "desk 1") for world in examining(action, at))]
     replies = [world.do(deed) for world in worlds if (deed := world.possible().get(action))]
@@ -71,7 +71,7 @@ def is_reply(step: dict[str, str]) -> bool:
 
 
 def worlds_of(action: str, said: str) -> list[World]:
-    """The world that a reply speaks of, just before the action."""
+    """States that a reply may describe, just before the action."""
     shown, closed, done, lit = (pattern.fullmatch(said) for pattern in (text.SHOWN, text.SHUT, text.DONE, text.LIT))
     told = next((match for match in (shown, closed, done) if match), None)
     place = (told.groupdict().get("place") or told["closed"]) if told else "desk 1"

@@ -1,4 +1,4 @@
-"""Our household against ALFWorld's own engine, on games that our generator wrote: every reply, every possible action.
+"""Our ALFWorld simulator against the original engine, on generated games: every reply, every possible action.
 
 Needs ALFWorld's engine and its grammar, of 0.3 or of 0.4:
     pip install -e '.[alfworld]' && pip install --no-deps alfworld==0.3.3
@@ -173,7 +173,7 @@ def test_every_reply_is_that_of_the_original_engine(
     tell(f"alfworld against its engine, {fidelity} {kind_of_task}: {replies} / {replies} replies identical")
 
 
-def test_its_own_games_are_played_in_its_own_engine(logic: dict[str, str], tmp_path: Path) -> None:
+def test_original_games_run_in_the_original_engine(logic: dict[str, str], tmp_path: Path) -> None:
     scene = min(scenes("small", "place"), key=lambda scene: len(scene.places))
     for folder in ("train/a/b", "valid_seen/c/d", "valid_seen/movable/d"):
         (tmp_path / folder).mkdir(parents=True)

@@ -90,7 +90,7 @@ def test_values_that_leave_no_task_are_refused(options: dict[str, Any]) -> None:
 
 
 def played(env: BabyAi, task: str, draw: random.Random, sloppy: float) -> Info:
-    """The expert plays, but for a share of random actions."""
+    """Runs an episode of the expert, with a share of random actions."""
     _, info = env.reset(options={"task": task})
     over, turns = False, 0
     while not over:
@@ -117,7 +117,7 @@ def test_the_expert_solves_every_task(options: dict[str, Any]) -> None:
     assert all(played(env, task, random.Random(0), 0)["solved"] for task in env.tasks)
 
 
-def test_the_expert_gets_over_most_of_what_a_sloppy_player_did() -> None:
+def test_the_expert_mostly_recovers_from_random_actions() -> None:
     env, draw = babyai(split="test"), random.Random(1)
     solved = [played(env, task, draw, 0.3)["solved"] for task in env.tasks[:40]]
     assert sum(solved) > 0.75 * len(solved)

@@ -1,4 +1,4 @@
-"""Somebody else's Gymnasium environment, played through our contract."""
+"""A third-party Gymnasium environment, through our contract."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def countdown(**options: Any) -> Env:
     return load("gymnasium", **{"id": "Countdown-v0", "split": "test", **options})
 
 
-def test_an_episode_is_played_to_its_end() -> None:
+def test_an_episode_runs_to_its_end() -> None:
     env = countdown()
     text, info = env.reset(options={"task": env.tasks[0]})
     assert (info["score"], info["solved"], info["par"]) == (0.0, False, None)
@@ -86,7 +86,7 @@ def test_an_episode_goes_on_after_pickling() -> None:
     assert env.step("1") == other.step("1")
 
 
-def test_a_world_that_breaks_is_broken_and_not_a_score() -> None:
+def test_an_environment_that_fails_breaks_its_episode_which_gets_no_score() -> None:
     env = countdown(kwargs={"broken": True})
     env.reset()
     with pytest.raises(WorldError, match="no such world"):
@@ -94,6 +94,6 @@ def test_a_world_that_breaks_is_broken_and_not_a_score() -> None:
 
 
 @pytest.mark.parametrize("name", [None, "NoSuchGame-v0", "Numbers-v0", "no_module:Game-v0"])
-def test_what_cannot_be_played_is_refused(name: str | None) -> None:
+def test_environments_without_text_spaces_are_refused(name: str | None) -> None:
     with pytest.raises(UserError, match=r"env\.id="):
         countdown(id=name)

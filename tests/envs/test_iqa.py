@@ -1,4 +1,4 @@
-"""IQA: its words, its tasks, and an expert that knows no more than a player."""
+"""IQA: its texts, its tasks, and an expert that knows only what was observed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def iqa(**options: Any) -> Iqa:
 
 
 def scene() -> Scene:
-    """Two squares by three: a table north, a closed fridge east, an open bin behind the player."""
+    """Two squares by three: a table north, a closed fridge east, an open bin behind the agent."""
     furniture = {(0, 3): "table_1", (2, 1): "fridge_1", (0, -1): "garbagecan_1"}
     things = {"table_1": ("mug_1", "fork_1"), "fridge_1": ("egg_1",), "garbagecan_1": ("egg_2",)}
     return Scene(Size(2, 3, 2), Pose(0, 1, 0), furniture, things, "How many eggs are there in the room?", "2")
 
 
-def test_the_words() -> None:
+def test_the_texts() -> None:
     world = Kitchen(scene())
     assert world.look() == (
         "In front of you, you see a table_1 with a mug_1, a fork_1. On your right, you see a closed fridge_1. "
@@ -151,7 +151,7 @@ def test_values_that_make_no_kitchen_are_refused(options: dict[str, Any]) -> Non
 
 
 def played(world: Iqa, task: str, draw: random.Random, sloppy: int) -> Info:
-    """The expert plays after so many random actions other than answers; what is known at the end."""
+    """Runs the expert after `sloppy` random actions other than answers; returns the last info."""
     _, info = world.reset(options={"task": task})
     over, turn = False, 0
     while not over:
@@ -173,7 +173,7 @@ def test_the_expert_solves_every_task_in_par(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_the_expert_solves_every_task_from_where_a_sloppy_player_left_it(fidelity: str) -> None:
+def test_the_expert_solves_every_task_after_random_actions(fidelity: str) -> None:
     world, draw = iqa(split="test", fidelity=fidelity, max_turns=60), random.Random(1)
     for task in world.tasks:
         assert played(world, task, draw, draw.choice((3, 10)))["solved"], task
@@ -205,7 +205,7 @@ def hidden(scene: Scene, draw: random.Random) -> Scene:
     return scene._replace(things=things, answer="?")
 
 
-def test_the_expert_knows_nothing_that_a_player_cannot_know() -> None:
+def test_the_expert_knows_nothing_that_was_not_observed() -> None:
     """Two kitchens that look alike so far get the same plan, whatever is hidden in them."""
     world, draw, alike = iqa(split="valid", clutter=0), random.Random(4), 0
     for task in world.tasks:

@@ -1,4 +1,4 @@
-"""Maze: its rules, its words, its tasks, an expert that knows no more than a player; recorded games of the original."""
+"""Maze: its rules, texts and tasks, an expert that knows only what was observed, and recorded games of the original."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_few_random_walkers_get_there() -> None:
         ("max_turns", 2),
     ],
 )
-def test_a_bad_value_is_told_with_its_key(key: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_its_key(key: str, value: Any) -> None:
     with pytest.raises(UserError) as error:
         maze(**{key: value})
     assert str(error.value).startswith(f"env.{key}={value}: ")

@@ -1,4 +1,4 @@
-"""A mixture: whose tasks it has, in which shares, who plays and judges them, and what a run of one reports."""
+"""Mixtures: their tasks and shares, the right environment, expert and judge for each task, and what a run reports."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_tasks_are_the_same_every_time_and_those_of_their_environments() -> None
 
 
 @pytest.mark.parametrize("tasks", [2, 7, 40])
-def test_a_panel_has_as_many_tasks_of_each_environment(tasks: int) -> None:
+def test_an_evaluation_set_has_as_many_tasks_of_each_environment(tasks: int) -> None:
     panel = drawn("mixture", mixture().tasks, tasks)
     assert len(set(panel)) == tasks
     assert set(counts(panel).values()) <= {tasks // 2, (tasks + 1) // 2}
 
 
-def test_of_a_single_environment_a_panel_is_drawn_at_random() -> None:
+def test_the_evaluation_set_of_a_single_environment_is_drawn_at_random() -> None:
     names = load("toy", split="test").tasks
     assert drawn("toy", names, 12)[:8] == drawn("toy", names, 8)
     assert set(drawn("toy", names, 1000)) == set(names)
@@ -139,7 +139,7 @@ def test_a_task_that_was_not_taken_is_refused() -> None:
         ({"split": "exam"}, "env.split=exam: must be one of train, valid, test"),
     ],
 )
-def test_a_bad_value_is_told_with_its_key(options: dict[str, Any], told: str) -> None:
+def test_an_invalid_value_is_refused_with_its_key(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError) as error:
         mixture(**options)
     assert str(error.value).startswith(told)
@@ -183,7 +183,7 @@ def _sloppy(env: Env, task: Task) -> Episode:
 
 @pytest.fixture(scope="module")
 def ran(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Two steps and two panels of ToyEnv, with mazes held out."""
+    """Two steps and two evaluations of ToyEnv, with mazes held out."""
     folder = RunFolder(tmp_path_factory.mktemp("mixed"))
     sizes = (
         "model.max_length=256",
@@ -200,7 +200,7 @@ def ran(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
-def test_metrics_have_the_success_of_each_environment_that_was_played(ran: RunFolder) -> None:
+def test_metrics_have_the_success_of_each_environment(ran: RunFolder) -> None:
     episodes = _episodes(ran, "train")
     for line in map(json.loads, ran.metrics.read_text().splitlines()):
         solved = [episode.outcome == "solved" for step, episode in episodes if step == line["step"]]
@@ -256,7 +256,7 @@ def test_the_table_shows_environments_and_averages(ran: RunFolder) -> None:
     assert shown == ["success", "before", "own", *rows, "teacher's", *rows]
 
 
-def test_a_panel_depends_on_the_settings_of_every_environment(ran: RunFolder) -> None:
+def test_the_evaluation_set_depends_on_the_settings_of_every_environment(ran: RunFolder) -> None:
     panel = json.loads((ran / "panel.json").read_text())
     assert panel["protocol"]["worlds"]["maze"]["rows"] == 11
     assert {*counts(panel["tasks"])} == {"toy", "maze"}

@@ -1,12 +1,10 @@
-"""The page on adding an environment, followed to the letter: its Python file, its YAML file, and nothing else."""
+"""An environment of one's own, as docs/environments.md says: one Python file and one YAML file, and nothing else."""
 
 from __future__ import annotations
 
-import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
@@ -15,6 +13,7 @@ from pilotrl.cli.compose import composed_job, parse
 from pilotrl.cli.preflight import prepare
 from pilotrl.cli.validate import check
 from pilotrl.types import UserError
+from tests.envs.page import written
 
 PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
 
@@ -22,15 +21,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's folder with the two files of the page."""
-    page = PAGE.read_text()
-    blocks = [dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", page, re.M)]
-    (code,) = [block for block in blocks if block.lstrip().startswith("class Guess")]
-    (values,) = [block for block in blocks if "_target_" in block]
-    (tmp_path / "my_module.py").write_text(code)
-    (tmp_path / "env").mkdir()
-    (tmp_path / "env" / "guess.yaml").write_text(values)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    written(PAGE, tmp_path)
+    monkeypatch.delitem(sys.modules, "guess", raising=False)
     return tmp_path
 
 
@@ -57,8 +49,8 @@ def test_it_can_be_played(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "stage.planner=teacher: my_module ships no expert; set stage.planner=policy"),
-        (["stage=warmstart"], "stage.actor=expert: my_module ships no expert; choose a stage that the policy plays"),
+        ([], "stage.planner=teacher: guess ships no expert; set stage.planner=policy"),
+        (["stage=warmstart"], "stage.actor=expert: guess ships no expert; choose a stage that the policy plays"),
         (["agent=react"], None),
         (["stage.planner=policy"], None),
     ],

@@ -1,4 +1,4 @@
-"""TextCraft: its rules and words, its tasks, an expert that goes by what is shown; the original's engine and recorded games."""
+"""TextCraft: its rules, texts and tasks, an expert that uses only what is shown, and recorded games of the original."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def textcraft(**options: Any) -> TextCraft:
 # Rules and words
 
 
-def test_the_words_are_those_of_the_original() -> None:
+def test_the_texts_are_those_of_the_original() -> None:
     world = World(SIGN, "oak sign")
     assert world.opening() == "Crafting commands:\n" + "\n".join(SIGN) + "\n\nGoal: craft oak sign."
     talk = {
@@ -134,7 +134,7 @@ def test_what_makes_it_harder_does() -> None:
     assert par(depth=1) + 0.5 < par() < par(depth=4) - 0.3
 
 
-def test_few_random_players_craft_anything() -> None:
+def test_random_agents_rarely_craft_anything() -> None:
     """The bound that the page gives."""
     env, draw, solved = textcraft(split="test"), random.Random(0), 0
     for task in env.tasks * 2:
@@ -157,7 +157,7 @@ def test_few_random_players_craft_anything() -> None:
         ("max_turns", 1),
     ],
 )
-def test_a_bad_value_is_told_with_its_key(key: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_its_key(key: str, value: Any) -> None:
     with pytest.raises(UserError) as error:
         textcraft(**{key: value})
     assert str(error.value).startswith(f"env.{key}={value}: ")
@@ -181,7 +181,7 @@ def test_the_expert_solves_every_task_in_par(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITY)
-def test_the_expert_goes_on_from_what_a_sloppy_player_did(fidelity: str) -> None:
+def test_the_expert_solves_tasks_after_random_actions(fidelity: str) -> None:
     env, draw = textcraft(split="valid", fidelity=fidelity), random.Random(1)
     for task in env.tasks:
         _, info = env.reset(options={"task": task})
@@ -212,7 +212,7 @@ def test_a_plan_is_written_anew_after_every_action() -> None:
     assert TextCraftExpert(world).plan() == ["collect 2 bamboo", "make 1 stick", "make 3 oak sign"]
 
 
-def test_a_plan_names_only_what_the_player_was_shown() -> None:
+def test_a_plan_names_only_what_was_shown() -> None:
     env = textcraft(split="valid", fidelity="original")
     for task in env.tasks:
         text, _ = env.reset(options={"task": task})

@@ -1,4 +1,4 @@
-"""ToyEnv, word for word: the other tests build on it."""
+"""ToyEnv: its texts word for word, on which other tests build."""
 
 from __future__ import annotations
 

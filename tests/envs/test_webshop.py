@@ -1,4 +1,4 @@
-"""WebShop: the shop keeps its rules, the expert is able and honest, splits share nothing, errors are told."""
+"""WebShop: rules, an expert that solves tasks without hidden knowledge, disjoint splits, and errors."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_splits_share_neither_tasks_nor_products() -> None:
 
 
 def test_tasks_are_the_same_everywhere() -> None:
-    """Ids and instructions, by hash: whoever changes the generator changes every panel, and should know it."""
+    """Ids and instructions, by hash: a change of the generator changes every evaluation set, and should be deliberate."""
     env = shop(split="test", seed=0, confusable=7, max_attributes=3, max_options=2, max_turns=10, fidelity="small")
     told = "\n".join(f"{task} {catalogue.small_text(goals_of(env)[task].goal)}" for task in env.tasks)
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == "afd97d8d7ff68416"
@@ -196,7 +196,7 @@ def test_no_word_passes_for_another_where_it_would_change_the_score() -> None:
 
 
 def test_choice_matters() -> None:
-    """Neither a random player nor one who buys the first result, options and all, gets far; the expert does."""
+    """Neither random actions nor buying the first result with its options gets far; the expert does."""
     env = shop()
     draw = random.Random(0)
 
@@ -399,7 +399,7 @@ def test_stepping_before_a_reset_or_after_the_purchase_raises() -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_a_task_played_twice_starts_and_goes_the_same(fidelity: str) -> None:
+def test_a_task_run_twice_starts_and_goes_the_same(fidelity: str) -> None:
     env, other = shop(fidelity=fidelity), shop(fidelity=fidelity)
     for task in some(env, 10):
         assert play(env, task, follow_expert) == play(other, task, follow_expert)
@@ -461,7 +461,7 @@ def test_few_generated_tasks_are_rejected() -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_expert_recovers_from_whatever_a_sloppy_player_did(fidelity: str) -> None:
+def test_the_expert_recovers_from_random_actions(fidelity: str) -> None:
     env = shop(fidelity=fidelity, max_turns=60)
     draw = random.Random(1)
     for task in some(env, 100):
@@ -672,7 +672,7 @@ def _corrupt(folder: Path, name: str, content: bytes) -> None:
         ("other.json", b"[]", "items_shuffle"),
     ],
 )
-def test_a_bad_catalogue_is_told_in_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_an_invalid_catalogue_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     _corrupt(tmp_path, name, content)
     with pytest.raises(UserError, match=said) as error:
         shop(data_dir=str(tmp_path))
@@ -697,7 +697,7 @@ def test_a_bad_catalogue_is_told_in_one_line(tmp_path: Path, name: str, content:
         ("max_options", -1),
     ],
 )
-def test_a_bad_value_is_told_with_its_key(key: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_its_key(key: str, value: Any) -> None:
     with pytest.raises(UserError) as error:
         shop(**{key: value})
     assert str(error.value).startswith(f"env.{key}={value}: ")

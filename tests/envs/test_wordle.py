@@ -1,4 +1,4 @@
-"""Wordle: both sets of rules, its words and tasks, and an expert that knows no more than a player."""
+"""Wordle: both sets of rules, its words and tasks, and an expert that knows only what was observed."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_few_random_guessers_find_the_word() -> None:
     ("key", "value"),
     [("split", "exam"), ("rules", "hard"), ("words", 3), ("words", 10_000), ("max_turns", 0)],
 )
-def test_a_bad_value_is_told_with_its_key(key: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_its_key(key: str, value: Any) -> None:
     with pytest.raises(UserError) as error:
         wordle(**{key: value})
     assert str(error.value).startswith(f"env.{key}={value}: ")
@@ -189,7 +189,7 @@ def test_the_expert_finds_nearly_every_word(options: dict[str, Any]) -> None:
         assert turns == par
 
 
-def test_every_guess_of_the_expert_is_possible_after_what_a_sloppy_player_was_told() -> None:
+def test_every_guess_of_the_expert_is_possible_after_random_guesses() -> None:
     env, draw = wordle(split="valid"), random.Random(1)
     for task in env.tasks:
         _, info = env.reset(options={"task": task})

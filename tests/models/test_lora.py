@@ -1,4 +1,4 @@
-"""Adapters: what is frozen stays, what is saved is what plain peft loads, and checkpointing changes memory alone."""
+"""LoRA adapters: frozen weights stay, saved ones load with plain peft, and gradient checkpointing only changes memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def with_adapters(folder: Path, dtype: str = "float32", checkpointing: bool = Fa
 
 
 def stir(model: nn.Module) -> None:
-    """Give the adapters something to say: new ones add nothing."""
+    """Fill the adapters with random values: new ones add nothing."""
     torch.manual_seed(3)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -39,7 +39,7 @@ def logprobs(model: Any) -> Tensor:
     return logits.float().log_softmax(-1)
 
 
-def test_new_adapters_say_nothing_and_alone_can_learn(tiny: Path, model: Any) -> None:
+def test_new_adapters_change_no_output_and_are_the_only_trainable_parameters(tiny: Path, model: Any) -> None:
     adapted = with_adapters(tiny)
     torch.testing.assert_close(logprobs(adapted), logprobs(model), atol=0, rtol=0)
     names = list(learned(adapted))
@@ -60,7 +60,7 @@ def test_what_is_saved_is_what_plain_peft_loads(tiny: Path, tokenizer: Any, tmp_
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
 
 
-def test_a_run_goes_on_with_the_adapters_of_another(tiny: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_adapters_of_its_parent(tiny: Path, tokenizer: Any, tmp_path: Path) -> None:
     adapted = with_adapters(tiny)
     stir(adapted)
     policy.save(adapted, tokenizer, tmp_path)
@@ -91,7 +91,7 @@ def test_training_changes_adapters_and_nothing_else(training: Callable[..., Any]
 
 
 def gradients(adapted: Any) -> tuple[list[Tensor], int]:
-    """Of some loss, and the bytes that its forward pass kept for it."""
+    """Gradients of some loss, and the bytes that the forward pass kept for them."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -120,10 +120,10 @@ def test_checkpointing_changes_memory_and_no_gradient(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_engine_plays_with_the_adapters(tiny: Path, checkpointing: bool) -> None:
+def test_the_engine_generates_with_the_adapters(tiny: Path, checkpointing: bool) -> None:
     model = Policy(with_adapters(tiny, checkpointing=checkpointing), critic=False).model
     stir(model)
-    engine, prompt = LocalEngine(model, 1, 2), [3, 9, 20, 40]
+    engine, prompt = LocalEngine(model=model, end=1, slots=2), [3, 9, 20, 40]
     engine.submit(Request((0, 0), prompt, 6, 1.0, 1.0, seed=5))
     replies = [reply for _ in range(6) for reply in engine.step()]
     ids, recorded = replies[0].ids, torch.tensor(replies[0].logprobs)

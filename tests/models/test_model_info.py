@@ -1,4 +1,4 @@
-"""What is said of a model before it is loaded: what cannot be used, and how much memory it takes."""
+"""Model metadata before loading: unsupported models are refused, and memory is estimated."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_the_estimate_is_a_close_bound_on_what_is_taken(
     optimizer.step()
     moments = [t for state in optimizer.state.values() for name, t in state.items() if name != "step"]
     assert said.optimizer == sum(t.numel() * t.element_size() for t in moments)
-    engine = LocalEngine(model, 299, 3)
+    engine = LocalEngine(model=model, end=299, slots=3)
     engine.submit(Request((0, 0), [1] * 200, 1, 1.0, 1.0, seed=0))
     engine.step()
     assert said.cache == sum(t.numel() * t.element_size() for t in (*engine.cache.keys, *engine.cache.values))
 
 
-def test_checkpointing_is_told_and_trained_words_cost_a_distribution_each(tmp_path: Path) -> None:
+def test_the_estimate_knows_gradient_checkpointing_and_the_logits_of_trained_tokens(tmp_path: Path) -> None:
     config = folder_of(LlamaForCausalLM, tmp_path)
     how: Any = {"row": 128, "slots": 1, "length": 128}
     kinds = ((True, 0.0), (False, 0.0), (False, 1.0))

@@ -1,4 +1,4 @@
-"""The models of `conf/model/`: random ones of the same architecture, with templates of the same rules, play and learn."""
+"""The models of `conf/model/`: random ones with the same architecture and kind of chat template generate and train."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""SmolLM2 and Qwen2.5: a system message of their own where there is none."""
+"""SmolLM2 and Qwen2.5: they add a system message of their own if there is none."""
 HEADERS = (
     "{{ bos_token }}{% set day = date_string if date_string is defined else '26 Jul 2024' %}"
     "{% if messages[0].role == 'system' %}{% set told, rest = messages[0].content | trim, messages[1:] %}"
@@ -84,7 +84,7 @@ KINDS: dict[str, Kind] = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
-    """Folder of a random model like the one of an option."""
+    """Folder of a random model like that of an option of the group `model`."""
     made: dict[str, Path] = {}
 
     def folder(name: str) -> Path:
@@ -123,7 +123,7 @@ def test_a_conversation_is_rendered_as_the_template_says(folders: Callable[[str]
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_control_token_of_any_kind_in_the_world_stays_text(folders: Callable[[str], Path], name: str) -> None:
+def test_a_control_token_in_an_observation_stays_text(folders: Callable[[str], Path], name: str) -> None:
     chat = chat_of(folders(name))
     names = [token.content for token in chat.tokenizer.added_tokens_decoder.values()]
     assert set(KINDS[name][3] + KINDS[name][4]) < set(names)
@@ -133,7 +133,7 @@ def test_a_control_token_of_any_kind_in_the_world_stays_text(folders: Callable[[
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_it_plays_and_learns_with_adapters(
+def test_it_generates_and_trains_with_adapters(
     folders: Callable[[str], Path], training: Callable[..., Any], agent_spec: Any, name: str
 ) -> None:
     """As configured, but for its size: replies have the log-probabilities of a plain forward pass, and a step is learned."""
@@ -164,7 +164,7 @@ def test_it_plays_and_learns_with_adapters(
 @pytest.mark.parametrize(
     ("name", "whole"), [("smollm2", True), ("qwen2.5-7b", True), ("llama3.1-8b", True), ("qwen3-8b", False)]
 )
-def test_an_episode_is_one_row_unless_the_template_writes_history_anew(
+def test_an_episode_is_one_row_unless_the_template_rewrites_history(
     folders: Callable[[str], Path], training: Callable[..., Any], toy: Any, name: str, whole: bool
 ) -> None:
     config = composed_job(parse([]), [f"model={name}"]).config.model
@@ -192,7 +192,7 @@ def continued(chat: Chat, reply: Sequence[int]) -> tuple[list[int], list[int]]:
     return first, context.prompt("act", ())
 
 
-def test_a_thought_is_forgotten_and_the_answer_stays_as_sampled(folders: Callable[[str], Path]) -> None:
+def test_thinking_is_dropped_from_history_and_the_answer_stays_as_sampled(folders: Callable[[str], Path]) -> None:
     chat = chat_of(folders("qwen3-8b"))
     reply = thought(chat, "red it is", "1. push red")
     assert chat.decode(reply) == "1. push red"
@@ -204,7 +204,7 @@ def test_a_thought_is_forgotten_and_the_answer_stays_as_sampled(folders: Callabl
     assert continued(chat, plain)[1] == after
 
 
-def test_a_template_that_keeps_thoughts_goes_on_in_one_row(folders: Callable[[str], Path]) -> None:
+def test_a_template_that_keeps_thinking_continues_in_one_row(folders: Callable[[str], Path]) -> None:
     tokenizer = policy.load_tokenizer(str(folders("qwen3-8b")))
     tokenizer.chat_template = CHATML
     chat = Chat(tokenizer)
@@ -243,6 +243,6 @@ def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypa
         ("env=toy model=scratch", None),
     ],
 )
-def test_who_takes_a_shipped_model_where_it_has_never_been_is_told(line: str, said: str | None) -> None:
+def test_a_shipped_model_in_an_unseen_environment_gives_a_warning(line: str, said: str | None) -> None:
     advice = unseen_environment_warning(composed_job(parse([]), line.split()).config)
     assert advice is None if said is None else str(advice).startswith(said)

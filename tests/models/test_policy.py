@@ -1,4 +1,4 @@
-"""The policy scores what a plain forward pass of transformers scores, and what it saves is an ordinary model."""
+"""The policy: its log-probabilities are those of plain transformers, and it saves an ordinary model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pilotrl.models.policy import Policy, weights_sha256
 
 
 def micro_batch(rows: list[list[int]], calls: list[tuple[int, int, int]]) -> MicroBatch:
-    """Rows that have nothing in common; `calls`: row, where its reply starts, and how many tokens it has."""
+    """Rows without a common prefix; `calls`: row, where its reply starts, and how many tokens it has."""
     start = [sum(map(len, rows[:number])) for number in range(len(rows))]
     flat = [token for row in rows for token in row]
     tokens = [
@@ -64,7 +64,7 @@ def test_scores_are_those_of_a_plain_forward_pass(tiny: Path, model: Any, temper
     assert len(scored.values) == 0
 
 
-def test_the_value_head_starts_at_zero_and_does_not_bend_the_policy(model: Any) -> None:
+def test_the_value_head_starts_at_zero_and_has_no_gradient_into_the_policy(model: Any) -> None:
     both = Policy(model, critic=True)
     values = both(micro_batch(ROWS, CALLS), 1.0).values
     assert values.tolist() == [0.0] * len(CALLS)

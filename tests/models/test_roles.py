@@ -1,4 +1,4 @@
-"""What belongs to one role stays as it is while the other learns, and each role speaks with its own."""
+"""Separate and isolated roles: training one leaves the other's parameters as they are, and each samples with its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OWN = {"teacher_plans": False, "max_tokens": {"planner": 12, "executor": 8}}
 
 
 def stir(module: nn.Module) -> None:
-    """Whatever belongs to a role becomes something else than the other's."""
+    """Gives each role's parameters different random values."""
     torch.manual_seed(3)
     for name, tensor in learned(module).items():
         if any(role in name.split(".") for role in ROLES):
@@ -50,7 +50,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def own_plans(run: Training) -> list[Episode]:
-    """What both roles said before any training, as the data source plays it."""
+    """Calls of both roles before any training, from the data source."""
     kept = run.source.agent_specs
     run.source.agent_specs = [replace(agent_spec, **OWN) for agent_spec in kept]  # type: ignore[arg-type]
     episodes = run.source.batch(0).episodes
@@ -59,7 +59,7 @@ def own_plans(run: Training) -> list[Episode]:
 
 
 def rewarded(run: Training) -> Training:
-    """Whoever plays: some of each group's episodes are worth more than others."""
+    """Rewards that differ within each group, whatever the policy does."""
 
     def score(episodes: Sequence[Episode]) -> None:
         for i, episode in enumerate(episodes):
@@ -127,7 +127,7 @@ def test_what_is_frozen_for_both_stays(training: Make) -> None:
 
 
 @pytest.mark.parametrize("roles", ["separate", "isolated"])
-def test_each_role_says_what_its_own_saved_weights_say(
+def test_each_role_samples_from_its_own_saved_weights(
     training: Make, tokenizer: Any, tmp_path: Path, roles: str
 ) -> None:
     """Sampled log-probabilities, those that are learned from, and those of plain peft and transformers are the same."""
@@ -151,7 +151,7 @@ def test_each_role_says_what_its_own_saved_weights_say(
         torch.testing.assert_close(run.policy(micro_batch, 1.0).logprobs, micro_batch.logprobs, atol=1e-4, rtol=0)
 
 
-def test_a_role_goes_on_in_its_own_row_past_what_the_other_said(training: Make) -> None:
+def test_a_role_continues_its_own_row_past_calls_of_the_other(training: Make) -> None:
     run = training("ppo", roles="separate", trains=ROLES, agent_spec=OWN)
     batch = run.source.batch(0)
     for number, episode in enumerate(batch.episodes):
@@ -177,7 +177,7 @@ def load(path: Path, roles: str) -> Policy:
     return Policy(policy.load_model(str(path), "float32", False, rank, 8.0, TARGETS, roles), critic=False)
 
 
-def test_both_roles_start_from_what_they_shared(tiny: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_both_roles_start_from_the_shared_weights(tiny: Path, tokenizer: Any, tmp_path: Path) -> None:
     shared = policy.load_model(str(tiny), "float32", False, 4, 8.0, TARGETS)
     torch.manual_seed(3)
     for parameter in shared.parameters():
@@ -190,7 +190,7 @@ def test_both_roles_start_from_what_they_shared(tiny: Path, tokenizer: Any, tmp_
             torch.testing.assert_close(logprobs(load(tmp_path, roles), role), expected, atol=1e-5, rtol=0)
 
 
-def test_each_role_goes_on_from_its_own(tiny: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_each_role_starts_from_its_own_weights_of_the_parent(tiny: Path, tokenizer: Any, tmp_path: Path) -> None:
     one = load(tiny, "separate")
     stir(one)
     policy.save(one.model, tokenizer, tmp_path)
@@ -294,7 +294,9 @@ def test_a_chain_of_stages_and_its_evaluation(
         ("separate", "model.roles=isolated", None),
     ],
 )
-def test_roles_that_cannot_be_are_refused(tmp_path: Path, theirs: str | None, ours: str, complaint: str | None) -> None:
+def test_invalid_settings_of_roles_are_refused(
+    tmp_path: Path, theirs: str | None, ours: str, complaint: str | None
+) -> None:
     if theirs:
         parent = RunFolder(tmp_path / "parent")
         parent.config.parent.mkdir(parents=True)

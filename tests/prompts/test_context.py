@@ -1,4 +1,4 @@
-"""What a call sees: ids stay as sampled, the world's text stays text, and both layouts hold what they promise."""
+"""The context: ids stay as sampled, text of the environment stays text, and both layouts hold what they should."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STRICT = (
 )
 """Refuses anything but user, assistant, user, ... (Gemma, Mistral)."""
 MANNERS = "{% if messages[0]['role'] != 'system' %}<|system|>be kind<|end|>{% endif %}" + TEMPLATE
-"""Says something of its own where there is no system message (Qwen2.5)."""
+"""Adds a system message of its own if there is none (Qwen2.5)."""
 FORGETFUL = (
     "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' and loop.index0 < messages | length - 2 %}"
     "(old) {% endif %}{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -103,7 +103,7 @@ def test_text_comes_back_and_holds_no_control_token(chat: Chat, text: str) -> No
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, STRICT, MANNERS])
-def test_appending_keeps_every_token_said_before(tokenizer: Any, template: str) -> None:
+def test_the_append_layout_keeps_every_earlier_token(tokenizer: Any, template: str) -> None:
     chat = chat_of(tokenizer, template)
     texts = ("1. push the red button", "Action: press[red]", "", "x", "2. push", "Action: press[blue]")
     calls = played(new(chat), [[*spelled(chat, text), chat.end] for text in texts])
@@ -121,7 +121,7 @@ def test_a_reply_that_was_cut_is_closed_in_the_next_prompt(chat: Chat) -> None:
     assert rows_of([call, Call("executor", after, [chat.end], [0.0], "end", ())])[0][0].ids == cut
 
 
-def test_the_current_layout_shows_the_plan_in_force_and_no_other(chat: Chat) -> None:
+def test_the_current_layout_shows_the_current_plan_and_no_other(chat: Chat) -> None:
     old, now = ("push the red button", "push the gray button"), ("push the red button", "push the blue button")
     context = new(chat, "current")
     context.replied("plan 1", "plan", number(old))
@@ -151,7 +151,7 @@ def test_a_window_keeps_the_instruction_and_the_last_observations(chat: Chat) ->
 
 @pytest.mark.parametrize("layout", ["append", "current"])
 @pytest.mark.parametrize("words", ["short", "full"])
-def test_roles_alternate_whatever_is_said(tokenizer: Any, layout: str, words: str) -> None:
+def test_speakers_alternate_whatever_the_contents(tokenizer: Any, layout: str, words: str) -> None:
     chat = chat_of(tokenizer, STRICT)
     context = new(chat, layout, words=words)
     context.observe("A second thing happened.")
@@ -167,7 +167,7 @@ def test_a_system_message_comes_first_and_once(chat: Chat) -> None:
     assert seen.count("<|system|>") == 1
 
 
-def test_a_template_that_writes_history_anew_begins_new_rows(tokenizer: Any) -> None:
+def test_a_template_that_rewrites_history_starts_new_rows(tokenizer: Any) -> None:
     chat = chat_of(tokenizer, FORGETFUL)
     replies = [[*spelled(chat, "1. go"), chat.end] for _ in range(4)]
     calls = played(new(chat), replies)
@@ -175,7 +175,7 @@ def test_a_template_that_writes_history_anew_begins_new_rows(tokenizer: Any) -> 
     assert all(inside(replies[0], call.prompt) for call in calls[1:])  # and yet its ids are as they were sampled
 
 
-def test_blanks_that_a_template_puts_behind_replies_begin_new_rows(tokenizer: Any) -> None:
+def test_white_space_that_a_template_adds_after_replies_starts_new_rows(tokenizer: Any) -> None:
     chat = chat_of(tokenizer, SPACED)
     calls = played(new(chat), [[*spelled(chat, "x y"), chat.end]] * 4)
     assert len(rows_of(calls)) == len(calls)
@@ -197,7 +197,7 @@ def test_every_id_of_the_model_decodes(chat: Chat, model: Any) -> None:
         assert isinstance(chat.decode([token, token]), str)
 
 
-def test_plans_are_read_as_they_are_written() -> None:
+def test_plans_are_parsed_as_they_are_formatted() -> None:
     plan = ("look 3. for", "push")
     assert parse_plan(number(plan, 4), 4) == plan
     assert parse_plan("2. a\n 3.b \n", 2) == ("a", "b")
@@ -206,7 +206,7 @@ def test_plans_are_read_as_they_are_written() -> None:
         assert parse_plan(wrong, 2) is None, wrong
 
 
-def test_actions_are_read_as_they_are_written() -> None:
+def test_actions_are_parsed_as_they_are_formatted() -> None:
     assert parse_action("Action: press[a b] ", False) == "press[a b]"
     assert parse_action("Thought: it is red\nAction: press[red]", True) == "press[red]"
     for wrong in ("", "press[red]", "Action:", "Action: a\nAction: b", "x Action: a", "Thought: a\nAction: b"):

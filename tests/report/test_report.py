@@ -21,7 +21,9 @@ from omegaconf import OmegaConf
 from pilotrl import PACKAGE
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.cli.compose import composed_job, parse
+from pilotrl.cli.renamed import KEYS, METRICS
 from pilotrl.report.__main__ import main
+from pilotrl.report.comparisons import compared
 from pilotrl.report.configurations import labels, sorted_out
 from pilotrl.report.figures import _smoothed, learning
 from pilotrl.report.runs import Cell, find, read
@@ -133,7 +135,7 @@ def text(page: Path) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8").partition("<body>")[2]).split())
 
 
-def test_the_page_holds_every_run_every_arm_and_its_pictures(written: Path) -> None:
+def test_the_page_holds_every_run_every_configuration_and_its_pictures(written: Path) -> None:
     page = (written / "report.html").read_text(encoding="utf-8")
     for number in range(9):
         assert f"<code>{number}</code>" in page
@@ -165,7 +167,7 @@ def test_the_csv_has_the_numbers_of_every_summary(sweep: Path, written: Path) ->
                 for measure, after in held["after"].items():
                     row = found[str(number), plans, decoding, measure]
                     numbers = [held["before"][measure], after, *held["paired"][measure].values()]
-                    columns = [row[key] for key in ("before", "after", "mean", "low", "high")]
+                    columns = [row[key] for key in ("before", "after", "difference", "ci_low", "ci_high")]
                     assert [None if cell == "" else float(cell) for cell in columns] == numbers
                     assert (row["seed"], row["algorithm"]) == (str(told["seed"]), told["algorithm"])
                     expected += 1
@@ -191,21 +193,21 @@ def test_a_comparison_is_what_the_episodes_say(sweep: Path, written: Path) -> No
         row
         for row in rows(written / "comparisons.csv")
         if (row["plans"], row["decoding"], row["measure"]) == ("teacher's plans", "sampled", "success")
-        and (row["first"][0], row["second"][0]) == ("A", "B")
+        and (row["configuration_a"][0], row["configuration_b"][0]) == ("A", "B")
     )
     assert int(row["tasks"]) == len(gaps)
-    assert float(row["mean"]) == pytest.approx(gaps.mean())
+    assert float(row["difference"]) == pytest.approx(gaps.mean())
     error = gaps.std(ddof=1) / np.sqrt(len(gaps))
-    for key, percent in (("low", 2.5), ("high", 97.5)):
+    for key, percent in (("ci_low_over_tasks", 2.5), ("ci_high_over_tasks", 97.5)):
         assert float(row[key]) == pytest.approx(np.percentile(draws, percent), abs=0.15 * error)
 
 
 def test_nobody_is_ahead_inside_an_interval(written: Path) -> None:
     verdicts = []
     for row in rows(written / "comparisons.csv"):
-        ends = [row[key] for key in ("low", "high", "low_over_seeds", "high_over_seeds")]
+        ends = [row[f"ci_{end}_over_{what}"] for what in ("tasks", "tasks_and_seeds") for end in ("low", "high")]
         held = any(float(low) <= 0 <= float(high) for low, high in (ends[:2], ends[2:]))
-        leader = row["first"][0] if float(row["mean"]) > 0 else row["second"][0]
+        leader = row["configuration_a"][0] if float(row["difference"]) > 0 else row["configuration_b"][0]
         assert row["verdict"] == ("cannot be told apart" if held else f"{leader} higher")
         verdicts.append(row["verdict"])
     assert {"cannot be told apart", "A higher"} <= set(verdicts)
@@ -229,7 +231,7 @@ def test_the_same_runs_give_the_same_files(sweep: Path, written: Path, tmp_path:
 def test_the_tables_can_be_quoted(written: Path) -> None:
     lines = (written / "tables.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert len([line for line in table if "teacher's plans: success: A − B" in line]) == 1
+    assert len([line for line in table if "| teacher's plans: success | A − B |" in line]) == 1
     for line, before in zip(lines[1:], lines, strict=False):
         if line.startswith("|---"):
             assert before.count("|") == line.count("|")
@@ -237,30 +239,40 @@ def test_the_tables_can_be_quoted(written: Path) -> None:
 
 
 def report(*places: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Writes a report, and returns the lines that were said about it."""
+    """Writes a report, and returns the notes that were said about it; what was found stands in the tables too."""
     assert main([*map(str, places), f"out={out}"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    *notes, path = printed.out.splitlines()
+    *said, path = printed.out.splitlines()
     assert path == str(out / "report.html")
-    assert all(note in text(out / "report.html").replace("&#39;", "'") for note in notes)
-    return notes
+    assert all(line in text(out / "report.html").replace("&#39;", "'") for line in said)
+    found = re.split(r"^Evaluation set \S+ \(\w+\), ", (out / "tables.md").read_text(), flags=re.MULTILINE)[0].split(
+        "\n\n"
+    )
+    found = [line.strip() for line in found if line.strip()]
+    assert found
+    assert said[-len(found) :] == found
+    return said[: -len(found)]
 
 
-def test_a_run_of_another_panel_is_compared_with_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_another_evaluation_set_is_compared_with_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ours = [make(tmp_path / "runs" / str(i), way) for i, way in enumerate(("algorithm=grpo", "algorithm=ppo"))]
     make(tmp_path / "runs" / "2", "train.lr=1", panel=replace(PANEL, samples=4))
     (note,) = report(tmp_path / "runs", out=tmp_path / "all", capsys=capsys)
     assert (
         note
-        == "panel toy-test-24x4 (2) is another panel (other samples) than that of the first run: it stands by itself"
+        == "evaluation set toy-test-24x4 (2) is another one (other samples) than that of the first run: it stands by itself"
     )
     assert report(*ours, out=tmp_path / "two", capsys=capsys) == []
     found, alone = ((tmp_path / name / "comparisons.csv").read_text() for name in ("all", "two"))
     assert found == alone
     assert {row["run"] for row in rows(tmp_path / "all" / "runs.csv")} == {"0", "1", "2"}
     assert (tmp_path / "all" / "2-toy-test-24x4-learning.png").is_file()
-    assert "|\n\nPanel" in (tmp_path / "all" / "tables.md").read_text(), "a panel begins no row of the table before"
+    assert "|\n\nEvaluation set" in (tmp_path / "all" / "tables.md").read_text(), (
+        "an evaluation set begins no row of the table before"
+    )
 
 
 def test_a_list_is_written_as_it_is_typed() -> None:
@@ -269,7 +281,7 @@ def test_a_list_is_written_as_it_is_typed() -> None:
 
 
 def test_paradigms_are_compared_and_other_words_are_not(tmp_path: Path) -> None:
-    """The agent is part of a panel's hash, and may be what a question is about; what else a panel is may not."""
+    """The agent is part of the hash of an evaluation set, and may be what a question is about; nothing else of it may."""
     react = replace(PANEL, protocol={**PANEL.protocol, "agent": {"plans": "never"}})
     words = replace(PANEL, protocol={**PANEL.protocol, "prompts": {"planner": "other"}})
     folders = [
@@ -315,6 +327,41 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path, capsys: pytest
     assert {row["run"] for row in rows(tmp_path / "out" / "runs.csv")} == {"good"}
 
 
+def rename_back(folder: Path) -> None:
+    """A run folder as revisions wrote it before keys, classes and metrics were renamed."""
+    path = folder / ".hydra" / "config.yaml"
+    text = path.read_text().replace("pilotrl.rewards.judge.", "pilotrl.judge.")
+    for old, new in KEYS.items():
+        assert f"  {new.rpartition('.')[2]}:" in text
+        text = text.replace(f"  {new.rpartition('.')[2]}:", f"  {old.rpartition('.')[2]}:")
+    path.write_text(text)
+    metrics = (folder / "metrics.jsonl").read_text()
+    for old, new in METRICS.items():
+        metrics = metrics.replace(f'"{new}"', f'"{old}"')
+    (folder / "metrics.jsonl").write_text(metrics)
+
+
+def test_a_run_of_before_a_renaming_is_of_the_same_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its metrics too, and as a parent."""
+    runs = tmp_path / "runs"
+    for seed, name in enumerate(("old", "new")):
+        make(runs / name, f"seed={seed}")
+        make(runs / f"{name}-child", f"seed={seed}", "train.lr=1", f"parent={runs / name}")
+    rename_back(runs / "old")
+    rename_back(runs / "old-child")
+    found = [read(name, folder) for name, folder in find([runs]).items()]
+    assert {line["train/frac_groups_unsolved"] for line in found[2].metrics}
+    (panel,), notes = sorted_out(found)
+    assert notes == []
+    assert [[run.name for run in one.runs] for one in panel.configurations] == [
+        ["new", "old"],
+        ["new-child", "old-child"],
+    ]
+    report(runs, out=tmp_path / "out", capsys=capsys)
+
+
 def test_a_run_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Twice the same seed is not two seeds; neither is one folder under two names."""
     make(tmp_path / "a")
@@ -323,9 +370,9 @@ def test_a_run_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     notes = report(tmp_path, tmp_path / "a", out=tmp_path / "out", capsys=capsys)
     assert notes == [
         "b is left out: it has the configuration and the seed of a",
-        "panel toy-test-24x2: its runs are of several revisions of the code (01234567, fedcba98)",
+        "evaluation set toy-test-24x2: its runs are of several revisions of the code (01234567, fedcba98)",
     ]
-    assert {row["low_over_seeds"] for row in rows(tmp_path / "out" / "comparisons.csv")} == {""}
+    assert {row["ci_low_over_tasks_and_seeds"] for row in rows(tmp_path / "out" / "comparisons.csv")} == {""}
 
 
 @pytest.mark.parametrize(
@@ -336,6 +383,8 @@ def test_a_run_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["empty"], "empty: holds no run"),
         (["run", "empty"], "empty: holds no run"),
         (["run", "into=x"], "into=x: is no folder"),
+        (["run", "baseline=B"], "baseline=B: there is no such configuration; there are A: stage=adherence"),
+        (["run", "baseline=lr=1", "out=new"], "baseline=lr=1: there is no such configuration"),
         (["run", "out=/proc/report"], "out=/proc/report: cannot be written"),
     ],
 )
@@ -353,7 +402,7 @@ def test_mistakes_end_in_one_line_and_write_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_labels_name_as_few_keys_as_tell_arms_apart() -> None:
+def test_labels_name_as_few_keys_as_tell_configurations_apart() -> None:
     grpo, ppo = {"algorithm.name": "grpo", "algorithm.gamma": None}, {"algorithm.name": "ppo", "algorithm.gamma": 0.9}
     assert labels([grpo, ppo]) == ["algorithm=grpo", "algorithm=ppo"]
     assert labels([grpo, ppo, ppo | {"algorithm.gamma": 0.5}]) == [
@@ -404,8 +453,8 @@ def test_what_two_judges_said_is_not_compared(tmp_path: Path) -> None:
     (panel,), notes = sorted_out(runs)
     assert len(panel.configurations) == 3
     assert sum("not all configurations have the same judge" in note for note in notes) == 1
-    found = {(c.first.runs[0].name, c.second.runs[0].name): set() for c in panel.compared()}
-    for comparison in panel.compared():
+    found = {(c.first.runs[0].name, c.second.runs[0].name): set() for c in compared(panel)}
+    for comparison in compared(panel):
         found[comparison.first.runs[0].name, comparison.second.runs[0].name].add(comparison.cell.measure)
     assert found["model", "same"] - found["model", "rule"] == {"adherence"}
     assert "success" in found["model", "rule"]
@@ -417,7 +466,7 @@ def test_a_run_and_one_inside_it_have_names(tmp_path: Path) -> None:
     assert [*find([tmp_path / "chain", tmp_path / "chain" / "1-adherence"])] == ["chain", "chain/1-adherence"]
 
 
-def test_what_an_arm_gained_is_what_its_run_says(sweep: Path) -> None:
+def test_what_a_configuration_gained_is_what_its_run_says(sweep: Path) -> None:
     run = next(read(name, folder) for name, folder in find([sweep / "4"]).items())
     (panel,), _ = sorted_out([run])
     told = run.summary["eval_teacher"]
@@ -519,7 +568,9 @@ def test_the_report_is_an_artifact_of_the_sweep(
     run_id = client.create_run(experiment).info.run_id
     place = parent(uri, run_id)
     assert main([str(place)]) == 0
-    assert capsys.readouterr().out == f"{place / 'report' / 'report.html'}\n"
+    *found, path = capsys.readouterr().out.splitlines()
+    assert path == f"{place / 'report' / 'report.html'}"
+    assert len(found) == 1
     assert {file.path for file in client.list_artifacts(run_id, "report")} >= {"report/report.html", "report/runs.csv"}
     assert main([str(place), f"out={place}"]) == 0  # beside the runs, of which nothing goes along
     sent = {file.path for file in client.list_artifacts(run_id, "sweep")}
@@ -535,7 +586,7 @@ def test_without_mlflow_the_report_is_written_and_one_line_says_so(
     place = parent(uri.format(place=tmp_path))
     assert main([str(place)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2
+    assert len(said) == 3
     assert re.match(r"MLflow at .* failed \(.*\); the report is not in MLflow$", said[0])
     assert (place / "report" / "report.html").is_file()
     assert not (tmp_path / "gone.db").exists()

@@ -42,7 +42,7 @@ def test_reward_is_the_weighted_mean_of_terms_worked_by_hand() -> None:
         episode([turn(2), turn(1), turn(0), turn(2, well_formed=False)], par=3),
         weights={"format": 1.0, "adherence": 2.0, "outcome": 1.0},
     )
-    assert played.terms == {"format": 0.75, "adherence": 0.625, "outcome": 0.5, "plan_quality": None}
+    assert played.terms == {"format": 0.75, "adherence": 0.625, "outcome": 0.5, "plan_quality": None, "score": 0.0}
     assert played.reward == pytest.approx((0.75 + 2 * 0.625 + 0.5) / 4)
 
 
@@ -117,7 +117,7 @@ def test_broken_is_unscored_and_never_zero() -> None:
 
 def test_an_episode_without_turns_has_failed_and_is_scored() -> None:
     played = scored(episode([], "truncated"))
-    assert played.terms == {"format": None, "adherence": None, "outcome": 0.0, "plan_quality": None}
+    assert played.terms == {"format": None, "adherence": None, "outcome": 0.0, "plan_quality": None, "score": 0.0}
     assert played.reward == 0.0
 
 

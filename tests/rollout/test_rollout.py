@@ -1,4 +1,4 @@
-"""Episodes go as Algorithm 1 says, whatever replies come, whatever breaks, and in whatever order they finish."""
+"""Episodes and the rollout scheduler: Algorithm 1 holds for any replies, failures, and order of finishing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def specs(agent_spec: AgentSpec, tasks: int = 1, samples: int = 1) -> list[Episo
 
 
 def asked(prompt: str) -> tuple[list[str], str, int]:
-    """The colors that the instruction names, and the role and turn of a prompt (0: there is no step in force)."""
+    """The colors that the instruction names, and the role and turn of a prompt (0: there is no current plan step)."""
     colors = re.findall(r"Press (\w+), then (\w+), then (\w+)\.", prompt)[0]
     found = re.search(r"\b(plan|act)(?: (\d+)(?:\. .*)?)?<\|end\|><\|assistant\|>$", prompt)
     assert found, prompt
@@ -62,7 +62,7 @@ def able(prompt: str) -> str:
 
 
 def planning(plans: dict[int, str]) -> Callable[[str], str]:
-    """Presses the right button; plans as it is told, turn by turn."""
+    """Presses the right button; its plans are given, turn by turn."""
 
     def script(prompt: str) -> str:
         _, role, turn = asked(prompt)
@@ -77,7 +77,7 @@ def one(agent_spec: AgentSpec, script: Callable[[str], str], env: Callable[[], T
 
 @dataclass
 class Watched:
-    """An engine, and what was asked of it."""
+    """An engine that records its requests."""
 
     engine: Engine
     requests: list[Request] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Slow(ScriptedPolicy):
 
 
 class Tired(ToyEnv):
-    """Fails when its `fails_at`-th step since it was made comes."""
+    """Fails at its `fails_at`-th step since it was made."""
 
     fails_at, steps, made = 2, 0, 0
 
@@ -162,7 +162,7 @@ def test_steps_of_past_turns_never_change(agent_spec: AgentSpec) -> None:
     ]
 
 
-def test_a_malformed_plan_leaves_the_old_one_in_force(agent_spec: AgentSpec) -> None:
+def test_a_malformed_plan_leaves_the_current_plan_as_it_was(agent_spec: AgentSpec) -> None:
     episode = one(agent_spec, planning({1: "1. a\n2. b\n3. c", 2: "I would rather not", 3: "3. C"}))
     assert [turn.plan for turn in episode.turns] == [("a", "b", "c"), ("a", "b", "c"), ("a", "b", "C")]
     assert [turn.well_formed for turn in episode.turns] == [True, False, True]
@@ -194,7 +194,9 @@ def test_a_malformed_action_costs_a_turn(agent_spec: AgentSpec) -> None:
 
 
 @pytest.mark.parametrize(("action", "outcome", "turns"), [("press[x]", "truncated", 4), ("wrong", "failed", 1)])
-def test_a_budget_truncates_and_the_world_fails(agent_spec: AgentSpec, action: str, outcome: str, turns: int) -> None:
+def test_a_limit_truncates_and_the_environment_fails_an_episode(
+    agent_spec: AgentSpec, action: str, outcome: str, turns: int
+) -> None:
     def script(prompt: str) -> str:
         colors, role, _ = asked(prompt)
         wrong = next(color for color in ("red", "blue") if color != colors[0])
@@ -204,7 +206,7 @@ def test_a_budget_truncates_and_the_world_fails(agent_spec: AgentSpec, action: s
     assert (episode.outcome, len(episode.turns), episode.score) == (outcome, turns, 0.0)
 
 
-def test_a_full_context_truncates_before_the_world_is_stepped(agent_spec: AgentSpec) -> None:
+def test_a_full_context_truncates_before_the_environment_is_stepped(agent_spec: AgentSpec) -> None:
     whole = one(agent_spec, able)
     stepped: list[str] = []
 
@@ -274,7 +276,7 @@ def test_a_teacher_writes_plans_that_are_no_calls(agent_spec: AgentSpec) -> None
     assert episode.calls[1].plan == episode.turns[1].plan
 
 
-def test_a_teacher_that_does_not_exist_is_told(agent_spec: AgentSpec) -> None:
+def test_a_missing_expert_is_a_user_error(agent_spec: AgentSpec) -> None:
     class Alone(ToyEnv):
         @property
         def expert(self) -> None:  # type: ignore[override]
@@ -285,7 +287,7 @@ def test_a_teacher_that_does_not_exist_is_told(agent_spec: AgentSpec) -> None:
 
 
 def demonstrate(agent_spec: AgentSpec, **changes: Any) -> list[Episode]:
-    """Many demonstrations; the engine must not be asked for anything."""
+    """Many demonstrations; the engine must get no request."""
 
     def never(prompt: str) -> str:
         raise AssertionError(prompt)
@@ -329,7 +331,7 @@ def test_a_demonstration_ends_where_the_context_does(agent_spec: AgentSpec) -> N
         assert all(len(call.prompt) + len(call.ids) <= room for call in short.calls)
 
 
-def test_a_world_that_fails_is_tried_anew(agent_spec: AgentSpec) -> None:
+def test_an_episode_whose_environment_fails_is_run_again(agent_spec: AgentSpec) -> None:
     worlds: list[Tired] = []
 
     def made() -> Tired:
@@ -348,7 +350,7 @@ def test_a_world_that_fails_is_tried_anew(agent_spec: AgentSpec) -> None:
 
 
 @pytest.mark.parametrize("when", ["made", "reset", "step"])
-def test_a_world_that_fails_every_time_is_broken_and_stops_nobody(agent_spec: AgentSpec, when: str) -> None:
+def test_an_environment_that_fails_every_time_breaks_its_episode_and_no_other(agent_spec: AgentSpec, when: str) -> None:
     made = 0
 
     class Cursed(ToyEnv):
@@ -384,7 +386,7 @@ def test_a_world_that_fails_every_time_is_broken_and_stops_nobody(agent_spec: Ag
     assert made == 3 + ATTEMPTS - 1
 
 
-def test_a_new_try_gets_a_world_that_nobody_played_in(agent_spec: AgentSpec) -> None:
+def test_a_further_attempt_gets_a_new_environment(agent_spec: AgentSpec) -> None:
     worlds: list[Tired] = []
 
     def made() -> Tired:
@@ -397,7 +399,7 @@ def test_a_new_try_gets_a_world_that_nobody_played_in(agent_spec: AgentSpec) -> 
     assert [world.steps for world in worlds] == [5, 6]  # the third episode went on in the second world
 
 
-def test_episodes_come_in_the_order_of_tickets_whoever_finishes_first(agent_spec: AgentSpec) -> None:
+def test_episodes_come_in_the_order_of_specs_whichever_finishes_first(agent_spec: AgentSpec) -> None:
     due = specs(agent_spec, 5, 2)
     plain = run_episodes(due, make_env, ScriptedPolicy(agent_spec.chat, able), KEY)
     finished: list[tuple[int, int]] = []
@@ -417,21 +419,21 @@ def test_nothing_is_generated_for_a_finished_episode(agent_spec: AgentSpec) -> N
     assert sorted(engine.released) == [(g, s) for g in range(3) for s in range(2)]
 
 
-def test_a_request_carries_the_decoding_of_its_player(agent_spec: AgentSpec) -> None:
+def test_a_request_carries_the_decoding_of_its_agent(agent_spec: AgentSpec) -> None:
     engine = Watched(ScriptedPolicy(agent_spec.chat, able))
     run_episodes(specs(replace(agent_spec, temperature=0.6, top_p=0.9)), make_env, engine, KEY)
     assert {(r.temperature, r.top_p) for r in engine.requests} == {(0.6, 0.9)}
     assert [r.max_tokens for r in engine.requests] == [48, 24] * 3
 
 
-def test_the_seed_of_a_call_says_what_it_is_and_is_the_same_everywhere() -> None:
+def test_the_seed_of_a_call_follows_from_its_key_on_every_machine() -> None:
     assert seed_of(0, "train", 0, 0, 0, 0, 1, "planner", 0) == 7327820038623582092
     keys = list(product((0, 1), (0, 11), (0, 1), (0, 1), (0, 1), (1, 11), ("planner", "executor")))
     assert len({seed_of(*key) for key in keys}) == len(keys)
 
 
 def sampled(model: Any, chat: Chat, due: Sequence[EpisodeSpec], slots: int) -> dict[tuple[int, int], Episode]:
-    engine = LocalEngine(model, chat.end, slots)
+    engine = LocalEngine(model=model, end=chat.end, slots=slots)
     episodes = run_episodes(due, make_env, engine, UNAMBIGUOUS)
     assert (engine.running, sorted(engine.free), engine.slot_of) == ([], list(range(slots)), {})
     assert not any(engine.known)
@@ -439,7 +441,7 @@ def sampled(model: Any, chat: Chat, due: Sequence[EpisodeSpec], slots: int) -> d
 
 
 @pytest.mark.parametrize("layout", ["append", "current"])
-def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(
+def test_samples_depend_on_the_call_and_not_on_what_is_batched_with_it(
     model: Any, agent_spec: AgentSpec, layout: str
 ) -> None:
     due = specs(replace(agent_spec, context=layout), 2, 3)
@@ -452,7 +454,7 @@ def test_what_is_sampled_depends_on_the_call_and_on_nothing_beside_it(
             torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
 
 
-def test_of_several_candidates_the_likeliest_is_followed(agent_spec: AgentSpec) -> None:
+def test_the_candidate_plan_with_the_highest_log_probability_is_followed(agent_spec: AgentSpec) -> None:
     engine = Watched(Drawn(agent_spec.chat))
     episode = run_episodes(specs(replace(agent_spec, candidates=3)), make_env, engine, KEY)[0]
     for turn in range(1, len(episode.turns) + 1):
@@ -478,7 +480,7 @@ def rank(episode: Episode, turn: int) -> int:
 
 
 class Drawn(ScriptedPolicy):
-    """A planner whose candidates differ in words, and in likelihood by their seeds."""
+    """A planner whose candidate plans differ in text, and by their seeds in log-probability."""
 
     def __init__(self, chat: Chat) -> None:
         super().__init__(chat, able)
@@ -495,8 +497,8 @@ class Drawn(ScriptedPolicy):
         return Reply(request.session, ids, [-(request.seed % 97) / 97] * len(ids), "end")
 
 
-def test_candidates_find_the_keys_and_values_of_their_prompt(model: Any, agent_spec: AgentSpec) -> None:
-    engine, fresh = LocalEngine(model, agent_spec.chat.end, 4), []
+def test_candidates_reuse_the_cache_of_their_prompt(model: Any, agent_spec: AgentSpec) -> None:
+    engine, fresh = LocalEngine(model=model, end=agent_spec.chat.end, slots=4), []
     submit = engine.submit
 
     def watched(request: Request) -> None:
@@ -511,7 +513,10 @@ def test_candidates_find_the_keys_and_values_of_their_prompt(model: Any, agent_s
 def test_one_candidate_is_the_same_call_as_the_first_of_several(model: Any, agent_spec: AgentSpec) -> None:
     one, three = (
         run_episodes(
-            specs(replace(agent_spec, candidates=k)), make_env, LocalEngine(model, agent_spec.chat.end, 4), KEY
+            specs(replace(agent_spec, candidates=k)),
+            make_env,
+            LocalEngine(model=model, end=agent_spec.chat.end, slots=4),
+            KEY,
         )[0]
         for k in (1, 3)
     )
@@ -533,7 +538,7 @@ def test_a_plan_is_written_every_k_turns(agent_spec: AgentSpec) -> None:
     assert episode.outcome == "solved"
 
 
-def test_who_is_asked_may_keep_the_plan(agent_spec: AgentSpec) -> None:
+def test_a_planner_may_keep_the_current_plan(agent_spec: AgentSpec) -> None:
     prompts = load_prompts("short", "asked")
     replies = {1: "1. a\n2. b\n3. c", 2: "keep", 3: "3. C"}
     script = planning(replies)
@@ -552,14 +557,14 @@ def test_who_is_asked_may_keep_the_plan(agent_spec: AgentSpec) -> None:
         assert [turn.well_formed for turn in episode.turns].count(False) == 1
 
 
-def test_an_expert_that_is_asked_keeps_a_plan_that_still_stands(agent_spec: AgentSpec) -> None:
+def test_an_expert_keeps_a_plan_that_is_still_its_own(agent_spec: AgentSpec) -> None:
     for episode in demonstrate(agent_spec, plans="asked", prompts=load_prompts("short", "asked")):
         said = [agent_spec.chat.decode(call.ids) for call in episode.calls if call.role == "planner"]
         assert said[1:] == ["keep"] * (len(said) - 1)
         assert episode.outcome == "solved"
 
 
-def test_a_plan_that_is_graded_stands_beside_that_of_the_expert_from_the_same_state(agent_spec: AgentSpec) -> None:
+def test_a_graded_plan_is_recorded_with_the_experts_plan_for_the_same_state(agent_spec: AgentSpec) -> None:
     episode = one(replace(agent_spec, graded=True), planning({1: "1. a", 2: "no plan", 3: "3. c"}))
     colors = episode.task.id.split("-")
     written = [call.written for call in episode.calls if call.role == "planner"]

@@ -1,4 +1,4 @@
-"""Processes that share out the playing: the same episodes, the same errors, and none of them outlives the run."""
+"""Rollout workers: the same episodes and errors as in one process, and no worker outlives the run."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def said(episodes: list[Episode]) -> list[Any]:
     return [(e.group, e.sample, e.task.id, e.outcome, [call.ids for call in e.calls]) for e in episodes]
 
 
-def test_what_is_played_does_not_depend_on_how_many_play(agent_spec: AgentSpec, model: Any) -> None:
-    alone = run_episodes(specs(agent_spec), make_env, LocalEngine(model, END, 8), KEY)
+def test_episodes_do_not_depend_on_the_number_of_workers(agent_spec: AgentSpec, model: Any) -> None:
+    alone = run_episodes(specs(agent_spec), make_env, LocalEngine(model=model, end=END, slots=8), KEY)
     over: list[Episode] = []
-    engine = LocalEngine(model, END, 8)
+    engine = LocalEngine(model=model, end=END, slots=8)
     shared = run_episodes_in_processes(specs(agent_spec), make_env, engine, KEY, over.append, workers=2)
     assert said(shared) == said(alone)
     assert Counter(map(id, over)) == Counter(map(id, shared)), "every episode is reported once, as it is returned"
 
 
-def test_who_plays_is_decided_when_it_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer takes the policy to an accelerator after the data source was told how to play; nothing may fork then."""
+def test_workers_are_used_only_while_the_policy_is_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer moves the policy to an accelerator after the data source was built; nothing may fork then."""
     train_setup = setup.TrainSetup.of(composed_job(parse([]), ["env=toy"]).config, tmp_path)
     monkeypatch.setattr(setup, "run_episodes_in_processes", lambda *given, workers: "apart")
     monkeypatch.setattr(setup, "run_episodes", lambda *given: "here")
@@ -67,25 +67,28 @@ def test_who_plays_is_decided_when_it_is_played(tmp_path: Path, monkeypatch: pyt
     assert told() == "here"
 
 
-def test_a_few_tickets_are_not_worth_a_process(
-    agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers, "_begin", None)
-    engine = LocalEngine(model, END, 8)
+def test_few_episodes_start_no_worker(agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_start", None)
+    engine = LocalEngine(model=model, end=END, slots=8)
     assert (
         len(run_episodes_in_processes(specs(agent_spec, 15), make_env, engine, KEY, lambda episode: None, workers=4))
         == 15
     )
 
 
-def test_a_group_is_played_by_one_process(agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its episodes begin alike, and take over from each other what they have computed."""
+def test_a_group_runs_in_one_worker(agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its episodes share a prefix, whose keys and values they reuse from each other."""
     shares: list[list[EpisodeSpec]] = []
-    monkeypatch.setattr(workers, "_begin", lambda share, *given: shares.append(list(share)) or (None, None))
-    monkeypatch.setattr(workers, "_heard", lambda pipes: iter(()))
+    monkeypatch.setattr(workers, "_start", lambda share, *given: shares.append(list(share)) or (None, None))
+    monkeypatch.setattr(workers, "_receive", lambda pipes: iter(()))
     with pytest.raises((KeyError, AttributeError)):  # nobody plays
         run_episodes_in_processes(
-            specs(agent_spec, 18), make_env, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2
+            specs(agent_spec, 18),
+            make_env,
+            LocalEngine(model=model, end=END, slots=8),
+            KEY,
+            lambda episode: None,
+            workers=2,
         )
     groups = [{spec.group for spec in share} for share in shares]
     assert [len(each) for each in groups] == [5, 4]
@@ -93,7 +96,7 @@ def test_a_group_is_played_by_one_process(agent_spec: AgentSpec, model: Any, mon
 
 
 class Dear(ToyEnv):
-    """Costs something."""
+    """Raises a user error."""
 
     def reset(self, **given: Any) -> Any:
         raise UserError("env=dear: costs money; pay")
@@ -105,9 +108,10 @@ class Deadly(ToyEnv):
 
 
 @pytest.mark.parametrize(
-    ("world", "error", "says"), [(Dear, UserError, "^env=dear: costs money"), (Deadly, RuntimeError, "ended with -9")]
+    ("world", "error", "says"),
+    [(Dear, UserError, "^env=dear: costs money"), (Deadly, RuntimeError, "ended with exit code -9")],
 )
-def test_what_ends_a_process_ends_the_playing(
+def test_what_ends_a_worker_ends_the_rollout(
     agent_spec: AgentSpec, model: Any, world: Any, error: Any, says: str
 ) -> None:
     def make() -> Any:
@@ -115,7 +119,7 @@ def test_what_ends_a_process_ends_the_playing(
 
     with pytest.raises(error, match=says):
         run_episodes_in_processes(
-            specs(agent_spec), make, LocalEngine(model, END, 8), KEY, lambda episode: None, workers=2
+            specs(agent_spec), make, LocalEngine(model=model, end=END, slots=8), KEY, lambda episode: None, workers=2
         )
 
 
@@ -131,8 +135,8 @@ workers.run_episodes_in_processes([SimpleNamespace(group=i) for i in range(16)],
 """
 
 
-def test_processes_die_with_the_run(tmp_path: Path) -> None:
-    """Else they would hold the lock on its folder, and nobody could go on."""
+def test_workers_end_with_the_run(tmp_path: Path) -> None:
+    """Otherwise they would hold the lock on its folder, and it could not be resumed."""
     run = subprocess.Popen([sys.executable, "-c", SLEEPERS, str(tmp_path)])
     deadline = time.monotonic() + 60
     while len(names := os.listdir(tmp_path)) < 2:
@@ -145,15 +149,13 @@ def test_processes_die_with_the_run(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_process_that_only_plays_says_the_same_with_its_adapter_in_the_weights(
-    agent_spec: AgentSpec, tiny: Path
-) -> None:
+def test_a_worker_samples_the_same_with_a_merged_adapter(agent_spec: AgentSpec, tiny: Path) -> None:
     model = policy.load_model(str(tiny), "float32", False, 4, 8.0, ["q_proj", "v_proj", "down_proj"])
     torch.manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    engine = LocalEngine(model, END, 8)
+    engine = LocalEngine(model=model, end=END, slots=8)
     apart = run_episodes(specs(agent_spec, 6), make_env, engine, KEY)
     engine.settle()
     merged = run_episodes(specs(agent_spec, 6), make_env, engine, KEY)

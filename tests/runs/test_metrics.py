@@ -1,4 +1,4 @@
-"""docs/metrics.md has every number that is logged, and no other."""
+"""docs/metrics.md lists exactly the metrics that are logged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def logged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """The names that a run of each kind logs in one step and its panels."""
+    """The names that each kind of run logs in one step and its evaluations."""
 
     def names(kind: str) -> set[str]:
         folder = RunFolder(tmp_path_factory.mktemp(kind))
@@ -81,7 +81,7 @@ def test_every_number_is_explained(logged: dict[str, set[str]], kind: str) -> No
 
 
 def test_every_name_that_is_explained_is_logged(logged: dict[str, set[str]]) -> None:
-    """By some kind of run. A panel has all its measures, though not every one is defined in every run."""
+    """By some kind of run. An evaluation has all its measures, though not every one is defined in every run."""
     every = {f"{panel}/{measure}" for panel in PANELS.values() for measure in [*MEASURES, "success_greedy"]}
     assert {name for name in NAMES if "/" in name} == every.union(*logged.values())
 

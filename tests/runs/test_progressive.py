@@ -1,4 +1,4 @@
-"""A chain of stages is what its stages are, one by one, each from the last one's weights, however often it is interrupted."""
+"""The progressive curriculum: a chain equals its stages run one by one, however often it is interrupted."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def test_each_stage_begins_with_the_weights_that_the_last_one_ended_with(whole: 
     assert load_model(str(RunFolder(whole).policy), "float32") is not None
 
 
-def test_a_stage_of_a_chain_is_the_stage_alone_and_no_panel_is_played_twice(
+def test_a_stage_of_a_chain_equals_the_stage_alone_and_no_evaluation_is_repeated(
     whole: Path, warm: Path, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was handed over is what would have been played, to the last byte."""
+    """Reused evaluations equal repeated ones, to the last byte."""
     played: list[EpisodesByProtocol] = []
     keep = running.measure
 
@@ -115,7 +115,7 @@ def test_a_stage_of_a_chain_is_the_stage_alone_and_no_panel_is_played_twice(
     assert result(alone) == result(whole / ORDER[1])
 
 
-def test_another_panel_or_player_is_not_handed_over(
+def test_evaluations_with_other_settings_or_weights_are_not_reused(
     whole: Path, warm: Path, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played: list[EpisodesByProtocol] = []
@@ -140,7 +140,7 @@ def test_another_panel_or_player_is_not_handed_over(
     assert [bool(known) for known in played] == [False, False, False, False, True, True]
 
 
-def test_another_teachers_plans_are_played_anew(
+def test_evaluations_with_another_teachers_plans_are_not_reused(
     whole: Path, warm: Path, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = composed_job(parse([]), [*TINY, f"parent={whole / ORDER[0]}", f"model.path={warm}"]).config
@@ -151,8 +151,8 @@ def test_another_teachers_plans_are_played_anew(
     assert [*handed_over(config, end["panel"]["sha256"], end["weights_sha256"])] == ["own plans, sampled"]
 
 
-def test_a_parent_of_another_revision_hands_over_nothing(whole: Path, warm: Path, tmp_path: Path) -> None:
-    """Whose configuration has a key that there is no more: it is played anew, and the run goes on."""
+def test_evaluations_of_a_parent_of_another_revision_are_not_reused(whole: Path, warm: Path, tmp_path: Path) -> None:
+    """Its configuration has a key that no longer exists: the evaluation is repeated, and the run continues."""
     shutil.copytree(whole / ORDER[0], tmp_path / "old")
     end = json.loads((tmp_path / "old" / "summary.json").read_text())
     config = composed_job(parse([]), [*TINY, f"parent={tmp_path}/old", f"model.path={warm}"]).config
@@ -163,8 +163,8 @@ def test_a_parent_of_another_revision_hands_over_nothing(whole: Path, warm: Path
     assert handed_over(config, end["panel"]["sha256"], end["weights_sha256"]) == {}
 
 
-def test_a_chain_from_nothing_keeps_the_model_that_it_began_with(play: Play, tmp_path: Path) -> None:
-    """So that an evaluation of the chain plays it, and makes no other."""
+def test_a_chain_from_scratch_keeps_its_initial_model(play: Play, tmp_path: Path) -> None:
+    """So that an evaluation of the chain uses it, and creates no other."""
     words = [*SMALL, "train.steps=2", "model=scratch", "model.lora.rank=null", "model.scratch.layers=1"]
     folder = tmp_path / "chain"
     play(folder, *words, "model.scratch.vocabulary=512", f"hydra.run.dir={folder}")

@@ -1,6 +1,6 @@
-"""Two ranks learn what one would have learned: same loss, same gradient, same weights.
+"""Distributed training: two ranks get the same loss, gradient and weights as one.
 
-Run as a script this file is one rank: it trains every case and saves what came of it.
+Run as a script this file is one rank: it trains every case and saves the results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a model for each role": {"algorithm": "ppo", "minibatches": 2, "roles": "isolated", **BOTH},
     "nothing to learn": {"algorithm": "grpo", "minibatches": 2},
 }
-"""With one group the second rank has nothing to play."""
+"""With one group the second rank has no episodes."""
 
 
 def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
@@ -108,10 +108,10 @@ def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Ca
     [("stage=adherence",), ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=5")],
     ids=["rl", "sft"],
 )
-def test_what_two_ranks_have_played_is_written_and_counted_as_of_one(
+def test_episodes_of_two_ranks_are_written_and_counted_like_those_of_one(
     warm: Path, tmp_path: Path, chosen: tuple[str, ...]
 ) -> None:
-    """Whole runs of a step: the first rank writes what all have played."""
+    """Whole runs of a step: the first rank writes the episodes of all."""
     words = [*chosen, *SMALL, "train.steps=1", "train.tasks=3", f"model.path={warm}"]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
     for devices in (1, 2):

@@ -1,4 +1,4 @@
-"""The same command gives the same run, bit for bit, interrupted or not."""
+"""Resuming: the same command gives the same run, bit for bit, interrupted or not."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def test_the_same_command_twice_gives_the_same_run(whole: Whole, play: Play, tmp
     assert all(line["train/grad_norm"] > 0 for line in metrics(one))  # there was something to learn
 
 
-def test_drift_is_watched_without_a_trace(whole: Whole, play: Play, tmp_path: Path) -> None:
-    """Also of the planner, which does not speak in training: its plans are the teacher's."""
+def test_measuring_drift_changes_nothing_else(whole: Whole, play: Play, tmp_path: Path) -> None:
+    """Also for the planner, which makes no calls in this training: its plans are the teacher's."""
     unwatched, watched = metrics(play(tmp_path, "grpo", "drift.every=0")), metrics(whole("grpo"))
     drifts = [{k: line.pop(k) for k in [*line] if k.startswith("drift/")} for line in watched]
     assert watched == unwatched
@@ -187,7 +187,7 @@ def test_an_interrupted_run_ends_like_one_that_never_was(
     assert result(play(tmp_path, "grpo")) == result(whole("grpo"))
 
 
-def test_values_go_on_as_well(whole: Whole, play: Play, tmp_path: Path) -> None:
+def test_the_value_head_is_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:
     interrupted(play, tmp_path, "ppo", "display.update", 3)
     assert result(play(tmp_path, "ppo")) == result(whole("ppo"))
     values = torch.load(tmp_path / "value.pt", weights_only=True)
@@ -195,7 +195,7 @@ def test_values_go_on_as_well(whole: Whole, play: Play, tmp_path: Path) -> None:
     assert values["weight"].abs().sum() > 0
 
 
-def test_adapters_go_on_as_well_and_frozen_weights_are_not_kept(whole: Whole, play: Play, tmp_path: Path) -> None:
+def test_adapters_are_resumed_and_frozen_weights_are_not_checkpointed(whole: Whole, play: Play, tmp_path: Path) -> None:
     interrupted(play, tmp_path, "lora", "display.update", 3)
     (checkpoint,) = RunFolder(tmp_path).checkpoints.iterdir()
     kept = torch.load(checkpoint, weights_only=False)["state_dict"]
@@ -204,7 +204,7 @@ def test_adapters_go_on_as_well_and_frozen_weights_are_not_kept(whole: Whole, pl
 
 
 @pytest.mark.parametrize("kind", ["separate", "isolated"])
-def test_what_each_role_has_of_its_own_goes_on_as_well(whole: Whole, play: Play, tmp_path: Path, kind: str) -> None:
+def test_the_parameters_of_each_role_are_resumed_too(whole: Whole, play: Play, tmp_path: Path, kind: str) -> None:
     interrupted(play, tmp_path, kind, "display.update", 3)
     assert result(play(tmp_path, kind)) == result(whole(kind))
     assert len(result(tmp_path)[-1]) == 2
@@ -224,7 +224,7 @@ def test_interrupted_again_and_again(whole: Whole, play: Play, tmp_path: Path) -
     assert result(play(folder, "grpo")) == result(whole("grpo"))
 
 
-def test_a_checkpoint_half_written_is_passed_over(whole: Whole, play: Play, tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_skipped(whole: Whole, play: Play, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     interrupted(play, folder, "grpo", "display.update", 4)
     held = RunFolder(folder).checkpoints

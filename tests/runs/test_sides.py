@@ -1,4 +1,4 @@
-"""Checkpoints and paradigms side by side: the numbers are those of the episodes, and sides that differ in more are refused."""
+"""Evaluation of several checkpoints and paradigms: numbers are those of the episodes, other differences are refused."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_table_is_what_the_episodes_say(found: Path) -> None:
 
 
 def test_the_same_side_twice_does_not_differ(place: Path, found: Path) -> None:
-    """Seeds of a panel follow from what is played; and one side alone keeps its own numbers."""
+    """Seeds follow from the evaluation set; a side evaluated alone has the same numbers."""
     before = {*place.glob("*/*-evaluate-toy")}
     assert evaluate.main([f"checkpoint=[{place}/A,{place}/A]", "agents=react"]) == 0
     (folder,) = {*place.glob("*/*-evaluate-toy")} - before

@@ -1,4 +1,4 @@
-"""A disk that fills up costs nothing but the time until there is room again."""
+"""A full disk: runs end with one line and resume without loss."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Skips where nothing may be mounted."""
+    """Skips if nothing may be mounted."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -73,9 +73,7 @@ def result(folder: Path) -> tuple[Any, ...]:
     return summary["weights_sha256"], summary["eval"], (folder / "episodes.jsonl").read_bytes()
 
 
-def test_a_run_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(
-    disk: Disk, tiny: Path, tmp_path: Path
-) -> None:
+def test_a_run_on_a_full_disk_ends_with_one_line_and_can_be_resumed(disk: Disk, tiny: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
 
     def run(folder: Path, uri: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""A line of episodes.jsonl says everything about an episode but its token ids."""
+"""Records of episodes.jsonl: they hold everything about an episode except its token ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
 
 def episode() -> Episode:
-    """No field has the value that it starts with."""
+    """An episode no field of which has its default value."""
     turn = Turn(("push \u2028 red", ""), "Action: press[red]", "press[red]", "“Näh”\n", True, False, 1 / 3, adherence=1)
     return Episode(
         task=Task("toy", "red-blue", "train", 3),
@@ -36,7 +36,7 @@ def test_an_episode_comes_back_from_its_line_without_its_calls() -> None:
 
 
 def test_a_graded_plan_comes_back_too() -> None:
-    """Panels are handed over from run to run through their lines, and scored anew."""
+    """Evaluations are reused from run to run through their records, and scored again."""
     written = [WrittenPlan(("press red",), ("press",), PlanScores(1, 3, 5)), WrittenPlan(None, (), None), None]
     calls = [Call("planner", [5], [6], [-0.1], "end", (), written=one, selected=bool(one)) for one in written]
     record = to_record(replace(episode(), calls=calls), "train", 5)
@@ -46,12 +46,12 @@ def test_a_graded_plan_comes_back_too() -> None:
     assert to_record(again, "train", 5) == record
 
 
-def test_a_line_says_when_and_why_it_was_played() -> None:
+def test_a_record_has_its_phase_and_step() -> None:
     record = to_record(replace(episode(), reward=None), "before/own plans, greedy", 0)
     assert (record["phase"], record["step"], record["reward"]) == ("before/own plans, greedy", 0, None)
 
 
-def test_a_line_says_what_each_call_read_and_sampled_and_what_it_was_worth() -> None:
+def test_a_record_has_the_token_counts_and_advantage_of_each_call() -> None:
     played = replace(
         episode(), calls=[Call("planner", [5, 5], [6, 7, 8], [-0.1] * 3, "length", (), turn=2, advantage=-0.5)]
     )

@@ -1,4 +1,4 @@
-"""What must not leave the process does not."""
+"""Redaction: secrets and credentials are removed, and nothing else is."""
 
 from __future__ import annotations
 

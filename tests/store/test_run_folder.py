@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-def test_looking_at_a_folder_creates_nothing(folder: RunFolder, tmp_path: Path) -> None:
+def test_inspecting_a_folder_creates_nothing(folder: RunFolder, tmp_path: Path) -> None:
     assert not folder.begun
     assert not folder.finished
     folder.check_writable()
@@ -42,7 +42,7 @@ def test_begun_with_a_configuration_finished_with_a_summary(folder: RunFolder) -
     assert (folder.begun, folder.finished) == (True, True)
 
 
-def test_a_second_process_is_kept_out_until_the_first_has_ended_however(folder: RunFolder) -> None:
+def test_the_lock_excludes_a_second_process_until_the_first_has_ended(folder: RunFolder) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -96,7 +96,7 @@ def test_a_folder_without_lines_can_be_cut(folder: RunFolder) -> None:
     assert list(folder.path.iterdir()) == []
 
 
-def test_lost_lines_are_noticed_before_anything_is_cut(folder: RunFolder) -> None:
+def test_missing_lines_are_refused_before_anything_is_cut(folder: RunFolder) -> None:
     folder.path.mkdir()
     folder.metrics.write_text("12345")
     folder.episodes.write_text("123")
@@ -106,7 +106,7 @@ def test_lost_lines_are_noticed_before_anything_is_cut(folder: RunFolder) -> Non
 
 
 @pytest.mark.parametrize("place", ["file/run", "/proc/runs/run"])
-def test_a_place_where_nothing_can_be_written_is_refused(place: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         RunFolder(tmp_path / place).check_writable()
@@ -125,7 +125,7 @@ def test_a_write_that_fails_leaves_the_old_file(folder: RunFolder, monkeypatch: 
     assert folder.summary.read_text() == "old"
 
 
-def test_who_reads_while_a_file_is_written_reads_a_whole_one(folder: RunFolder) -> None:
+def test_readers_see_a_complete_file_while_it_is_written(folder: RunFolder) -> None:
     write_whole(folder.summary, "old")
     with open(folder.summary) as reader:
         write_whole(folder.summary, b"new")

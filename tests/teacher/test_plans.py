@@ -1,4 +1,4 @@
-"""Sets of plans: written, graded and kept by the paper's rule, gone on with after any death, and followed."""
+"""Plan datasets: written, graded and kept by the paper's rule, continued after any interruption, and followed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_judge(request: Mapping[str, Any]) -> bool:
 
 
 def grades(text: str) -> dict[str, int]:
-    """A judge's opinion of a plan, which depends on its words alone."""
+    """A judge's scores of a plan, which depend on its text alone."""
     draw = Random(text)
     return {"correctness": draw.choice([3, 4, 5]), "executability": draw.choice([4, 5, 5]), "standardization": 5}
 
@@ -52,7 +52,7 @@ def shown_plan(request: Mapping[str, Any]) -> str:
 
 
 def office(request: dict[str, Any], number: int) -> Any:
-    """Teacher and judge in one: each repeated question of the teacher's gets another plan."""
+    """Teacher and judge in one server: each repeated request of the teacher gets another plan."""
     if "Say yes." in str(request):
         return said("Yes.")
     if is_judge(request):
@@ -98,7 +98,7 @@ def test_a_plan_is_kept_by_the_rule_of_the_paper() -> None:
     assert Threshold(4.8, 4, 5).why_not(PlanScores(4, 5, 5)) == "mean below 4.8"
 
 
-def test_of_a_task_the_best_are_kept_and_of_equals_the_first() -> None:
+def test_the_best_plans_of_a_task_are_kept_and_of_equal_ones_the_first() -> None:
     assert kept((4, 5, 5), (5, 5, 5), None, (5, 4, 5), (5, 5, 5), (4, 5, 5), best=3) == [1, 4, 0]
 
 
@@ -114,7 +114,7 @@ def test_every_plan_is_kept_or_has_a_reason() -> None:
     })  # fmt: skip
 
 
-def test_the_command_keeps_half_of_each_task_or_has_tried_hard(
+def test_the_command_keeps_half_a_round_of_each_task_or_has_used_all_rounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "set"
@@ -163,7 +163,7 @@ def test_a_round_is_written_until_half_of_one_has_passed(
         assert desk.due(("train", "blue")) == [0, 1, 2, 3]
 
 
-def test_a_finished_set_is_not_asked_about_again_and_grows(tmp_path: Path) -> None:
+def test_a_finished_dataset_is_not_written_again_and_can_grow(tmp_path: Path) -> None:
     out = tmp_path / "set"
     with serving(office) as server:
         assert plans.main(line(server.url, out)) == 0
@@ -176,7 +176,7 @@ def test_a_finished_set_is_not_asked_about_again_and_grows(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("deaths", [{2, 33}, pytest.param({1, 9, 20, 21, 40}, marks=pytest.mark.slow)], ids=str)
-def test_killed_anywhere_it_goes_on_and_asks_nothing_twice(tmp_path: Path, deaths: set[int]) -> None:
+def test_killed_anywhere_it_continues_and_sends_no_request_twice(tmp_path: Path, deaths: set[int]) -> None:
     process: subprocess.Popen[bytes] | None = None
     given: list[str] = []
 
@@ -206,7 +206,7 @@ def test_killed_anywhere_it_goes_on_and_asks_nothing_twice(tmp_path: Path, death
     assert (out / "README.md").read_text() == (tmp_path / "whole" / "README.md").read_text()
 
 
-def test_a_line_that_was_not_finished_is_forgotten(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_cut_off(tmp_path: Path) -> None:
     one = Candidate("toy", "train", "red", 0, "Go.", ("go",))
     with plan_dataset.PlanSet(tmp_path / "set", {}) as held:
         held.add(one)
@@ -220,7 +220,7 @@ def test_a_line_that_was_not_finished_is_forgotten(tmp_path: Path) -> None:
         assert whole.startswith((tmp_path / "set" / "written.jsonl").read_bytes())
 
 
-def test_what_got_no_answer_is_counted_and_asked_for_the_next_time(
+def test_plans_without_a_reply_are_counted_and_asked_for_again_next_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, ill = tmp_path / "set", True
@@ -254,7 +254,7 @@ def test_an_expert_writes_one_plan_a_task(tmp_path: Path, capsys: pytest.Capture
         assert [re.findall(r"the (\w+) button", step)[0] for step in row["plan"]] == row["task"].split("-")
 
 
-def test_a_set_is_a_dataset_of_hugging_face(tmp_path: Path) -> None:
+def test_a_plan_dataset_loads_with_hugging_face_datasets(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     assert plans.main([*FEW, f"out={tmp_path / 'set'}"]) == 0
@@ -315,7 +315,7 @@ def settings(**env: Any) -> dict[str, Any]:
     }
 
 
-def test_how_an_endpoint_is_reached_makes_no_other_set() -> None:
+def test_a_dataset_does_not_depend_on_how_its_endpoint_is_reached() -> None:
     decide = {"model", "temperature", "max_tokens", "body"}
     assert {field.name for field in fields(endpoint.Address)} == plan_dataset.REACHING | decide
 
@@ -324,14 +324,14 @@ def test_how_an_endpoint_is_reached_makes_no_other_set() -> None:
 
 
 def saved(path: Path, *plans: tuple[str, str, str, list[str]]) -> Path:
-    """A set that somebody else made."""
+    """A dataset from elsewhere."""
     pq.write_table(
         pa.Table.from_pylist([dict(zip(plan_dataset.READ.names, plan, strict=True)) for plan in plans]), path
     )
     return path
 
 
-def test_the_first_plan_of_a_task_is_followed_and_never_written_anew(tmp_path: Path) -> None:
+def test_the_first_plan_of_a_task_is_followed_and_never_rewritten(tmp_path: Path) -> None:
     tutor = FileTeacher(
         path=str(saved(tmp_path / "p.parquet", ("toy", "red", "Go.", ["a", "b"]), ("toy", "red", "Go.", ["c"])))
     )
@@ -348,7 +348,7 @@ def test_a_task_is_the_same_in_a_mixture(tmp_path: Path) -> None:
     )
 
 
-def test_a_plan_for_another_beginning_is_refused(tmp_path: Path) -> None:
+def test_a_plan_for_another_first_observation_is_refused(tmp_path: Path) -> None:
     world, (task, *_) = partial(load, "toy"), load("toy", split="train").tasks
     tutor = FileTeacher(path=str(saved(tmp_path / "p.parquet", ("toy", task, "Hello.", ["a"]))))
     with pytest.raises(UserError, match=f"its plan for {task} was written in another toy"):
@@ -363,7 +363,7 @@ def test_a_plan_for_another_beginning_is_refused(tmp_path: Path) -> None:
         ("push, then pull", r"cannot be read \(.*\); give Parquet with .*plan \(list<.*string>\)"),
     ],
 )
-def test_a_set_that_is_none_is_refused(tmp_path: Path, plan: Any, says: str) -> None:
+def test_an_invalid_dataset_is_refused(tmp_path: Path, plan: Any, says: str) -> None:
     rows = [{"env": "toy", "task": "red", "observation": "Go.", "plan": plan}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
     with pytest.raises(UserError, match=rf"^path={tmp_path}/p\.parquet: .*{says}") as caught:
@@ -371,7 +371,7 @@ def test_a_set_that_is_none_is_refused(tmp_path: Path, plan: Any, says: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_its_plans_are_in_force(training: Callable[..., Any], tmp_path: Path) -> None:
+def test_its_plans_are_the_current_plans(training: Callable[..., Any], tmp_path: Path) -> None:
     names = load("toy", split="train").tasks
     plans = [("toy", name, f"Press {name.replace('-', ', then ')}.", [f"one {name}", "two"]) for name in names]
     source = training(agent_spec={"teacher": FileTeacher(path=str(saved(tmp_path / "p.parquet", *plans)))}).source
@@ -379,7 +379,7 @@ def test_its_plans_are_in_force(training: Callable[..., Any], tmp_path: Path) ->
         assert all(turn.plan[:2] == (f"one {episode.task.id}", "two") for turn in episode.turns)
 
 
-def test_what_a_run_plays_is_what_plans_are_written_for(training: Callable[..., Any]) -> None:
+def test_plans_are_written_for_the_tasks_of_the_run(training: Callable[..., Any]) -> None:
     shape = ("env=toy", "train.steps=4", "train.tasks=5", "seed=3", "panel.tasks=6")
     config = composed_job(parse([]), list(shape)).config
     source = training(steps=4, tasks=5, seed=3).source
@@ -388,7 +388,7 @@ def test_what_a_run_plays_is_what_plans_are_written_for(training: Callable[..., 
     assert (len(teacher_tasks(config)["test"]), [*teacher_tasks(config, trains=False)]) == (6, ["test"])
 
 
-def test_a_set_that_lacks_tasks_is_refused_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_that_lacks_tasks_is_refused_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert plans.main([*FEW, "out=set"]) == 0
     run = [*FEW, "model=scratch", "model.lora.rank=null", "tracking=off", "teacher=file", "teacher.path=set"]

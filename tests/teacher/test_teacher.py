@@ -1,4 +1,4 @@
-"""The teacher behind an endpoint: its plans are followed, many are written at once, and none depends on when it arrives."""
+"""The teacher that is an API model: its plans are followed, requested concurrently, and do not depend on arrival times."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ READ = {
 
 
 @pytest.mark.parametrize(("text", "plan"), READ.values(), ids=READ)
-def test_a_plan_is_read_in_its_frame(text: str, plan: tuple[str, ...]) -> None:
+def test_a_plan_is_parsed_out_of_surrounding_text(text: str, plan: tuple[str, ...]) -> None:
     assert read_plan(text, 2) == plan
 
 
 @pytest.mark.parametrize("text", ["", "push red", "1. push red", "2. push red\n4. push blue", "2.", "- push red"])
-def test_what_is_no_plan_is_not_read(text: str) -> None:
+def test_other_text_is_not_parsed_as_a_plan(text: str) -> None:
     with pytest.raises(ValueError, match="no lines numbered 2, 3"):
         read_plan(text, 2)
 
 
-def test_a_teacher_is_shown_what_was_seen_done_and_planned() -> None:
+def test_the_teachers_prompt_has_observations_actions_and_the_current_plan() -> None:
     turn = Turn(("push {red}",), "", "press[red]", "You pressed red.", True, True, 0.5)
     text = prompt(
         Episode(Task("toy", "red-blue", "train", 0), 0, 0, "Press red, then blue.", turns=[turn]), ("push {red}",)
@@ -81,13 +81,13 @@ def plans(source: Any) -> Iterator[tuple[int, Turn]]:
         yield from enumerate(episode.turns, 1)
 
 
-def test_its_plans_are_in_force(taught: Callable[..., Any]) -> None:
+def test_its_plans_are_the_current_plans(taught: Callable[..., Any]) -> None:
     with serving(planned) as server:
         for t, turn in plans(taught(teacher(server.url))):
             assert turn.plan == tuple(f"push button {i}" for i in range(1, t + 2))
 
 
-def test_a_plan_that_cannot_be_read_leaves_that_in_force_and_is_counted(taught: Callable[..., Any]) -> None:
+def test_a_plan_that_cannot_be_parsed_leaves_the_current_one_and_is_counted(taught: Callable[..., Any]) -> None:
     def script(request: dict[str, Any], _: int) -> Any:
         return planned(request) if asked_for(request) == 1 else said("I would rather not.")
 
@@ -100,12 +100,12 @@ def test_a_plan_that_cannot_be_read_leaves_that_in_force_and_is_counted(taught: 
     assert end.spent()["unreadable"] > 0
 
 
-def test_without_any_plan_the_policy_plays_without_one(taught: Callable[..., Any]) -> None:
+def test_the_policy_acts_without_a_plan_if_there_is_none(taught: Callable[..., Any]) -> None:
     with serving(lambda request, number: failure(400)) as server:
         assert {number(turn.plan) for _, turn in plans(taught(teacher(server.url)))} == {""}
 
 
-def test_plans_of_several_episodes_are_written_at_once(taught: Callable[..., Any]) -> None:
+def test_plans_of_several_episodes_are_requested_concurrently(taught: Callable[..., Any]) -> None:
     meeting = threading.Barrier(4)
 
     def script(request: dict[str, Any], number: int) -> Any:

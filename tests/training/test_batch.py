@@ -15,7 +15,7 @@ from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
 from pilotrl.training.algorithms import grpo
 from pilotrl.training.batch import Batch, collate, rows_of
-from pilotrl.types import Call, Episode, Role, Task
+from pilotrl.types import Call, Episode, Role, Task, Turn
 
 ROLES: tuple[Role, ...] = ("planner", "executor")
 
@@ -28,7 +28,13 @@ def call(role: Role, prompt: list[int], ids: list[int], **changes: Any) -> Call:
 def episode(calls: Sequence[Call], *, group: int = 0, sample: int = 0, reward: float | None = 0.5) -> Episode:
     made = Episode(Task("toy", f"t{group}", "train", 0), group, sample, "look", outcome="failed", reward=reward)
     made.calls = list(calls)
+    made.turns = [turn(t) for t in range(1, max([call.turn for call in calls], default=0) + 1)]
     return made
+
+
+def turn(number: int) -> Turn:
+    """Every second one says the same; its action was worth its number."""
+    return Turn((), "", "act", f"seen {number % 2}", True, True, 0.0, reward=float(number))
 
 
 def batch_of(episodes: Sequence[Episode], trains: Sequence[str] = ROLES, groups: int = 8, size: int = 4) -> Batch:
@@ -197,24 +203,24 @@ def test_outcomes_become_flags() -> None:
 def test_parts_hold_each_group_once_and_whole_and_are_alike_in_size(count: int) -> None:
     episodes = [episode([], group=g, sample=s) for g in range(10) for s in range(4)]
     batch = batch_of(episodes, groups=10)
-    parts = batch.parts(count, seed=3)
+    parts = batch.minibatches(count, seed=3)
     assert len(parts) == min(count, 10)
     assert sorted(i for part in parts for i in part) == list(range(40))
     assert max(map(len, parts)) - min(map(len, parts)) <= 4
     assert all(len(part) == 4 * len({episodes[i].group for i in part}) for part in parts)
-    assert parts == batch.parts(count, seed=3)
-    assert count == 1 or parts != batch.parts(count, seed=4)
+    assert parts == batch.minibatches(count, seed=3)
+    assert count == 1 or parts != batch.minibatches(count, seed=4)
 
 
 def test_the_part_of_an_episode_does_not_depend_on_the_rank_that_played_it() -> None:
     episodes = [episode([], group=g, sample=s) for g in range(4) for s in range(4)]
     whole = batch_of(episodes, groups=4)
     ranks = [[e for e in episodes if e.group % 2 == rank] for rank in (0, 1)]
-    split = [[[mine[i] for i in part] for part in batch_of(mine, groups=4).parts(3, 9)] for mine in ranks]
-    for part, *shares in zip(whole.parts(3, 9), *split, strict=True):
+    split = [[[mine[i] for i in part] for part in batch_of(mine, groups=4).minibatches(3, 9)] for mine in ranks]
+    for part, *shares in zip(whole.minibatches(3, 9), *split, strict=True):
         together = {(e.group, e.sample) for share in shares for e in share}
         assert together == {(episodes[i].group, episodes[i].sample) for i in part}
-    assert batch_of([], groups=4).parts(3, 9) == [[], [], []]
+    assert batch_of([], groups=4).minibatches(3, 9) == [[], [], []]
 
 
 def siblings(count: int, seed: int = 0) -> list[Episode]:
@@ -394,3 +400,26 @@ def test_a_value_is_read_at_the_last_token_of_a_prompt(model: Any) -> None:
     for value, one in zip(values, calls, strict=True):  # ... so it knows the prompt and nothing of the reply
         hidden = model.get_decoder()(input_ids=torch.tensor([one.prompt]), use_cache=False).last_hidden_state
         torch.testing.assert_close(value, policy.value(hidden[0, -1])[0], atol=1e-4, rtol=1e-4)
+
+
+def test_an_algorithm_is_told_what_each_call_saw_followed_and_brought() -> None:
+    """Equal observations and equal plans have equal numbers, also across episodes; the reward is of the call's own turn."""
+
+    def calls(plan: tuple[str, ...]) -> list[Call]:
+        return [call(role, [1], [2], turn=t, plan=plan) for t in (1, 2, 3) for role in ROLES]
+
+    batch = batch_of([episode(calls(("a",))), episode(calls(("b",)), sample=1)])
+    told = batch.played(torch.empty(0))
+    assert told.role.tolist() == [0, 1] * 6
+    assert told.turn.tolist() == [1, 1, 2, 2, 3, 3] * 2
+    assert told.observation.tolist() == [0, 0, 1, 1, 2, 2] * 2  # "look", "seen 1", "seen 0"
+    assert told.plan.tolist() == [0] * 6 + [1] * 6
+    assert told.step_rewards.tolist() == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0] * 2
+
+
+def test_the_words_of_the_environment_have_no_role_and_no_reward() -> None:
+    batch = collate(ragged(2), ROLES, step=0, version=0, groups=8, group_size=4, observation_weight=0.25)
+    told = batch.played(torch.empty(0))
+    assert (told.role[told.turn == 0] == -1).all()
+    assert (told.role[told.turn > 0] >= 0).all()
+    assert (told.step_rewards[told.turn == 0] == 0).all()

@@ -33,7 +33,10 @@ def episodes_of(actor: Policy, agent_spec: AgentSpec) -> list[Episode]:
     own = replace(agent_spec, temperature=HEAT, max_tokens={"planner": 12, "executor": 8})
     specs = [EpisodeSpec(Task("toy", name, "train", 0), i, 0, own) for i, name in enumerate(env.tasks[:4])]
     return run_episodes(
-        specs, lambda: load("toy", split="train"), LocalEngine(actor.model, agent_spec.chat.end, 4), ("drift",)
+        specs,
+        lambda: load("toy", split="train"),
+        LocalEngine(model=actor.model, end=agent_spec.chat.end, slots=4),
+        ("drift",),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a player knows: made of the texts it was shown and the actions it took, and of nothing else."""
+"""The belief state of the ALFWorld expert: what the observations and actions so far tell about the room."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ UNDONE_BY = {"hot": "cool", "cool": "heat"}
 
 @dataclass(slots=True)
 class Notes:
-    """A player's view of a room. `read` takes in one turn."""
+    """The belief state. `read` updates it by one turn."""
 
     places: tuple[str, ...]
     goal: Goal
     at: str | None = None
     hand: str | None = None
     inside: dict[str, frozenset[str]] = field(default_factory=dict)
-    """Place -> what is there now; only of places looked into."""
+    """Place -> things there now; only of places whose inside was seen."""
     shut: dict[str, bool] = field(default_factory=dict)
     """Place -> closed now? Only of places that were visited and can be closed."""
     qualities: frozenset[tuple[str, str]] = frozenset()
-    """(thing, quality) that one's own treatments gave."""
+    """(thing, quality) pairs from the agent's own treatments."""
     lit: frozenset[str] = frozenset()
     faced: str | None = None
-    """Where one was when one last looked."""
+    """Place at the last `look`."""
     refused: frozenset[tuple[str | None, str]] = frozenset()
-    """(kind of thing, place) that did not go together; (where one was, place) where there was no way."""
+    """(kind of thing, place) where it could not be put; (place, place) between which the agent could not go."""
 
     @classmethod
     def of(cls, observation: str) -> Notes:
-        """From the first observation. ValueError where it is none."""
+        """From the first observation. Raises ValueError for another text."""
         places, goal = text.first(observation)
         return cls(places, goal)
 
     def copy(self) -> Notes:
-        """One that can be changed without this one changing."""
+        """A copy that can be changed independently."""
         return replace(self, inside=dict(self.inside), shut=dict(self.shut))
 
     def read(self, action: str, reply: str) -> None:
-        """Take in what an action led to."""
+        """Update from the reply to an action."""
         self.faced = self.at if action == "look" else self.faced
         if reply == text.NOTHING_HAPPENS:
             self._failed(action)
-        elif shown := text.SHOWN.fullmatch(said := text.ARRIVAL.sub("", reply)):
+        elif shown := text.SHOWN.fullmatch(rest := text.ARRIVAL.sub("", reply)):
             self.show(shown["place"], frozenset(text.names(shown["things"])))
-        elif closed := text.SHUT.fullmatch(said):
+        elif closed := text.SHUT.fullmatch(rest):
             self.at = closed["place"] or closed["closed"]
             self.shut[self.at] = True
-        elif done := text.DONE.fullmatch(said):
+        elif done := text.DONE.fullmatch(rest):
             self.carry_out(done["verb"], done["thing"], done["place"])
-        elif lit := text.LIT.fullmatch(said):
+        elif lit := text.LIT.fullmatch(rest):
             self.lit |= {lit["lamp"]}
 
     def show(self, place: str, things: frozenset[str]) -> None:
-        """One is at a place and sees what is there."""
+        """The agent is at a place and sees its things."""
         self.at, self.inside[place] = place, things
         if kind(place) in OPENABLE:
             self.shut[place] = False
@@ -73,11 +73,11 @@ class Notes:
             return
         taken = verb in ("pick up", "take")
         self.hand = thing if taken else None
-        there = self.inside.get(place, frozenset())
-        self.inside[place] = there - {thing} if taken else there | {thing}
+        things = self.inside.get(place, frozenset())
+        self.inside[place] = things - {thing} if taken else things | {thing}
 
     def _failed(self, action: str) -> None:
-        """A way that did not lead anywhere is not tried again from here, nor a thing where it could not be put."""
+        """Remember a failed action, so that it is not tried again in the same state."""
         command = text.COMMAND.fullmatch(action.strip())
         if command is None:
             return
@@ -88,17 +88,17 @@ class Notes:
             self.refused |= {(kind(command["thing"]), command["place"])}
 
     def closed(self, place: str | None) -> bool:
-        """Would it have to be opened? Those that open are closed until seen otherwise."""
+        """Whether a place has to be opened first. Places that can be opened count as closed until seen open."""
         return place is not None and self.shut.get(place, kind(place) in OPENABLE)
 
     def where(self, wanted: str) -> dict[str, str]:
-        """Things of a kind that were seen -> where they are."""
+        """Things of a kind that were seen -> their places."""
         return {thing: place for place, things in self.inside.items() for thing in things if kind(thing) == wanted}
 
     def reachable(self) -> list[str]:
-        """Places that can be gone to from here, as far as is known."""
+        """Places that the agent can go to from here, as far as is known."""
         return [place for place in self.places if (self.at, place) not in self.refused]
 
     def takes(self, place: str, thing: str) -> bool:
-        """Nothing is known that speaks against putting such a thing there."""
+        """Whether such a thing may be put there, as far as is known."""
         return (kind(thing), place) not in self.refused

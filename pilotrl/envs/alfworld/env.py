@@ -1,4 +1,4 @@
-"""ALFWorld as an environment: tasks, turns, replies."""
+"""The ALFWorld environment: `reset`, `step` and the arguments, over our simulator or the original engine."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FIDELITY: dict[str, dict[str, Any]] = {
     "small": {"places": 8, "clutter": 1.0, "max_turns": 14},
     "original": {"places": 40, "clutter": 1.5, "max_turns": 30},
 }
-"""What `fidelity` puts in place of null."""
+"""Values that `fidelity` sets for keys left null."""
 
 
 ENGINES = ("ours", "textworld")
 
 
 class Household(Protocol):
-    """An episode's world: `World`, or a game in ALFWorld's own engine."""
+    """The protocol of a simulator of one episode: `World`, or `Game` for ALFWorld's own engine."""
 
     def opening(self) -> str: ...
 
@@ -51,7 +51,7 @@ class AlfWorld:
     anywhere they can, not where they usually are; `fidelity` (small, original), which decides those left None of
     `places` in a room, at most, `clutter` (things a place besides those of the task), `max_turns`; `engine` (ours, or
     textworld: ALFWorld's own games from `data_dir`, None for where its downloads land, in its own engine).
-    Raises UserError for values that make no household.
+    Raises UserError for invalid values.
     References: ALFWorld (arXiv 2010.03768), ALFRED (arXiv 1912.01734), AgentGym (arXiv 2406.04151).
     """
 
@@ -92,11 +92,11 @@ class AlfWorld:
 
     @property
     def _turns(self) -> dict[str, int]:
-        """Task -> turns of an efficient player, for the tasks of our own."""
+        """Task -> turns of the expert, for generated tasks."""
         return tasks.solvable(self._source, self.max_turns).turns
 
     def _begin(self, task: str) -> tuple[Household, int | None]:
-        """The world of a task, and the turns that an efficient player needs there, if known."""
+        """The simulator of a task, and the turns that an efficient agent needs for it, if known."""
         if self._games is not None:
             return textworld.Game(self._games[task]), None
         par = self._turns[task]
@@ -130,7 +130,7 @@ class AlfWorld:
 
     @property
     def expert(self) -> AlfWorldExpert | None:
-        """A player bound to the running episode, who has read all its texts; None before the first reset."""
+        """The scripted expert for the running episode, which has read all its texts; None before the first reset."""
         if self._world is None:
             return None
         read, notes = self._notes or (1, Notes.of(self._texts[0][1]))
@@ -140,7 +140,7 @@ class AlfWorld:
         return AlfWorldExpert(notes, self._wording)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments and what was done since the reset: rooms are made again."""
+        """State for pickling: arguments, task and actions since the reset; the rooms are rebuilt from them."""
         actions = [action for action, _ in self._texts[1:]] if self._task is not None else []
         return {"arguments": self._arguments, "task": self._task, "actions": actions}
 

@@ -1,7 +1,7 @@
-"""A scripted player. One rule says what to do next from what is known; a plan is that rule, followed in the mind.
+"""The scripted expert of ALFWorld. One rule gives the next move from the belief state; a plan simulates that rule.
 
-It knows its notes and common sense (where things of a kind usually are, what may be put where), never the room itself. In
-the mind, the next place that it looks into has what it looks for.
+It uses the belief state and common sense (where things of a kind usually are, what may be put where), never the room itself.
+The simulation assumes that the next place it looks into has what it looks for.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pilotrl.envs.alfworld.text import Wording
 from pilotrl.envs.alfworld.world import DONE_BY
 
 HORIZON = 40
-"""Steps of a plan, at most."""
+"""Maximum number of steps of a plan."""
 HABIT = 8.0
-"""How much likelier a thing is in a kind of place where it usually is than in another that can hold it."""
+"""Odds that a thing is in a kind of place where it usually is, against another kind that can hold it."""
 IMAGINED = "?"
-"""Ends the name of a thing that was not seen yet."""
+"""Suffix of the name of a thing that was not seen yet."""
 DEEDS = {"clean": "wash", "heat": "warm", "cool": "chill"}
 
 
 class Move(NamedTuple):
-    """One turn: what is done with which thing at which place."""
+    """One action: what is done with which thing at which place."""
 
     verb: str
     thing: str = ""
@@ -33,30 +33,30 @@ class Move(NamedTuple):
 
 
 class AlfWorldExpert:
-    """Looks where the thing likely is, takes it, treats it, and brings it where it is wanted."""
+    """The expert: looks where the thing likely is, takes it, treats it, and puts it at the target place."""
 
     def __init__(self, notes: Notes, wording: Wording) -> None:
         self.notes, self.wording = notes, wording
 
     def plan(self) -> list[str]:
-        """Steps from the next turn to the end; what was not seen yet is called by its kind."""
+        """Steps from the next turn to the end; things not seen yet are named by their kind."""
         notes, steps = self.notes.copy(), list[str]()
         while not _finished(notes) and len(steps) < HORIZON:
             move = _next(notes)
             steps.append(_step(move))
-            if move.verb == "look":  # nowhere left to look: nothing to plan on
+            if move.verb == "look":  # nowhere left to look: no further steps are known
                 break
             _imagine(notes, move)
         return steps
 
     def action(self) -> str:
-        """The next action. RuntimeError where nothing is left to do."""
+        """The next action. Raises RuntimeError once the task is done."""
         if _finished(self.notes):
             raise RuntimeError("the episode has ended: there is no next action")
         return self._command(_next(self.notes))
 
     def detour(self) -> str | None:
-        """Look around wherever one has come to, though arriving told what is there."""
+        """A `look` at every new place, although arriving there has shown its things."""
         return "look" if self.notes.at != self.notes.faced else None
 
     def _command(self, move: Move) -> str:
@@ -71,7 +71,7 @@ class AlfWorldExpert:
 
 
 def _step(move: Move) -> str:
-    """A move in words that are not those of its action."""
+    """A move as a plan step, in other words than those of its action."""
     verb, thing, place = move
     name = f"a {kind(thing)}" if verb == "take" and thing.endswith(IMAGINED) else thing.rstrip(f" {IMAGINED}")
     if verb in DEEDS:
@@ -88,7 +88,7 @@ def _step(move: Move) -> str:
 
 
 def _finished(notes: Notes) -> bool:
-    """Is what was asked for so, as far as is known?"""
+    """Whether the task is done, as far as is known."""
     goal = notes.goal
     if goal.type == "light":
         return (
@@ -99,7 +99,7 @@ def _finished(notes: Notes) -> bool:
 
 
 def _ready(notes: Notes, place: str) -> list[str]:
-    """Wanted things in a place that need nothing more."""
+    """Wanted things in a place that need no further treatment."""
     return [
         thing for thing in notes.inside.get(place, ()) if kind(thing) == notes.goal.thing and _treated(notes, thing)
     ]
@@ -115,7 +115,7 @@ def _there(notes: Notes, thing: str) -> bool:
 
 
 def _next(notes: Notes) -> Move:
-    """What an efficient player does now."""
+    """The next move of an efficient agent."""
     if notes.hand is None:
         return _fetch(notes)
     if kind(notes.hand) != notes.goal.thing:
@@ -126,7 +126,7 @@ def _next(notes: Notes) -> Move:
 
 
 def _fetch(notes: Notes) -> Move:
-    """Take a wanted thing: one that was seen, the easiest first, or look for one."""
+    """Take a wanted thing: of those seen the one with the least effort, or search for one."""
     target = _target(notes) if notes.goal.type == "two" else None
     seen = {thing: place for thing, place in notes.where(notes.goal.thing).items() if place != target}
     if not seen:
@@ -144,7 +144,7 @@ def _treat(notes: Notes, thing: str) -> Move:
 
 
 def _light(notes: Notes) -> Move:
-    """With the thing in hand, to the lamp; lit or not, one has to be there."""
+    """Carry the thing to a lamp, which must be in the same place, and switch it on."""
     lamps = notes.where(notes.goal.place)
     if not lamps:
         return _search(notes, notes.goal.place)
@@ -158,18 +158,18 @@ def _deliver(notes: Notes, thing: str) -> Move:
 
 
 def _target(notes: Notes) -> str | None:
-    """Where the wanted things are brought: where one is already, else where it is the least effort."""
+    """The target place: one that has a wanted thing already, else the one with the least effort."""
     goal = notes.goal
     able = [place for place in notes.reachable() if kind(place) == goal.place and notes.takes(place, goal.thing)]
     count = {place: len(_ready(notes, place)) if goal.type == "two" else 0 for place in able}
-    begun = any(count.values())  # then the same one wherever one stands
+    begun = any(count.values())  # then it does not depend on where the agent is
     return min(
         able, key=lambda place: (-count[place], 0 if begun else _effort(notes, place), _number(place)), default=None
     )
 
 
 def _put_away(notes: Notes, thing: str) -> Move:
-    """Rid the hand of something that is not wanted: here if possible, else where it may be put with the least effort."""
+    """Put down a thing that is not wanted, with the least effort."""
     able = [place for place in notes.reachable() if can_hold(kind(place), kind(thing)) and notes.takes(place, thing)]
     if not able:
         return Move("look")
@@ -178,7 +178,7 @@ def _put_away(notes: Notes, thing: str) -> Move:
 
 
 def _search(notes: Notes, wanted: str) -> Move:
-    """Look into the place with the best chance for its effort among those not looked into yet."""
+    """Look into the unseen place with the highest probability for its effort."""
     left = [place for place in notes.reachable() if place not in notes.inside]
     if not left:
         return Move("look")
@@ -187,9 +187,9 @@ def _search(notes: Notes, wanted: str) -> Move:
 
 
 def _chance(notes: Notes, place: str, wanted: str) -> float:
-    """How likely a thing is there, up to a factor: kinds of place share it evenly, and so do the places of a kind.
+    """Unnormalized probability that a thing is in a place: even over kinds of place, and over the places of a kind.
 
-    What is wanted in some kind of place is not there yet: nobody would ask for it.
+    It is 0 for the target kind of place, where the task would not ask to put it if it were there.
     """
     if (wanted, kind(place)) == (notes.goal.thing, notes.goal.place):
         return 0.0
@@ -203,12 +203,12 @@ def _count(places: tuple[str, ...]) -> Counter[str]:
 
 
 def _effort(notes: Notes, place: str) -> int:
-    """Turns until one can reach into a place."""
+    """Turns until the inside of a place can be reached."""
     return (place != notes.at) + notes.closed(place)
 
 
 def _at(notes: Notes, place: str, move: Move) -> Move:
-    """The move if one is at an open place, else what leads there."""
+    """The move itself at an open place, else the move that leads there."""
     if place != notes.at:
         return Move("go", place=place)
     return Move("open", place=place) if notes.closed(place) else move
@@ -220,7 +220,7 @@ def _number(place: str) -> tuple[int, str]:
 
 
 def _imagine(notes: Notes, move: Move) -> None:
-    """What a move leads to if all goes well."""
+    """Simulate a move, assuming that it succeeds."""
     verb, thing, place = move
     if verb == "open" or (verb in ("check", "go") and not notes.closed(place)):
         notes.show(place, notes.inside.get(place) or frozenset(_hoped(notes)))
@@ -233,7 +233,7 @@ def _imagine(notes: Notes, move: Move) -> None:
 
 
 def _hoped(notes: Notes) -> list[str]:
-    """What one finds in the next place looked into: what one looks for, be it a wanted thing or the lamp."""
+    """Things that a plan assumes in the next place looked into: a wanted thing, or the lamp."""
     goal, hand = notes.goal, notes.hand
     if hand is None:
         before = sum(thing.endswith(IMAGINED) for thing in notes.where(goal.thing))

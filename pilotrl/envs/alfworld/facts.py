@@ -1,7 +1,6 @@
-"""What is where in a household: facts of ALFWorld (arXiv 2010.03768) and of the ALFRED scenes under it, in our own tables.
+"""Tables of ALFWorld's objects: which rooms and places have them, from ALFWorld (arXiv 2010.03768) and ALFRED's scenes.
 
-A *place* holds things (`cabinet 2`); a *thing* can be carried (`mug 1`), but for the lamp. Both are named by their kind
-and a number.
+A *place* holds things (`cabinet 2`); a *thing* can be carried (`mug 1`), except lamps. Names are the kind and a number.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ wateringcan: living | sidetable shelf | table cabinet desk drawer dresser
 winebottle: kitchen | countertop fridge cabinet | table desk dresser garbagecan shelf
 desklamp: bedroom living | desk sidetable dresser |
 """
-"""Kind of thing: rooms it is found in | kinds of place where it usually is | and where it may be put as well."""
+"""Kind of thing: rooms that have it | kinds of place where it usually is | further kinds where it may be put."""
 
 ROOMS = {
     "kitchen": "fridge 1; microwave 1; sinkbasin 1; countertop 1 2 2 3 3 4; cabinet 4 5 6 8 9 10 13 15; coffeemachine 1; "
@@ -79,17 +78,17 @@ ROOMS = {
     "bathroom": "sinkbasin 1 1 2; toilet 1; bathtubbasin 0 1 1; cabinet 0 0 4 4 5; cart 0 0 0 1; countertop 0 1 1 1 2; "
     "drawer 0 0 0 4 6; garbagecan 1; handtowelholder 1 2; shelf 0 0 0 2; sidetable 0 0 0 1; toiletpaperhanger 1; towelholder 1",
 }
-"""Kind of room: how many there may be of each kind of place, any of the numbers being as likely."""
+"""Kind of room: possible numbers of each kind of place, drawn uniformly."""
 
 ESSENTIAL = frozenset(("fridge", "microwave", "sinkbasin", "desk"))
-"""What a small room of its kind still has."""
+"""Kinds of place that are kept when a room is made small."""
 OPENABLE = frozenset(("cabinet", "drawer", "fridge", "microwave", "safe"))
 SINGLE = frozenset(("coffeemachine", "handtowelholder", "stoveburner", "toiletpaperhanger", "towelholder"))
-"""Places with room for one thing only; nobody is asked to put two there."""
+"""Kinds of place that hold one thing only; no task asks to put two there."""
 LAMPS = frozenset(("desklamp",))
 KNIVES = frozenset(("butterknife", "knife"))
 VESSELS = frozenset(("bowl", "box", "cup", "mug", "pan", "plate", "pot"))
-"""Things that could hold others, which is seen only in what examining them says."""
+"""Kinds of thing that could hold others, which only shows in the reply to examining them."""
 SLICEABLE = frozenset(("apple", "bread", "egg", "lettuce", "potato", "tomato"))
 TOOLS = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 """Treatment -> kind of place where it is given."""
@@ -102,7 +101,7 @@ cool: apple bowl bread cup egg lettuce mug pan plate pot potato tomato winebottl
 TREATABLE = {
     name: frozenset(things.split()) for name, things in (line.split(":") for line in _TREATABLE.strip().splitlines())
 }
-"""Treatment -> kinds of thing that can have it."""
+"""Treatment -> kinds of thing that it can be given."""
 
 
 @lru_cache(maxsize=4096)
@@ -125,17 +124,17 @@ def _table() -> dict[str, tuple[tuple[str, ...], tuple[str, ...], frozenset[str]
 
 @cache
 def found_in(room: str) -> tuple[str, ...]:
-    """Kinds of thing that a kind of room may have, lamps left out."""
+    """Kinds of thing that a kind of room may have, without lamps."""
     return tuple(name for name, (rooms, _, _) in _table().items() if room in rooms and name not in LAMPS)
 
 
 @lru_cache(maxsize=4096)
 def usual(thing: str) -> tuple[str, ...]:
-    """Kinds of place where a kind of thing usually is; none for what is not known."""
+    """Kinds of place where a kind of thing usually is; empty for an unknown kind."""
     return _table()[thing][1] if thing in _table() else ()
 
 
 @lru_cache(maxsize=4096)
 def can_hold(place: str, thing: str) -> bool:
-    """May things of this kind be put there? Of a kind that is not known: no."""
+    """Whether things of this kind may be put there; False for an unknown kind."""
     return thing in _table() and place in _table()[thing][2]

@@ -1,8 +1,8 @@
-"""Rooms and tasks out of a seed.
+"""The generator of ALFWorld's rooms and tasks, from a seed.
 
 There are thirty rooms of each of the four kinds, as in the original: twenty-four are seen in training, six are not. A task
-is a type, a kind of thing, a kind of place and a room, and is called by them: `heat-apple-fridge-kitchen07`. A hash of that
-name deals the tasks of the seen rooms to train, valid and test, so that none is in two of them on any machine.
+is a type, a kind of thing, a kind of place and a room, which make its name: `heat-apple-fridge-kitchen07`. A hash of that
+name assigns the tasks of the seen rooms to train, valid and test, so that none is in two of them on any machine.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from pilotrl.envs.alfworld.text import Goal
 from pilotrl.envs.alfworld.world import Scene
 
 SPLITS = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1.0), "unseen": (0.0, 1.0)}
-"""Share of the tasks of its rooms that a split takes from."""
+"""Range of the hash, in [0, 1), of the tasks of a split."""
 SEEN, UNSEEN = range(1, 25), range(25, 31)
 """Numbers of the rooms of each kind."""
 SIZES = {"train": 2420, "valid": 200, "test": 200, "unseen": 200}
 TYPES = {"place": 672, "clean": 448, "cool": 394, "two": 389, "heat": 321, "light": 196}
-"""How often each type is in the 2,420 training tasks of AgentGym."""
+"""Number of tasks of each type among the 2,420 training tasks of AgentGym."""
 MORE = 0.3
-"""How often there is one thing more of the wanted kind than need be."""
+"""Probability of one more thing of the wanted kind than needed."""
 REPEATS = 3
-"""Things of one kind in a room, at most; and places of one kind in a small room."""
+"""Maximum number of things of one kind in a room, and of places of one kind in a small room."""
 TRIES = 200
-"""Rooms drawn for one that is like no other of its kind."""
+"""Maximum number of draws for a room that equals no other of its kind."""
 
 
 class Source(NamedTuple):
-    """Everything that decides the tasks of a split."""
+    """The arguments that decide the tasks of a split."""
 
     split: str
     seed: int
@@ -74,7 +74,7 @@ def rooms(source: Source) -> list[Room]:
 
 @cache
 def _rooms(seed: int, places: int) -> dict[str, Room]:
-    """All rooms by name, each unlike the others of its kind as far as there are enough."""
+    """All rooms by name, each different from the others of its kind if that many exist."""
     found: dict[str, Room] = {}
     for room in ROOMS:
         known: list[dict[str, int]] = []
@@ -87,7 +87,7 @@ def _rooms(seed: int, places: int) -> dict[str, Room]:
 
 
 def _furnished(draw: Random, room: str, places: int) -> dict[str, int]:
-    """How many there are of each kind of place: a whole room, cut down to `places` of them or one or two fewer."""
+    """Number of places of each kind: a full room, cut down to `places` places, or one or two fewer."""
     drawn = ((item.split()[0], int(draw.choice(item.split()[1:]))) for item in ROOMS[room].split(";"))
     whole = {name: count for name, count in drawn if count}
     size = places - draw.randrange(3)
@@ -114,30 +114,30 @@ def candidates(source: Source) -> dict[str, list[str]]:
     for room in rooms(source):
         for goal in _goals(room):
             name = f"{goal.type}-{goal.thing}-{goal.place}-{room.name}"
-            place = share(f"{source.seed} {name}")
-            if low <= place < high:
-                listed[goal.type].append((place, name))
+            hashed = share(f"{source.seed} {name}")
+            if low <= hashed < high:
+                listed[goal.type].append((hashed, name))
     return {name: [task for _, task in sorted(pairs)] for name, pairs in listed.items()}
 
 
 def quota(split: str) -> dict[str, int]:
-    """Type of task -> how many a split has, in the original's proportions."""
+    """Type of task -> its number in a split, in the original's proportions."""
     ends = [round(SIZES[split] * end / sum(TYPES.values())) for end in accumulate(TYPES.values(), initial=0)]
     return {name: end - begin for name, (begin, end) in zip(TYPES, pairwise(ends), strict=True)}
 
 
 def shuffled(seed: int, tasks: list[str]) -> list[str]:
-    """In an order that mixes types and rooms."""
+    """The tasks in an order that mixes types and rooms."""
     return sorted(tasks, key=lambda task: share(f"{seed} order {task}"))
 
 
 def share(text: str) -> float:
-    """A number in [0, 1) that follows from the text, the same on every machine."""
+    """A number in [0, 1), hashed from the text; the same on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
 def _goals(room: Room) -> Iterator[Goal]:
-    """What can be asked for in a room: the thing can be somewhere else than where it is wanted."""
+    """Goals that are possible in a room: the thing can also be somewhere else than at the target."""
     lamp = next(iter(LAMPS))
     for thing in found_in(room.kind):
         holders = [place for place in room.counts if can_hold(place, thing)]
@@ -153,33 +153,33 @@ def _goals(room: Room) -> Iterator[Goal]:
 
 
 def scene(source: Source, task: str) -> Scene:
-    """The room of a task with its things. KeyError for a name that is none of this source's."""
+    """The room of a task with its things. Raises KeyError for an unknown name."""
     kind_of_task, thing, place, name = task.split("-")
     room = _rooms(source.seed, source.places)[name]
     draw = Random(f"{source.seed} {source.places} {source.clutter} {source.surprises} {task}")
     goal = Goal(kind_of_task, thing, place, draw.randrange(2))
-    inside = _strewn(draw, room, goal, source)
+    inside = _filled(draw, room, goal, source)
     return Scene(inside, frozenset(name for name in inside if kind(name) in OPENABLE), goal)
 
 
-def _strewn(draw: Random, room: Room, goal: Goal, source: Source) -> dict[str, tuple[str, ...]]:
-    """Every place of the room with what lies there."""
+def _filled(draw: Random, room: Room, goal: Goal, source: Source) -> dict[str, tuple[str, ...]]:
+    """Every place of the room with its things."""
     wanted = (2 if goal.type == "two" else 1) + (draw.random() < MORE)
-    there = {f"{place} {i}": list[str]() for place, count in room.counts.items() for i in range(1, count + 1)}
+    inside = {f"{place} {i}": list[str]() for place, count in room.counts.items() for i in range(1, count + 1)}
     kinds = [goal.thing] * wanted + ([goal.place] if goal.type == "light" else [])
     others = [thing for thing in found_in(room.kind) if thing != goal.thing]
-    kinds += draw.choices(others, k=round(source.clutter * len(there)))
+    kinds += draw.choices(others, k=round(source.clutter * len(inside)))
     count: Counter[str] = Counter()
     for thing in kinds:
-        spot = _spot(draw, room, thing, goal.place if thing == goal.thing else "", source.surprises)
-        if spot and count[thing] < max(REPEATS, wanted):
+        place = _place(draw, room, thing, goal.place if thing == goal.thing else "", source.surprises)
+        if place and count[thing] < max(REPEATS, wanted):
             count[thing] += 1
-            there[spot].append(f"{thing} {count[thing]}")
-    return {place: tuple(things) for place, things in there.items()}
+            inside[place].append(f"{thing} {count[thing]}")
+    return {place: tuple(things) for place, things in inside.items()}
 
 
-def _spot(draw: Random, room: Room, thing: str, without: str, surprises: float) -> str | None:
-    """A place for a thing: one where it usually is, or, surprisingly, any that can hold it; None where there is none."""
+def _place(draw: Random, room: Room, thing: str, without: str, surprises: float) -> str | None:
+    """A place for a thing: one where it usually is or, with probability `surprises`, any that can hold it; None if none."""
     able = [place for place in room.counts if place != without and can_hold(place, thing)]
     likely = [place for place in able if place in usual(thing)]
     surprising = draw.random() < surprises

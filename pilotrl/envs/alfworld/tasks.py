@@ -1,4 +1,4 @@
-"""The tasks of a split: those of the generator's that an efficient player finishes in time. Made once a process."""
+"""The tasks of an ALFWorld split: generated ones that the expert solves within the turn limit. Computed once a process."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pilotrl.envs.alfworld.text import WORDINGS
 from pilotrl.envs.alfworld.world import Scene, World
 
 MOST = 3
-"""Candidates looked at for each task that a split asks for; where the turn limit is too low, there are fewer tasks."""
+"""Candidates tried for each task that a split should have; with a low turn limit there are fewer tasks."""
 
 
 class Tasks(NamedTuple):
-    """What a split offers."""
+    """The tasks of a split."""
 
     turns: dict[str, int]
     """Task -> turns of the expert, in the order of the split."""
     rejected: int
-    """Candidates that the expert did not finish in time."""
+    """Number of candidate tasks that the expert did not solve within the turn limit."""
 
 
 @cache
 def solvable(source: Source, max_turns: int) -> Tasks:
-    """Of each type as many as the original's proportions ask for, as far as there are."""
+    """The solvable tasks of a split, with the original's proportions of types if there are enough."""
     found: dict[str, int] = {}
     rejected = 0
     quota = generator.quota(source.split)
@@ -47,12 +47,12 @@ def solvable(source: Source, max_turns: int) -> Tasks:
 
 @lru_cache(maxsize=4096)
 def scene(source: Source, name: str) -> Scene:
-    """The room of a task with its things, as it is at the start."""
+    """The initial room of a task with its things."""
     return generator.scene(source, name)
 
 
 def efficient(scene: Scene, max_turns: int) -> int | None:
-    """Turns that the expert needs; None where it does not solve the task within the limit."""
+    """Turns that the expert needs; None if it does not solve the task within the limit."""
     world = World(scene, WORDINGS["put"])
     notes = Notes.of(world.opening())
     expert = AlfWorldExpert(notes, world.wording)

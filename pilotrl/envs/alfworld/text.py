@@ -1,7 +1,7 @@
-"""The words of ALFWorld: what it says, and what that tells. They are protocol: agents are trained on them.
+"""ALFWorld's texts: writes its replies and parses them. Agents are trained on these texts: do not change them.
 
-Two wordings: `put` is that of ALFWorld 0.3 as AgentGym and the papers show it (the sentence that tells of one's arrival
-is left out), `move` that of 0.4.
+Two wordings: `put` is that of ALFWorld 0.3 as AgentGym and the papers show it (without the sentence on arrival), `move`
+that of 0.4.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEMPLATES = {
 
 
 class Goal(NamedTuple):
-    """What is asked for: a type of task, a kind of thing, and a kind of place (of lamp for `light`)."""
+    """The goal: a type of task, a kind of thing, and a kind of place (of lamp for `light`)."""
 
     type: str
     thing: str
@@ -33,7 +33,7 @@ class Goal(NamedTuple):
 
 
 class Wording(NamedTuple):
-    """What differs between the versions."""
+    """The texts that differ between ALFWorld's versions."""
 
     arrive: str
     put: str
@@ -47,7 +47,7 @@ WORDINGS = {
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Names as they are listed: by kind, the highest number first."""
+    """Names in ALFWorld's order: by kind, the highest number first."""
     return sorted(names, key=_rank)
 
 
@@ -70,12 +70,12 @@ def opening(places: Iterable[str], goal: Goal) -> str:
 
 
 def around(seen: str) -> str:
-    """In the middle of the room; looking around there again shows nothing, in the original too."""
+    """The text in the middle of the room; a later `look` there shows nothing, in the original too."""
     return f"You are in the middle of a room. Looking quickly around you, you see {seen}."
 
 
 def inside(place: str, things: Iterable[str], openable: bool, is_open: bool) -> str:
-    """What a place shows."""
+    """The text of a place and its things."""
     if openable and not is_open:
         return f"The {place} is closed."
     return (
@@ -86,7 +86,7 @@ def inside(place: str, things: Iterable[str], openable: bool, is_open: bool) -> 
 
 
 def examined(thing: str, vessel: bool, qualities: Iterable[str]) -> str:
-    """What a closer look at the thing in hand says; `qualities` are of hot, cool, clean, sliced."""
+    """The reply to examining the thing in hand; `qualities` are of hot, cool, clean, sliced."""
     if vessel:
         return f"This is a normal {thing}. In it, you see nothing."
     states = [word for word in ("hot", "cool", "clean") if word in qualities]
@@ -95,7 +95,7 @@ def examined(thing: str, vessel: bool, qualities: Iterable[str]) -> str:
     return f"This is a {said} {thing}." if said else f"There's nothing special about {thing}."
 
 
-# What a player reads
+# Parsing
 
 THING = r"[a-z]+ \d+"
 FIRST = re.compile(r"you see (?P<places>.*)\.\s+Your task is to: (?P<task>.*)\.")
@@ -118,13 +118,13 @@ TASKS = [
 
 @lru_cache(maxsize=4096)
 def names(text: str) -> tuple[str, ...]:
-    """The places or things of a list, in its order."""
+    """The places or things of a list, in order."""
     return tuple(NAMES.findall(text))
 
 
 @lru_cache(maxsize=4096)
 def first(text: str) -> tuple[tuple[str, ...], Goal]:
-    """Places and goal, from the first observation. ValueError where it is none."""
+    """Places and goal, from the first observation. Raises ValueError for another text."""
     match = FIRST.search(text)
     for pattern, name, phrasing in TASKS if match else ():
         if task := pattern.fullmatch(match["task"]):  # type: ignore[index]
@@ -132,7 +132,7 @@ def first(text: str) -> tuple[tuple[str, ...], Goal]:
     raise ValueError(f"no first observation of ALFWorld: {text!r}")
 
 
-# What an action means, for whoever judges it
+# What an action means in words, for the judge
 
 COMMAND = re.compile(
     rf"go to (?P<goal>{THING})|(?P<alone>look|inventory)"
@@ -142,9 +142,9 @@ COMMAND = re.compile(
 
 
 def resolve(observation: str, action: str) -> str:
-    """What an action refers to, in words; "" for what is no command, or speaks of a place one is not at.
+    """The action in words; "" for no command, or one about a place where the agent is not.
 
-    A name is said twice, `take mug mug1 from desk desk1`, so that its number cannot be taken for another's.
+    A name is written twice, `take mug mug1 from desk desk1`, so that its number cannot be mistaken for another's.
     """
     command = COMMAND.fullmatch(action.strip())
     if command is None:
@@ -157,7 +157,7 @@ def resolve(observation: str, action: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _here(observation: str) -> str | None:
-    """Where an observation says that one is; None where it does not say."""
+    """The agent's place by an observation; None if it does not say."""
     text = ARRIVAL.sub("", observation)
     for pattern in (SHOWN, SHUT, DONE):
         if match := pattern.fullmatch(text):

@@ -1,4 +1,4 @@
-"""ALFWorld's own games in its own engine, which the extra `alfworld` installs: slow, and what ours is held against."""
+"""ALFWorld's own games in its original engine (the extra `alfworld`): slow, the reference for our simulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pilotrl.envs.alfworld.generator import share
 from pilotrl.types import UserError, WorldError
 
 FOLDERS = {"train": "train", "valid": "train", "test": "valid_seen", "unseen": "valid_unseen"}
-"""Where a split's games lie. Of the original's training games a tenth is our `valid`."""
+"""Folder of each split's games. A tenth of the original's training games is our `valid`."""
 VALID = 0.9
 UNSUPPORTED = ("movable", "Sliced")
 """Kinds of game that ALFWorld leaves out."""
@@ -23,9 +23,9 @@ WELCOME = "-= Welcome to TextWorld, ALFRED! =-"
 
 
 class Game:
-    """A game being played, with the same questions and answers as our `World`.
+    """An episode of an original game, with the methods of our `World`.
 
-    `game` is the path of a `game.tw-pddl` file, or what such a file holds. Raises WorldError where the engine fails.
+    `game` is the path of a `game.tw-pddl` file, or its contents. Raises WorldError if the engine fails.
     """
 
     def __init__(self, game: Path | dict[str, Any]) -> None:
@@ -35,29 +35,29 @@ class Game:
             for info, name in _names(self._env._entity_infos).items():
                 self._env._entity_infos[info].name = name
             self._state = self._env.reset()
-        except Exception as error:  # whatever a planner written in C and Python throws
+        except Exception as error:  # any error of its planner, which is C and Python
             raise WorldError(f"ALFWorld's engine cannot load {game}: {error}") from error
 
     def opening(self) -> str:
         """The first observation, without the welcome."""
-        said: str = self._state.feedback
-        return said.removeprefix(WELCOME).strip().replace("\n\n", "\n")
+        reply: str = self._state.feedback
+        return reply.removeprefix(WELCOME).strip().replace("\n\n", "\n")
 
     def possible(self) -> dict[str, str]:
-        """Every action that does something now."""
+        """Every action that is possible now."""
         return {command: command for command in self._state["admissible_commands"]}
 
     def do(self, command: str) -> str:
-        """Carries out an action; what is said then, without "You arrive at loc 7."."""
+        """Carries out an action; returns the reply, without "You arrive at loc 7."."""
         try:
             self._state, _, _ = self._env.step(command)
         except Exception as error:
             raise WorldError(f"ALFWorld's engine failed at {command!r}: {error}") from error
-        said: str = self._state.feedback
-        return text.ARRIVAL.sub("", said) if said.startswith("You arrive at loc ") else said
+        reply: str = self._state.feedback
+        return text.ARRIVAL.sub("", reply) if reply.startswith("You arrive at loc ") else reply
 
     def solved(self) -> bool:
-        """Is what was asked for so now?"""
+        """Whether the task is done."""
         return bool(self._state["won"])
 
 
@@ -74,7 +74,7 @@ def _engine() -> Any:
 
 
 def _names(entities: Mapping[str, Any]) -> dict[str, str]:
-    """Entity -> name as ALFWorld numbers them: of a kind, the first in the order of their ids has the highest number."""
+    """Entity -> name, numbered as in ALFWorld: of each kind, the first by id has the highest number."""
     kinds = {entity: entity.split("_bar_")[0] + "basin" * ("basin" in entity) for entity in sorted(entities)}
     left = Counter(kind for entity, kind in kinds.items() if "_bar_" in entity)
     found = {}
@@ -86,7 +86,7 @@ def _names(entities: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def games(data_dir: str | None, split: str, seed: int) -> dict[str, Path]:
-    """Games of a split by the name of their folder. UserError where there are none."""
+    """Games of a split by the name of their folder. Raises UserError if there are none."""
     root = Path(data_dir or Path(os.environ.get("ALFWORLD_DATA", "~/.cache/alfworld")).expanduser() / "json_2.1.1")
     folder = root / FOLDERS[split]
     found = {str(path.parent.relative_to(folder)): path for path in sorted(folder.rglob("game.tw-pddl"))}
@@ -103,5 +103,5 @@ def games(data_dir: str | None, split: str, seed: int) -> dict[str, Path]:
 
 
 def _dealt(split: str, name: str, seed: int) -> bool:
-    """Whether a game of the folder is of the split."""
+    """Whether a game of the folder belongs to the split."""
     return FOLDERS[split] != "train" or (share(f"{seed} {name}") >= VALID) == (split == "valid")

@@ -1,7 +1,7 @@
-"""The household itself: which things are where, what a player may do now, and what doing it changes.
+"""The ALFWorld simulator: the state of a room, the actions that are possible in it, and their effects.
 
-What is possible follows ALFWorld's rules (a PDDL domain), its oddities included: going where one already is, and examining
-what one does not hold, are not among the actions.
+Possible actions follow ALFWorld's rules (a PDDL domain), including its oddities: going to the current place, and examining a
+thing that is not in hand, are not possible.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ DONE_BY = {"clean": "clean", "heat": "hot", "cool": "cool"}
 
 
 class Scene(NamedTuple):
-    """A room and what is asked for there: all that decides an episode."""
+    """The initial state of an episode: a room with its things, and the goal."""
 
     places: dict[str, tuple[str, ...]]
     """Place -> things in it at the start."""
     shut: frozenset[str]
-    """Places that open; all are closed at the start."""
+    """Places that can be opened; all are closed at the start."""
     goal: Goal
 
 
 class Deed(NamedTuple):
-    """A possible action, understood."""
+    """A possible action, parsed."""
 
     verb: str
     thing: str = ""
@@ -37,7 +37,7 @@ class Deed(NamedTuple):
 
 @dataclass(slots=True)
 class World:
-    """A scene being played. `do` is the only way to change it."""
+    """The simulator of one episode. `do` is the only way to change its state."""
 
     scene: Scene
     wording: Wording
@@ -58,7 +58,7 @@ class World:
         return text.opening(self.scene.places, self.scene.goal)
 
     def possible(self) -> dict[str, Deed]:
-        """Every action that does something now."""
+        """Every action that is possible now."""
         deeds = {**self.ways, "inventory": Deed("inventory"), "look": Deed("look")}
         if self.at is not None:
             del deeds[f"go to {self.at}"]
@@ -69,7 +69,7 @@ class World:
         return deeds
 
     def _here(self, place: str) -> dict[str, Deed]:
-        """What can be done with the place one is at, and with the things there."""
+        """Actions on the current place, and on the things there."""
         deeds: dict[str, Deed] = {}
         if place in self.scene.shut:
             verb = "close" if place in self.open else "open"
@@ -82,7 +82,7 @@ class World:
         return deeds | self._with(self.hand, place) if self.hand is not None else deeds
 
     def _with(self, thing: str, place: str) -> dict[str, Deed]:
-        """What can be done here with the thing in hand."""
+        """Actions here with the thing in hand."""
         deeds: dict[str, Deed] = {}
         if self._reachable(place) and can_hold(kind(place), kind(thing)):
             deeds[self.wording.put.format(thing=thing, place=place)] = Deed("put", thing, place)
@@ -98,7 +98,7 @@ class World:
         return place not in self.scene.shut or place in self.open
 
     def do(self, deed: Deed) -> str:
-        """Carries out a possible action; what is said then."""
+        """Carries out a possible action; returns the reply."""
         verb, thing, place = deed
         if verb == "go":
             self.at = place
@@ -117,10 +117,10 @@ class World:
         if verb == "slice":
             self.qualities.setdefault(thing, set()).add("sliced")
             return f"You sliced the {thing} with the {place}."
-        return self._told(verb, thing, place)
+        return self._described(verb, thing, place)
 
-    def _told(self, verb: str, thing: str, place: str) -> str:
-        """What changes nothing: looking, examining, the inventory."""
+    def _described(self, verb: str, thing: str, place: str) -> str:
+        """The reply to actions that change nothing: looking, examining, the inventory."""
         if verb == "inventory":
             return f"You are carrying: a {self.hand}." if self.hand else "You are not carrying anything."
         if verb == "look":
@@ -147,7 +147,7 @@ class World:
         return text.inside(place, self.inside[place], place in self.scene.shut, place in self.open)
 
     def solved(self) -> bool:
-        """Is what was asked for so now?"""
+        """Whether the task is done."""
         goal = self.scene.goal
         if goal.type == "light":
             lit = any(kind(lamp) == goal.place and lamp in self.inside.get(self.at or "", ()) for lamp in self.lit)

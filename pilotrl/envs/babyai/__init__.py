@@ -1,4 +1,4 @@
-"""BabyAI (arXiv 1810.08272) in words: missions in rooms full of balls, boxes, keys and doors. Minigrid is the engine."""
+"""BabyAI (arXiv 1810.08272) as text: missions in rooms with balls, boxes, keys and doors, simulated by minigrid."""
 
 from pilotrl.envs.babyai.env import BabyAi
 from pilotrl.envs.babyai.text import resolve

@@ -1,4 +1,4 @@
-"""What a player has seen of the grid, and what it imagines that its actions lead to."""
+"""The belief state of the BabyAI expert: a map of the cells seen so far, and a simulation of actions on it."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from pilotrl.envs.babyai.view import DROP, FORWARD, PICKUP, TOGGLE, Cell, Pose, 
 
 @dataclass(slots=True)
 class Mind:
-    """A map of what came into view, the player in it, and the goals that are left. `look` takes in a view."""
+    """The belief state: a map of the seen cells, the agent's pose, and the remaining goals. `look` adds a view."""
 
     start: Pose
     pose: Pose
     every: list[Goal]
     goals: list[Goal]
-    """Those that are left."""
+    """The goals that are not met yet."""
     cells: dict[Cell, Thing | None]
     carrying: Thing | None = None
     spent: frozenset[Cell] = frozenset()
-    """Where goals were met: when all are, and nothing ends, something else was meant."""
+    """Cells where goals were met; if all are met and the episode goes on, the mission meant other things."""
 
     @classmethod
     def of(cls, view: View, goals: list[Goal]) -> Mind:
-        """From the first look."""
+        """From the first view."""
         mind = cls(view.pose, view.pose, list(goals), list(goals), {})
         mind.look(view)
         return mind
 
     def copy(self) -> Mind:
-        """One that can be changed without this one changing."""
+        """A copy that can be changed independently."""
         return replace(self, goals=list(self.goals), cells=dict(self.cells))
 
     def look(self, view: View) -> None:
-        """Take in what an action led to, and which goals it met."""
+        """Update from the view after an action: the map, and the goals that it met."""
         shut = {cell for cell, thing in self.cells.items() if thing and thing.state not in ("", "open")}
         held, self.carrying = self.carrying, view.carrying
         self.cells |= {cell: thing for cell, thing in view.seen.items() if cell != view.pose.cell}
         self.pose = view.pose
         if door := self.cells.get(self.pose.cell):
-            self.cells[self.pose.cell] = door._replace(state="open")  # who stands in it does not see it
+            self.cells[self.pose.cell] = door._replace(state="open")  # a door is not in view from its own cell
         self._meet(held, shut)
 
     def _meet(self, held: Thing | None, shut: set[Cell]) -> None:
-        """Strikes off the goal that is due, if it is met now."""
+        """Remove the next goal, if it is met now."""
         if self.goals and (cell := self._met(self.goals[0], held, shut)):
             del self.goals[0]
             self.spent |= {cell}
 
     def meant(self) -> None:
-        """Nothing has ended though every goal is met: so something else was meant."""
+        """Start over with all goals if every one is met and the episode goes on: the mission meant other things."""
         self.goals = self.goals or list(self.every)
 
     def _met(self, goal: Goal, held: Thing | None, shut: set[Cell]) -> Cell | None:
-        """The cell where a goal is met, if it is."""
+        """The cell where a goal is met; None if it is not."""
         front = self.pose.front
         if goal.verb == "go to":
             return front if front in self.where(goal.what) else None
@@ -70,7 +70,7 @@ class Mind:
         return front if dropped and near and goal.what._replace(side=None).means(dropped, front, self.start) else None
 
     def where(self, what: Kind) -> list[Cell]:
-        """Cells of the things that a phrase can mean, as far as they were seen."""
+        """Cells of the seen things that a phrase can mean."""
         return [
             cell
             for cell, thing in self.cells.items()
@@ -78,7 +78,7 @@ class Mind:
         ]
 
     def view(self, pose: Pose | None = None) -> View:
-        """What one would see, as far as it is known."""
+        """The view from a pose, as far as it is known."""
         pose = pose or self.pose
         lit = sight(pose, self.opaque)
         known = {cell: self.cells[cell] for _, _, cell in scan(pose) if cell in lit and cell in self.cells}
@@ -89,16 +89,16 @@ class Mind:
         return thing is not None and (thing.kind == "wall" or thing.state in ("closed", "locked"))
 
     def unknown(self, pose: Pose) -> int:
-        """How many cells would come into view there."""
+        """Number of new cells that would come into view at a pose."""
         return sum(cell not in self.cells and min(cell) >= 0 for cell in sight(pose, self.opaque))
 
     def free(self, cell: Cell) -> bool:
-        """Can one walk there, opening a closed door if need be?"""
+        """Whether the agent can walk there, opening a closed door if needed."""
         thing = self.cells.get(cell)
         return cell in self.cells and (thing is None or thing.state in ("open", "closed"))
 
     def do(self, way: Way) -> None:
-        """Imagine that an action goes as one hopes."""
+        """Simulate an action, assuming that it succeeds."""
         shut = {cell for cell, thing in self.cells.items() if thing and thing.state not in ("", "open")}
         held = self.carrying
         for move in way.moves:

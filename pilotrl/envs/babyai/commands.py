@@ -1,4 +1,4 @@
-"""The actions that a view allows, each with its moves, and what is said to those that it does not allow."""
+"""The text actions that are possible in a view, each with its moves, and the replies to those that are not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LIST = "check available actions"
 
 
 class Commands(NamedTuple):
-    """What can be done now, and why other things cannot."""
+    """The possible actions, and the replies to known actions that are not possible."""
 
     ways: dict[str, Way]
     refused: dict[str, str]
 
 
 def commands(view: View) -> Commands:
-    """Everything that a player can do now, in AgentGym's order."""
+    """All actions that are possible now, in AgentGym's order."""
     ways, refused = {"turn left": Way([LEFT]), "turn right": Way([RIGHT])}, dict[str, str]()
     barrier = view.barrier()
     if barrier is None or barrier[1] > 1:
@@ -44,7 +44,7 @@ def commands(view: View) -> Commands:
 
 
 def _each(found: Commands, verb: str, things: list[tuple[Cell, Thing]], paths: Paths, last: list[int]) -> None:
-    """The verb with each thing that there is a way to; only those are counted, as in AgentGym."""
+    """Add a verb for each reachable thing; only those get a number, as in AgentGym."""
     count: Counter[str] = Counter()
     for cell, thing in things:
         name = f"{thing.name} {count[thing.name] + 1}"
@@ -69,7 +69,7 @@ def _drop(found: Commands, view: View) -> None:
 def _door(
     found: Commands, cell: Cell, door: Thing, count: dict[str, int], paths: Paths, carrying: Thing | None
 ) -> None:
-    """Going through a door; opening it first where it is shut, with its key where it is locked."""
+    """Add actions for going through a door; a closed one is opened first, a locked one needs its key."""
     name = f"{door.name} {count[door.name]}"
     verb = "go through" if door.state == "open" else "toggle and go through"
     if door.state == "closed":
@@ -81,8 +81,8 @@ def _door(
         other = "the color of the key you are carrying does not match the color of door"
         found.refused[f"{verb} {name}"] = f"You cannot {verb} {name}, as {other}."
     elif (moves := paths.to(cell, onto=door.state == "open")) is None:
-        said = name if door.state == "open" else f"{door.name} {count}"  # AgentGym's slip, which agents have read
-        found.refused[f"{verb} {name}"] = f"You cannot {verb} {said}, as there is no path leading to it."
+        shown = name if door.state == "open" else f"{door.name} {count}"  # a mistake of AgentGym, kept for its agents
+        found.refused[f"{verb} {name}"] = f"You cannot {verb} {shown}, as there is no path leading to it."
     else:
         found.ways[f"{verb} {name}"] = Way(moves + ([] if door.state == "open" else [TOGGLE, FORWARD]), cell)
         if not moves and door.state != "open":

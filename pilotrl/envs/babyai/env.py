@@ -1,4 +1,4 @@
-"""BabyAI as an environment: tasks, turns, replies."""
+"""The BabyAI environment: `reset`, `step` and the arguments, over minigrid."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ FIDELITY: dict[str, dict[str, Any]] = {
     "small": {"levels": (*tasks.EIGHTEEN, *tasks.MORE), "wording": "short", "min_turns": 2, "max_turns": 10},
     "original": {"levels": tasks.EIGHTEEN, "wording": "full", "min_turns": 1, "max_turns": 20},
 }
-"""What `fidelity` puts in place of null."""
+"""Values that `fidelity` sets for keys left null."""
 
 
 class BabyAi:
-    """Missions in rooms full of balls, boxes, keys and doors, in AgentGym's words over minigrid (BabyAI, arXiv 1810.08272).
+    """Missions in rooms with balls, boxes, keys and doors, in AgentGym's texts over minigrid (BabyAI, arXiv 1810.08272).
 
     Actions: `turn left`, `turn right`, `move forward`, `go to O k`, `pickup O k` (`pick up` too, unless `strict`), `drop`,
     `toggle`, `go through D k`, `toggle and go through D k`, `check available actions`, where O is a thing such as `red ball`,
     D a door such as `grey closed door`, and k its number in the last observation.
-    Observation: at reset the mission; always what is in sight, where it lies, what one faces and carries; or why an
-    action did nothing.
+    Observation: at reset the mission; always the things in sight and where they are, and what the agent faces and carries;
+    or why an action did nothing.
     Reward: 1 when the mission is done, else 0. Score: the same.
     End: terminated when the mission is done; truncated after `max_turns`.
     Arguments: `split` (train, valid, test: other seeds of the levels; unseen: other levels); `strict`: only AgentGym's
     spelling is understood; `list_actions`: observations end with the actions, as AgentGym's server has it; `fidelity`
     (small, original), which decides those left None of `levels` (names such as GoToRedBall), `wording` (full, AgentGym's;
-    short), `min_turns` (tasks that an efficient player solves in fewer are left out), `max_turns`.
+    short), `min_turns` (tasks that the expert solves in fewer turns are left out), `max_turns`.
     Raises UserError for values that leave no task.
     References: BabyAI (arXiv 1810.08272), Minigrid (arXiv 2306.13831), AgentGym (arXiv 2406.04151).
     """
@@ -79,10 +79,10 @@ class BabyAi:
         level, _, number = task.rpartition("-")
         self.begin(level, int(number))
         self._task = task
-        return self._said(f"Your goal: {self._mission}\n{self._look()}"), self._info(True, False) | {"par": par}
+        return self._with_actions(f"Your goal: {self._mission}\n{self._look()}"), self._info(True, False) | {"par": par}
 
     def begin(self, level: str, seed: int) -> None:
-        """Sets up any of AgentGym's levels."""
+        """Start any of AgentGym's levels."""
         assert level in LEVELS
         self._view, self._over, self._actions = self._game.start(level, seed), False, list[str]()
         self._mission = mission(self._game.mission)
@@ -97,14 +97,14 @@ class BabyAi:
         text, valid, solved = self._reply(self._understood(action))
         truncated = not solved and len(self._actions) >= self.max_turns
         self._over = solved or truncated
-        return self._said(text), float(solved), solved, truncated, self._info(valid, solved)
+        return self._with_actions(text), float(solved), solved, truncated, self._info(valid, solved)
 
     def _understood(self, action: str) -> str:
-        said = action.lower().strip()
-        return said if self.strict or not said.startswith("pick up ") else said.replace("pick up", "pickup", 1)
+        text = action.lower().strip()
+        return text if self.strict or not text.startswith("pick up ") else text.replace("pick up", "pickup", 1)
 
     def _reply(self, action: str) -> tuple[str, bool, bool]:
-        """What is said to an action, whether it was possible, and whether it ended the mission."""
+        """The reply to an action, whether the action was possible, and whether it completed the mission."""
         ways, refused = self._commands
         if "check" in action:
             return "You can take the following actions: " + ", ".join(ways), action == LIST, False
@@ -120,7 +120,7 @@ class BabyAi:
     def _look(self) -> str:
         return described(self._view, self.wording)
 
-    def _said(self, text: str) -> str:
+    def _with_actions(self, text: str) -> str:
         listed = ", ".join(f'"{action}"' for action in self._commands.ways)
         return f"{text}\nAvailable actions: [{listed}]" if self.list_actions else text
 
@@ -129,7 +129,7 @@ class BabyAi:
 
     @property
     def expert(self) -> BabyAiExpert | None:
-        """A player bound to the running episode, who has seen all its views; None before the first reset."""
+        """The scripted expert for the running episode, which has seen all its views; None before the first reset."""
         if self._task is None:
             return None
         for view in self._unread:
@@ -138,7 +138,7 @@ class BabyAi:
         return BabyAiExpert(self._mind, asked=self._actions[-1:] == [LIST])
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments and what was done since the reset: the grid is made again."""
+        """State for pickling: arguments, task and actions since the reset; the grid is rebuilt from them."""
         actions = self._actions if self._task is not None else []
         return {"arguments": self._arguments, "task": self._task, "actions": actions}
 

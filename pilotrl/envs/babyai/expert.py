@@ -1,7 +1,7 @@
-"""A scripted player. One rule says what to do next from what was seen; a plan is that rule, followed in the mind.
+"""The scripted expert of BabyAI. One rule gives the next move from the belief state; a plan simulates that rule.
 
-Its map holds only cells that came into view. Where nothing known will do it looks around, for as many new cells a turn as it
-can get, and a plan hopes that what is wanted is found there.
+Its map holds only cells that came into view. If nothing known helps it explores, for as many new cells a turn as possible, and
+the plan assumes that the wanted thing is found there.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pilotrl.envs.babyai.goals import Goal, Kind
 from pilotrl.envs.babyai.view import FORWARD, LEFT, PICKUP, RIGHT, TOGGLE, Cell, Pose, Way
 
 HORIZON = 20
-"""Steps of a plan, at most."""
+"""Maximum number of steps of a plan."""
 REACH = 12
-"""Turns that a way to somewhere may take."""
+"""Maximum number of turns of a path that is searched for."""
 AROUND = 5
-"""Turns that a look around may take, unless nothing new is so near."""
+"""Maximum number of turns of an exploration move, unless nothing new is that near."""
 
 
 class Move(NamedTuple):
-    """An action, and what it comes down to; `looks` for what is not known yet."""
+    """An action with its moves; `looks`: it explores."""
 
     action: str
     way: Way
@@ -33,15 +33,15 @@ class Move(NamedTuple):
 
 
 class BabyAiExpert:
-    """Goes to what it has seen, looks around for what it has not, fetches the keys it needs."""
+    """The expert: goes to things it has seen, explores for those it has not, fetches the keys it needs."""
 
     def __init__(self, mind: Mind, asked: bool = False) -> None:
-        """`asked`: the last action was to ask what can be done."""
+        """`asked`: the last action was `check available actions`."""
         self.mind, self.asked = mind, asked
         mind.meant()
 
     def plan(self) -> list[str]:
-        """Steps from the next turn to the end; after a look around, those that are left if it finds what is wanted."""
+        """Steps from the next turn to the end; after an exploration move, those that remain if it finds the wanted thing."""
         mind, steps = self.mind.copy(), list[str]()
         while len(steps) < HORIZON:
             move = _next(mind)
@@ -59,7 +59,7 @@ class BabyAiExpert:
         return _next(self.mind).action
 
     def detour(self) -> str | None:
-        """Ask first what can be done here."""
+        """`check available actions`, unless that was the last action."""
         return None if self.asked else LIST
 
 
@@ -68,7 +68,7 @@ def _due(mind: Mind) -> Goal:
 
 
 def _step(mind: Mind, move: Move, first: bool) -> str:
-    """A move in words that are not those of its action. Only what is in sight now has its number."""
+    """A move as a plan step, in other words than those of its action. Only things in sight now have a number."""
     action, (_, cell), _ = move
     thing = mind.cells.get(cell) if cell else None
     if thing is None or cell is None:
@@ -86,7 +86,7 @@ def _step(mind: Mind, move: Move, first: bool) -> str:
 
 
 def _hoped(mind: Mind, due: Goal) -> list[str]:
-    """The steps that are left once what is wanted is in sight."""
+    """The steps that remain once the wanted thing is in sight."""
     goals = [due, *(goal for goal in mind.goals if goal is not due)]
     steps = []
     for verb, what, near in goals:
@@ -102,7 +102,7 @@ def _hoped(mind: Mind, due: Goal) -> list[str]:
 
 
 def _next(mind: Mind) -> Move:
-    """What an efficient player does now."""
+    """The next move of an efficient agent."""
     verb, what, near = _due(mind)
     if verb == "go to":
         return _reach(mind, mind.where(what)) or _look(mind)
@@ -116,14 +116,14 @@ def _next(mind: Mind) -> Move:
 
 
 def _fetch(mind: Mind, what: Kind) -> Move:
-    """Take a thing, with the hand freed first."""
+    """Pick up a thing, after putting down what is carried."""
     if mind.carrying is not None and mind.where(what):
         return _put_down(mind)
     return _reach(mind, mind.where(what), "pickup") or _look(mind)
 
 
 def _open(mind: Mind, doors: list[Cell]) -> Move:
-    """Open one of some doors, from in front of it; a locked one needs its key. (Who also walks through misses the end.)"""
+    """Open one of some doors, from in front of it; a locked one needs its key. (Walking through would miss the end.)"""
     for cell in doors:
         door = mind.cells[cell]
         if door and door.state == "locked" and (mind.carrying is None or mind.carrying[:2] != ("key", door.color)):
@@ -132,13 +132,13 @@ def _open(mind: Mind, doors: list[Cell]) -> Move:
 
 
 def _put_down(mind: Mind) -> Move:
-    """Here if there is room in front, else after a turn or a step."""
+    """Put down what is carried: here if the cell in front is free, else after a turn or a step."""
     way = _search(mind, REACH, lambda at, pose: at.cells.get(pose.front, WALL) is None)
     return _now(mind, "drop") or way or _any(mind)
 
 
 def _bring(mind: Mind, near: Kind) -> Move:
-    """Put what is carried beside one of some things."""
+    """Put what is carried next to one of some things."""
     beside_it = {cell for there in mind.where(near) for cell in beside(there) if mind.cells.get(cell, WALL) is None}
     if mind.pose.front in beside_it and (drop := _now(mind, "drop")):
         return drop
@@ -158,7 +158,7 @@ def _any(mind: Mind) -> Move:
 
 
 def _reach(mind: Mind, cells: list[Cell], verb: str = "go to") -> Move | None:
-    """An action of this kind on one of the cells if it is possible now, the shortest; else what leads there."""
+    """The shortest action with this verb on one of the cells if one is possible now; else a move that leads there."""
 
     def able(at: Mind, pose: Pose) -> dict[str, Way]:
         if not any(_in_square(pose, cell) for cell in cells):
@@ -179,7 +179,7 @@ def _in_square(pose: Pose, cell: Cell) -> bool:
 
 
 def _look(mind: Mind) -> Move:
-    """Where the most cells come into view a turn; then the way to where any do; then a key for a locked door."""
+    """Explore: for the most new cells a turn; else go to where any new cell comes into view; else unlock a door."""
     gains = [(mind_there.unknown(pose) / turns, move) for mind_there, pose, turns, move in _poses(mind, AROUND)]
     gain, move = max(gains, key=lambda pair: pair[0])
     if gain >= 1:
@@ -189,7 +189,7 @@ def _look(mind: Mind) -> Move:
 
 
 def _unlock(mind: Mind) -> Move:
-    """Behind a locked door there is something that was not seen."""
+    """Fetch a key and open a locked door, behind which there are unseen cells."""
     for cell, door in mind.cells.items():
         if door and door.state == "locked":
             key = Kind(door.color, "key", None)
@@ -201,13 +201,13 @@ def _unlock(mind: Mind) -> Move:
 
 
 def _search(mind: Mind, turns: int, wanted: Callable[[Mind, Pose], bool]) -> Move | None:
-    """The first of the fewest actions after which something is so; None where that takes too many."""
+    """The first action of a shortest sequence to a pose that is `wanted`; None if that takes more than `turns`."""
     return next((move for at, pose, _, move in _poses(mind, turns) if wanted(at, pose)), None)
 
 
 def _poses(mind: Mind, most: int) -> Iterator[tuple[Mind, Pose, int, Move]]:
-    """(mind, pose, turns, first action) of poses that can be reached, in the order of turns: first by any action that is
-    possible now, from there by turns and steps."""
+    """(belief state, pose, turns, first action) of reachable poses, in the order of turns: first by any action that is
+    possible now, from there by turning and walking."""
     queue = deque[tuple[Mind, Pose, int, Move]]()
     known = {mind.pose}
     for action, way in commands(mind.view()).ways.items():
@@ -233,7 +233,7 @@ def _poses(mind: Mind, most: int) -> Iterator[tuple[Mind, Pose, int, Move]]:
 
 
 def _along(mind: Mind, way: Way) -> Pose:
-    """Where an action that is only turns and steps ends: at what blocks it."""
+    """The pose after an action of only turns and steps, which ends where it is blocked."""
     pose = mind.pose
     for move in way.moves:
         if move == FORWARD and not mind.free(pose.front):
@@ -243,7 +243,7 @@ def _along(mind: Mind, way: Way) -> Pose:
 
 
 def _open_to(mind: Mind, pose: Pose, way: Way) -> bool:
-    """Whether all of its steps are known to be free: AgentGym's ways lead over what is not in sight, too."""
+    """Whether all cells of a path are known to be free: AgentGym's paths also lead over unseen cells."""
     for move in way.moves:
         if move == FORWARD and not mind.free(pose.front):
             return False

@@ -1,4 +1,4 @@
-"""Minigrid's levels, one object each, played move by move."""
+"""The wrapper around minigrid: runs its levels move by move, and turns its images into views."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ LEVELS = (
     *("KeyCorridorS6R3", "OneRoomS20", "MoveTwoAcrossS8N9", "SynthS5R2", "SynthLoc", "SynthSeq", "MiniBossLevel"),
     *("BossLevel", "BossLevelNoUnlock"),
 )
-"""AgentGym's forty, in its order: its task i is level i % 40 with seed i // 40."""
+"""AgentGym's forty levels, in its order: its task i is level i % 40 with seed i // 40."""
 
 SIZES = {"GoToObjS6": {"room_size": 4}}
-"""Where minigrid's level was another in the version that AgentGym used."""
+"""Arguments of levels that were different in the version of minigrid that AgentGym used."""
 
 
 class Game:
-    """A level being played. Raises WorldError where the engine fails."""
+    """The simulator of an episode. Raises WorldError if minigrid fails."""
 
     def __init__(self) -> None:
         self._levels: dict[str, Any] = {}
 
     def start(self, level: str, seed: int) -> View:
-        """The first look at the grid of a seed."""
+        """Start a level with a seed; returns the first view."""
         if level not in self._levels:
             self._levels[level] = _made(level)
         self.grid = self._levels[level]
         try:
-            with redirect_stdout(io.StringIO()):  # the engine tells of every mission that it rejects
+            with redirect_stdout(io.StringIO()):  # minigrid prints every mission that it rejects
                 seen, _ = self.grid.reset(seed=seed)
-        except Exception as error:  # whatever its generators throw
+        except Exception as error:  # any error of minigrid's generators
             raise WorldError(f"minigrid cannot make {level} {seed}: {error}") from error
         self._image = seen["image"]
         return self._view()
@@ -52,7 +52,7 @@ class Game:
         return str(self.grid.mission)
 
     def do(self, way: Way) -> tuple[View, bool, bool]:
-        """Moves until one changes nothing. What is seen then, whether the last one ended the mission, and in success."""
+        """Makes moves until one changes nothing. Returns the view, whether the episode ended, and with success."""
         ended, reward = False, 0.0
         for move in way.moves:
             seen, reward, ended, _, _ = self.grid.step(move)
@@ -81,13 +81,13 @@ STATES = ("open", "closed", "locked")
 
 @cache
 def _thing(kind: int, color: int, state: int) -> Thing | None:
-    """What three numbers of the engine's image stand for; None for a free cell."""
+    """The thing that three numbers of minigrid's image stand for; None for a free cell."""
     name = KINDS.get(kind)
     return Thing(name, COLORS[color], STATES[state] if name == "door" else "") if name else None
 
 
 def _made(level: str) -> Any:
-    """An unwrapped level, in the newest version that is registered."""
+    """A minigrid level without wrappers, in the newest registered version."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import minigrid  # noqa: F401, registers its levels
     from gymnasium.envs.registration import load_env_creator, registry

@@ -1,4 +1,4 @@
-"""What a mission asks for, read from its words."""
+"""The parser of missions: from a mission's text to a list of goals."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import NamedTuple
 from pilotrl.envs.babyai.view import Cell, Pose, Thing
 
 SIDES = {"in front of you": (0, 1), "behind you": (0, -1), "on your right": (1, 1), "on your left": (1, -1)}
-"""Where a thing is at the start: which of (ahead, right) tells, and its sign."""
+"""Where a thing is at the start -> (index into (ahead, right), sign of that coordinate)."""
 THING = rf"(?:a|the) (?:(\w+) )??(ball|box|key|door|object)(?: ({'|'.join(SIDES)}))?"
 GOAL = re.compile(rf"(go to|pick up|open|put) {THING}(?: next to {THING})?")
 
 
 class Kind(NamedTuple):
-    """Things that a phrase can mean: any color, kind or side where None."""
+    """The things that a phrase can mean; None stands for any color, kind or side."""
 
     color: str | None
     kind: str | None
     side: str | None
 
     def means(self, thing: Thing, cell: Cell, start: Pose) -> bool:
-        """Whether it means this thing, which was at that cell when the player was at `start`."""
+        """Whether it can mean this thing at that cell, seen from the pose `start`."""
         if self.side is not None:
             axis, sign = SIDES[self.side]
             if start.relative(cell)[axis] * sign <= 0:
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """One thing to be done."""
+    """One goal of a mission: a verb with its object."""
 
     verb: str
     what: Kind
@@ -42,9 +42,9 @@ class Goal(NamedTuple):
 
 
 def read(mission: str) -> list[Goal]:
-    """Goals in an order that is right whatever the mission left unsaid.
+    """The goals, in an order that is valid for every mission with this text.
 
-    "A, and B" was "A, then B". "A and B" was that, in any order, or "A after you B": B first does for both.
+    AgentGym writes "A, and B" for "A, then B", and "A and B" both for any order and for "A after you B": B comes first.
     """
     return [goal for part in mission.split(", and ") for goal in reversed(list(_goals(part)))]
 

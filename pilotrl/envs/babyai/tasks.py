@@ -1,7 +1,7 @@
-"""The tasks: which seeds of which levels, and in how many turns the expert solves them.
+"""The tasks of BabyAI's splits: seeds of levels, with the turns that the expert needs, from a table in `par.txt`.
 
-A level's line in `par.txt` has a letter a seed: the expert's turns in base 36; `.` where it needs more than twenty; `-` where
-an earlier task begins with the same words. `python -m pilotrl.envs.babyai.tasks` writes that file anew (minutes).
+A level's line in `par.txt` has a character for each seed: the expert's turns in base 36; `.` if it needs more than twenty; `-`
+if an earlier task has the same first observation. `python -m pilotrl.envs.babyai.tasks` rewrites that file (minutes).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ EIGHTEEN = (
     *("GoToDoor", "GoToObjDoor", "PickupLoc", "PickupDistDebug", "ActionObjDoor", "GoToObjMazeS7", "GoToImpUnlock"),
     *("PickupAbove", "FindObjS7", "OneRoomS20", "SynthLoc"),
 )
-"""The levels that AgentGym's expert plays."""
+"""The levels in AgentGym's expert data."""
 MORE = ("OpenDoorLoc", "PutNextLocalS6N4")
 UNSEEN = ("OpenRedDoor", "Open", "PutNextS7N4Carrying", "Pickup", "UnlockLocalDist")
-"""Levels that are in no other split: keys and locked doors, things in the hand from the start, nine rooms."""
+"""Levels that are in no other split: keys and locked doors, things carried from the start, nine rooms."""
 SPLITS = {"train": (0.0, 0.78), "valid": (0.78, 0.845), "test": (0.845, 1.0), "unseen": (0.0, 1.0)}
 
 
 def listed(split: str, levels: Sequence[str], min_turns: int, max_turns: int) -> dict[str, int]:
-    """Task -> turns of the expert, for those of a split that take that many; in an order that mixes levels."""
+    """Task -> turns of the expert, for a split's tasks that need `min_turns` to `max_turns`; in an order that mixes levels."""
     low, high = SPLITS[split]
     found = {
         f"{level}-{seed}": int(letter, 36)
@@ -54,17 +54,17 @@ def listed(split: str, levels: Sequence[str], min_turns: int, max_turns: int) ->
 
 @cache
 def table() -> dict[str, str]:
-    """Level -> a letter a seed."""
+    """Level -> a character for each seed."""
     return dict(line.split() for line in TABLE.read_text().splitlines())
 
 
 def share(text: str) -> float:
-    """A number in [0, 1) that follows from the text, the same on every machine."""
+    """A number in [0, 1), hashed from the text; the same on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
 def par(game: Game, level: str, seed: int) -> tuple[str, int | None]:
-    """The first words of a task, and the expert's turns; None where it needs too many."""
+    """The first observation of a task, and the expert's turns; None if it needs too many."""
     view = game.start(level, seed)
     said = mission(game.mission)
     first = f"{said} {described(view, 'full')}"
@@ -78,7 +78,7 @@ def par(game: Game, level: str, seed: int) -> tuple[str, int | None]:
 
 
 def main() -> None:
-    """Write the table anew, for the levels that it lists."""
+    """Rewrite the table, for the levels that it lists."""
     game, known, lines = Game(), set[str](), []
     for level in table():
         letters = ""

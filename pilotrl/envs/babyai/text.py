@@ -1,4 +1,4 @@
-"""The words of BabyAI: those of AgentGym, which agents are trained on, or short ones for small models."""
+"""BabyAI's texts: AgentGym's, on which agents are trained, or short ones for small models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORDINGS = ("full", "short")
 
 
 def described(view: View, wording: str) -> str:
-    """What is in sight, what one faces, what one carries."""
+    """The observation: things in sight, what the agent faces, and what it carries."""
     return _full(view) if wording == "full" else _short(view)
 
 
@@ -43,18 +43,18 @@ def _short(view: View) -> str:
 
 
 def mission(said: str) -> str:
-    """The mission as AgentGym has it: what comes first is told by the comma only."""
+    """The mission in AgentGym's wording, in which only a comma shows the order."""
     return said.replace("then", "and").replace("after you", "and")
 
 
-# What an action means, for whoever judges it
+# What an action means in words, for the judge
 
 NAME = re.compile(r"((?:go to|pick ?up|go through|toggle and go through) )((?:[a-z]+ ){2,3}\d+)")
 FRONT = re.compile(r"([a-z]+ (?:closed|locked) door \d+) (?:right in front of you 1 steps|1 ahead;)")
 
 
 def resolve(observation: str, action: str) -> str:
-    """What an action refers to, in words; "" for a thing that is not in sight. Toggling a door is opening it."""
+    """The action in words; "" for a thing that is not in sight. Toggling a door is opening it."""
     action = action.strip().lower()
     if action == "toggle" and (door := FRONT.search(observation)):
         return f"open {door[1]}"

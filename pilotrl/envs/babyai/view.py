@@ -1,4 +1,4 @@
-"""What the player sees of a grid, and what it can do from there. The same for the real grid and for one in the mind."""
+"""The agent's view of a grid: visible cells and shortest paths over them, for the simulator and for the belief state."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 SIZE = 7
-"""Side of the square that a player sees: it stands in the middle of the near side."""
+"""Side of the visible square; the agent is in the middle of the near side."""
 AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE = range(6)
-"""Moves of the engine."""
+"""Minigrid's actions, called moves here."""
 
 Cell = tuple[int, int]
 
 
 class Thing(NamedTuple):
-    """What a cell holds: wall, ball, box, key or door; `state` (open, closed, locked) is that of doors."""
+    """The contents of a cell: wall, ball, box, key or door; only doors have a `state` (open, closed, locked)."""
 
     kind: str
     color: str
@@ -29,7 +29,7 @@ class Thing(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """Where the player stands, and which way it looks."""
+    """The agent's cell and direction."""
 
     x: int
     y: int
@@ -57,7 +57,7 @@ class Pose(NamedTuple):
         return dx * fx + dy * fy, dx * rx + dy * ry
 
     def at(self, column: int, row: int) -> Cell:
-        """The cell of the seen square, from the far left (0, 0) to the near right; the player is at (3, 6)."""
+        """The grid cell at a position in the visible square, from the far left (0, 0); the agent is at (3, 6)."""
         (fx, fy), (rx, ry) = AHEAD[self.facing], AHEAD[(self.facing + 1) % 4]
         ahead, right = SIZE - 1 - row, column - SIZE // 2
         return self.x + ahead * fx + right * rx, self.y + ahead * fy + right * ry
@@ -65,20 +65,20 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A look at the grid."""
+    """One view of the grid: pose, what is carried, and the visible cells."""
 
     pose: Pose
     carrying: Thing | None
     seen: Mapping[Cell, Thing | None]
-    """Cell in sight -> what is there; in the order of `scan`."""
+    """Visible cell -> its contents; in the order of `scan`."""
 
     def things(self) -> list[tuple[Cell, Thing]]:
-        """What is in sight beside the player, walls too, from near to far."""
+        """The visible things with their cells, walls too, without the agent's own cell, nearest first."""
         found = [(cell, thing) for cell, thing in self.seen.items() if thing and cell != self.pose.cell]
         return sorted(found, key=lambda pair: abs(pair[0][0] - self.pose.x) + abs(pair[0][1] - self.pose.y))
 
     def numbered(self) -> list[tuple[str, Cell]]:
-        """`red ball 1` and where it is, for all that is no wall."""
+        """Names such as `red ball 1` with their cells, for all things except walls."""
         count: Counter[str] = Counter()
         names = []
         for cell, thing in self.things():
@@ -97,13 +97,13 @@ class View:
 
 
 def scan(pose: Pose) -> list[tuple[int, int, Cell]]:
-    """(column, row, cell) of the seen square, row by row from the far left, as far as it lies on the grid."""
+    """(column, row, cell) of the visible square, row by row from the far left, as far as it is on the grid."""
     cells = [(column, row, pose.at(column, row)) for row in range(SIZE) for column in range(SIZE)]
     return [(column, row, cell) for column, row, cell in cells if min(cell) >= 0]
 
 
 def sight(pose: Pose, opaque: Callable[[Cell], bool]) -> set[Cell]:
-    """Cells that are in sight: light spreads sideways and away from the player, as in the engine."""
+    """The visible cells: visibility spreads sideways and away from the agent, as in minigrid."""
     lit = {(SIZE // 2, SIZE - 1)}
     for row in range(SIZE - 1, -1, -1):
         for step, columns in ((1, range(SIZE - 1)), (-1, range(SIZE - 1, 0, -1))):
@@ -114,16 +114,16 @@ def sight(pose: Pose, opaque: Callable[[Cell], bool]) -> set[Cell]:
 
 
 class Way(NamedTuple):
-    """What an action comes down to: moves of the engine, and the cell it is about."""
+    """The moves of a text action, and the cell that it is about."""
 
     moves: list[int]
     cell: Cell | None = None
 
 
 class Paths:
-    """Shortest ways over what is in sight. Doors do not block: who walks into a closed one stops there.
+    """Shortest paths over the visible cells. Doors do not block a path, but walking stops at a closed one.
 
-    Ties are broken as in AgentGym: the parent that comes last before a pose's turn is the one that counts.
+    Ties are broken as in AgentGym: of several parents the last one found before a pose is expanded counts.
     """
 
     def __init__(self, view: View) -> None:
@@ -145,7 +145,7 @@ class Paths:
                     queue.append(there)
 
     def to(self, cell: Cell, onto: bool = False) -> list[int] | None:
-        """Moves that end in front of a cell, or on it; None where no way is known."""
+        """Moves that end in front of a cell, or on it; None if no path is known."""
         end = next((pose for pose in self.order if (pose.cell if onto else pose.front) == cell), None)
         if end is None:
             return None
@@ -157,7 +157,7 @@ class Paths:
 
 
 def _window(pose: Pose) -> tuple[range, range]:
-    """Where ways may lead: the seen square, and one line more on the sides of lower numbers, as in AgentGym."""
+    """The area of paths: the visible square, and one more line on the sides of lower coordinates, as in AgentGym."""
     far, end = pose.at(0, 0), pose.at(SIZE, SIZE)
     one, other = (range(b, a + 1) if b < a else range(a, b) for a, b in zip(far, end, strict=True))
     return one, other

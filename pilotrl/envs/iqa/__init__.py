@@ -1,4 +1,4 @@
-"""IQA: questions about a kitchen that have to be answered by walking through it (IQUAD V1, arXiv 1712.03316, in words)."""
+"""IQA, interactive question answering: walk through a kitchen to answer a question (IQUAD V1, arXiv 1712.03316, as text)."""
 
 from pilotrl.envs.iqa.env import Iqa
 

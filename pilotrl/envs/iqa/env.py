@@ -1,4 +1,4 @@
-"""IQA as an environment: tasks, turns, replies."""
+"""The IQA environment: `reset`, `step` and the arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIDELITY: dict[str, dict[str, Any]] = {
     "small": {"floor": 3, "view": 2, "furniture": 5, "clutter": 0.6, "max_turns": 14},
     "original": {"floor": 6, "view": 4, "furniture": 12, "clutter": 1.0, "max_turns": 30},
 }
-"""What `fidelity` puts in place of null."""
+"""Values that `fidelity` sets for keys left null."""
 
 
 class Iqa:
@@ -26,16 +26,16 @@ class Iqa:
 
     Actions: `move ahead`, `turn left`, `turn right`, `open F` (a closed piece of furniture in front, such as `fridge_1`),
     `answer [True]`, `answer [False]`, `answer [n]` with n from 0 to 3.
-    Observation: at reset the question; always the furniture in sight in front, on the left and on the right, with what is on
-    it, or in it once it is open, and how far one can walk each way; after opening what is inside; `Nothing happens.` where
-    an action is not possible.
+    Observation: at reset the question; always the furniture in sight in front, on the left and on the right, with the things
+    on it, or in it once it is open, and the free steps each way; after opening the things inside; `Nothing happens.` if an
+    action is not possible.
     Reward: 1 for the right answer, else 0. Score: the same.
     End: terminated by any answer; truncated after `max_turns`.
     Arguments: `split` (train, valid, test: other questions in the same kitchens; unseen: other kitchens); `seed` of kitchens
     and tasks; `fidelity` (small, original), which decides those left None of `floor` (squares along a side, at most),
-    `view` (squares that one sees), `furniture` (pieces, at most), `clutter` (things a piece besides those asked for),
+    `view` (squares that are visible), `furniture` (pieces, at most), `clutter` (things a piece besides those asked for),
     `max_turns`.
-    Raises UserError for values that make no kitchen.
+    Raises UserError for invalid values.
     References: IQUAD V1 (arXiv 1712.03316), LangSuitE (arXiv 2406.16294).
     """
 
@@ -84,14 +84,14 @@ class Iqa:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
         if self._over:
             raise RuntimeError("the episode has ended: reset first")
-        said = action.strip()
-        valid = said in self._possible
-        answered = valid and said.startswith("answer ")
-        solved = said == f"answer [{self._world.scene.answer}]"
+        text = action.strip()
+        valid = text in self._possible
+        answered = valid and text.startswith("answer ")
+        solved = text == f"answer [{self._world.scene.answer}]"
         reply = ("You are right!" if solved else "You are wrong!") if answered else NOTHING_HAPPENS
         if valid and not answered:
-            reply = self._world.do(said)
-        self._texts.append((said, reply))
+            reply = self._world.do(text)
+        self._texts.append((text, reply))
         truncated = not answered and len(self._texts) > self.max_turns
         self._over = answered or truncated
         return reply, float(solved), answered, truncated, self._info(valid, solved)
@@ -102,7 +102,7 @@ class Iqa:
 
     @property
     def expert(self) -> IqaExpert | None:
-        """A player bound to the running episode, who has read all its texts; None before the first reset."""
+        """The scripted expert for the running episode, which has read all its texts; None before the first reset."""
         if self._task is None:
             return None
         read, notes = self._notes or (1, Notes.of(self._texts[0][1], self._source.view))
@@ -112,7 +112,7 @@ class Iqa:
         return IqaExpert(notes)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments and what was done since the reset: kitchens are made again."""
+        """State for pickling: arguments, task and actions since the reset; the kitchen is rebuilt from them."""
         actions = [action for action, _ in self._texts[1:]] if self._task is not None else []
         return {"arguments": self._arguments, "task": self._task, "actions": actions}
 
@@ -125,7 +125,7 @@ def _opening(world: Kitchen) -> str:
 
 @cache
 def solvable(source: Source, max_turns: int) -> tuple[dict[str, int], int]:
-    """Task -> turns of the expert, as many of each type and answer as the split asks for; and how many were left out."""
+    """Task -> turns of the expert, for the split's number of tasks of each type and answer; and how many were rejected."""
     found, rejected = dict[str, int](), 0
     for key, names in generator.candidates(source).items():
         quota, taken = round(SIZES[source.split] * SHARES[key]), 0
@@ -143,7 +143,7 @@ def solvable(source: Source, max_turns: int) -> tuple[dict[str, int], int]:
 
 
 def efficient(scene: Scene, max_turns: int) -> int | None:
-    """Turns that the expert needs; None where it does not answer within the limit."""
+    """Turns that the expert needs; None if it does not answer within the limit."""
     world = Kitchen(scene)
     notes = Notes.of(_opening(world), scene.size.view)
     for turn in range(1, max_turns + 1):

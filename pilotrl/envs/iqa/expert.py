@@ -1,7 +1,7 @@
-"""A scripted player: looks along the walls, opens what is closed, and answers as soon as it can be sure.
+"""The scripted expert of IQA: looks along the walls, opens closed furniture, and answers as soon as the answer is certain.
 
-It reads the texts that the player was shown, and nothing else. A plan is its rule followed in the mind, where nothing new
-turns up; so it is written anew when something does.
+It uses the observations and nothing else. A plan simulates its rule, assuming that nothing new is found; when something is,
+the next plan differs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pilotrl.envs.iqa.questions import Question
 from pilotrl.envs.iqa.room import Cell, Pose, Size, border, kind, sight, truth
 
 HORIZON = 40
-"""Steps of a plan, at most."""
+"""Maximum number of steps of a plan."""
 SIDE = re.compile(r"(In front of you|On your left|On your right), you see (.*?)\.(?= |$)")
 PIECE = re.compile(r"(?:^|; )a (closed )?(\w+)(?: with ([^;]*))?")
 OPENED = re.compile(r"You open the (\w+)\. In it, you see (.*)\.")
@@ -26,7 +26,7 @@ THING = re.compile(r"a (\w+)")
 
 @dataclass(slots=True)
 class Notes:
-    """What a player knows. It calls the first direction it looks in north; the floor's size follows from the free steps."""
+    """The belief state of the expert. Its initial direction counts as north; the floor's size follows from the free steps."""
 
     question: Question
     size: Size
@@ -36,26 +36,26 @@ class Notes:
     closed: dict[str, Pose] = field(default_factory=dict)
     """Closed piece -> a pose that has it in front."""
     things: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Piece whose inside was seen -> what is there."""
+    """Piece whose inside was seen -> things there."""
 
     @classmethod
     def of(cls, observation: str, view: int) -> Notes:
         """From the first observation."""
-        said, _, seen = observation.partition("\n")
+        question, _, seen = observation.partition("\n")
         free = FREE.search(seen)
         assert free is not None
         ahead, left, right, behind = map(int, free.groups())
         size = Size(left + right + 1, ahead + behind + 1, view)
-        notes = cls(questions.read(said), size, Pose(left, behind, 0))
+        notes = cls(questions.read(question), size, Pose(left, behind, 0))
         notes.look(seen)
         return notes
 
     def copy(self) -> Notes:
-        """One that can be changed without this one changing."""
+        """A copy that can be changed independently."""
         return replace(self, closed=dict(self.closed), things=dict(self.things))
 
     def read(self, action: str, reply: str) -> None:
-        """Take in what an action led to."""
+        """Update from the reply to an action."""
         if opened := OPENED.match(reply):
             self.closed.pop(opened[1], None)
             self.things[opened[1]] = tuple(THING.findall(opened[2]))
@@ -64,7 +64,7 @@ class Notes:
             self.look(reply)
 
     def look(self, said: str) -> None:
-        """Who turns to a side has in front what was there."""
+        """Add the furniture in a text; pieces on a side get the pose that has them in front."""
         self.seen |= frozenset(sight(self.size, self.pose))
         turns = {"In front of you": 0, "On your left": -1, "On your right": 1}
         for words, pieces in SIDE.findall(said):
@@ -76,8 +76,7 @@ class Notes:
 
     def answer(self) -> str | None:
         """The answer, if it is certain."""
-        asked = self.question
-        so_far = truth(asked._asdict(), self.things)
+        so_far = truth(self.question._asdict(), self.things)
         if so_far in ("True", "3"):
             return so_far
         return None if self.unseen() or self.wanted() else so_far
@@ -86,19 +85,19 @@ class Notes:
         return frozenset(border(self.size)) - self.seen
 
     def wanted(self) -> list[str]:
-        """Closed pieces that matter."""
-        asked = self.question
-        return [piece for piece in self.closed if asked.type != "contains" or kind(piece) == asked.container]
+        """Closed pieces that matter to the question."""
+        question = self.question
+        return [piece for piece in self.closed if question.type != "contains" or kind(piece) == question.container]
 
 
 class IqaExpert:
-    """Goes where the fewest actions show something new."""
+    """The expert: goes to the nearest pose that shows something new."""
 
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
 
     def plan(self) -> list[str]:
-        """Steps from the next turn to the answer, if nothing new turns up."""
+        """Steps from the next turn to the answer, if nothing new is found."""
         notes, steps = self.notes.copy(), list[str]()
         while len(steps) < HORIZON:
             action = _next(notes)
@@ -116,7 +115,7 @@ class IqaExpert:
         )
 
     def detour(self) -> str | None:
-        """Open what one stands before, whether or not it matters."""
+        """Open the closed piece in front, whether or not it matters to the question."""
         notes = self.notes
         return next((f"open {piece}" for piece, pose in notes.closed.items() if pose == notes.pose), None)
 
@@ -127,14 +126,14 @@ def _conclusion(action: str) -> str:
 
 
 def _step(action: str) -> str:
-    """An action in words that are not its own."""
+    """An action as a plan step, in other words than its own."""
     if action.startswith("open "):
         return f"look inside {action.removeprefix('open ').replace('_', ' ')}"
     return {"turn left": "look to the left", "turn right": "look to the right"}.get(action, "walk on ahead")
 
 
 def _next(notes: Notes) -> str | None:
-    """What an efficient player does now; None where it would answer."""
+    """The next action of an efficient agent; None when it would answer."""
     if notes.answer() is not None:
         return None
     for piece in notes.wanted():
@@ -145,7 +144,7 @@ def _next(notes: Notes) -> str | None:
 
 
 def _towards(notes: Notes, wanted: Callable[[Pose], bool]) -> str | None:
-    """The first of the fewest actions that lead to a pose like that."""
+    """The first action of a shortest path to a pose that is `wanted`; None if there is none."""
     queue = deque([(notes.pose, "")])
     known = {notes.pose}
     while queue:
@@ -167,7 +166,7 @@ def _after(pose: Pose, action: str) -> Pose:
 
 
 def _imagine(notes: Notes, action: str) -> None:
-    """What an action leads to if nothing new turns up."""
+    """Simulate an action, assuming that nothing new is found."""
     if action.startswith("open "):
         piece = action.removeprefix("open ")
         del notes.closed[piece]

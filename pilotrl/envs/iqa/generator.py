@@ -1,7 +1,7 @@
-"""Kitchens and questions out of a seed.
+"""The generator of IQA's kitchens and questions, from a seed.
 
-There are thirty kitchens, as in the original: twenty-five are seen in training, five are not. A task is called by question,
-kitchen and answer, `contains-mug-fridge-kitchen07-True`. A hash of the name without its answer deals those of the seen
+There are thirty kitchens, as in the original: twenty-five are seen in training, five are not. A task's name is question,
+kitchen and answer, `contains-mug-fridge-kitchen07-True`. A hash of the name without its answer assigns those of the seen
 kitchens to train, valid and test: the same question in the same kitchen is in one split only.
 """
 
@@ -20,11 +20,11 @@ SEEN, UNSEEN = range(1, 26), range(26, 31)
 SIZES = {"train": 1200, "valid": 180, "test": 204, "unseen": 204}
 SHARES = {("exists", a): 1 / 6 for a in ("True", "False")} | {("contains", a): 1 / 6 for a in ("True", "False")}
 SHARES |= {("count", str(n)): 1 / 12 for n in range(4)}
-"""How much of a split has which type and answer, as in IQUAD V1."""
+"""Share of each type and answer in a split, as in IQUAD V1."""
 
 
 class Source(NamedTuple):
-    """Everything that decides the tasks of a split."""
+    """The arguments that decide the tasks of a split."""
 
     split: str
     seed: int
@@ -61,7 +61,7 @@ def _questions(furniture: set[str]) -> list[Question]:
 
 @lru_cache(maxsize=1024)
 def room(source: Source, kitchen: str) -> tuple[Size, dict[Cell, str]]:
-    """Floor and furniture of a kitchen; every kitchen has something that is closed, and something that is not."""
+    """Floor and furniture of a kitchen; each has at least one piece that can be opened, and one that cannot."""
     draw = Random(f"{source.seed} {source.floor} {source.furniture} {kitchen}")
     size = Size(draw.randint(source.floor - 1, source.floor), draw.randint(source.floor - 1, source.floor), source.view)
     kinds = [draw.choice(OPENABLE), draw.choice(CONTAINERS), "countertop"]
@@ -98,7 +98,7 @@ def scene(source: Source, task: str) -> Scene:
 
 
 def _asked(draw: Random, question: Question, answer: str, pieces: list[str]) -> list[tuple[str, str]]:
-    """Where the things that are asked for lie: half of the time somewhere closed."""
+    """Places for the things that the question is about: with probability one half a closed one."""
     thing = question.thing
     if question.type == "contains":
         inside = [piece for piece in pieces if kind(piece) == question.container]
@@ -111,5 +111,5 @@ def _asked(draw: Random, question: Question, answer: str, pieces: list[str]) -> 
 
 
 def share(text: str) -> float:
-    """A number in [0, 1) that follows from the text, the same on every machine."""
+    """A number in [0, 1), hashed from the text; the same on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48

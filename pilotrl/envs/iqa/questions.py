@@ -1,4 +1,4 @@
-"""The questions: how they are worded, and what they ask."""
+"""The questions of IQA: their wording, and the parser of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THINGS = [
     "spoon",
     "tomato",
 ]
-"""The thirteen kinds of IQUAD V1."""
+"""The thirteen kinds of thing of IQUAD V1."""
 ANSWERS = ("True", "False", "0", "1", "2", "3")
 MANY = {
     "bread": "loaves of bread",
@@ -56,7 +56,7 @@ TEMPLATES = {
 
 
 class Question(NamedTuple):
-    """What is asked: is there such a thing, how many, or is one in that kind of container."""
+    """A question: does a thing exist, how many are there, or does that kind of container contain one."""
 
     type: str
     thing: str
@@ -73,7 +73,7 @@ class Question(NamedTuple):
 
 
 def read(said: str) -> Question:
-    """What a question asks. ValueError where it is none."""
+    """Parse a question. Raises ValueError for another text."""
     for thing in THINGS:
         one, many = ONE.get(thing, thing), MANY.get(thing, f"{thing}s")
         if re.search(rf"\b({one}|{many})\b", said):

@@ -1,4 +1,4 @@
-"""A kitchen in words: a free floor of squares, with furniture along its walls, and things on and in it."""
+"""The IQA simulator: a kitchen with a floor of squares, furniture along the walls, and things on and in it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ AHEAD = ((0, 1), (1, 0), (0, -1), (-1, 0))
 SIDES = {"front": "In front of you", "left": "On your left", "right": "On your right"}
 OPENABLE = ("cabinet", "fridge", "microwave")
 CONTAINERS = (*OPENABLE, "garbagecan")
-"""What a question can ask about."""
+"""Kinds of furniture that questions ask about."""
 FURNITURE = (*CONTAINERS, "countertop", "sink", "stove", "table")
 
 Cell = tuple[int, int]
 
 
 class Pose(NamedTuple):
-    """Where a player stands on the floor, and which way it looks."""
+    """The agent's square and direction."""
 
     x: int
     y: int
@@ -34,7 +34,7 @@ class Pose(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Squares of floor, and how far one sees."""
+    """The size of the floor in squares, and how far the agent sees."""
 
     wide: int
     long: int
@@ -79,7 +79,7 @@ def free(size: Size, pose: Pose) -> tuple[int, int, int, int]:
 
 
 class Scene(NamedTuple):
-    """All that decides an episode."""
+    """The initial state of an episode, and its question."""
 
     size: Size
     start: Pose
@@ -92,7 +92,7 @@ class Scene(NamedTuple):
 
 @dataclass(slots=True)
 class Kitchen:
-    """A scene being played. Containers are closed at first; `do` is the only way to change it."""
+    """The simulator of one episode. Containers are closed at first; `do` is the only way to change its state."""
 
     scene: Scene
     pose: Pose = field(init=False)
@@ -103,11 +103,11 @@ class Kitchen:
 
     def visible(self) -> dict[str, str]:
         """Furniture in sight -> on which side."""
-        there = self.scene.furniture
-        return {there[cell]: side for cell, side in sight(self.scene.size, self.pose).items() if cell in there}
+        furniture = self.scene.furniture
+        return {furniture[cell]: side for cell, side in sight(self.scene.size, self.pose).items() if cell in furniture}
 
     def possible(self) -> list[str]:
-        """Every action that does something now, but for answers."""
+        """Every action that is possible now, except answers."""
         ahead = ["move ahead"] if self.scene.size.floor(self.pose.front) else []
         faced = [piece for piece, side in self.visible().items() if side == "front" and self.closed(piece)]
         return [*ahead, "turn left", "turn right", *(f"open {piece}" for piece in faced)]
@@ -116,7 +116,7 @@ class Kitchen:
         return kind(piece) in OPENABLE and piece not in self.open
 
     def do(self, action: str) -> str:
-        """Carries out a possible action; what is seen then."""
+        """Carries out a possible action; returns the observation."""
         if action == "move ahead":
             self.pose = Pose(*self.pose.front, self.pose.facing)
         elif action.startswith("turn "):
@@ -128,14 +128,14 @@ class Kitchen:
         return self.look()
 
     def look(self) -> str:
-        """What is in sight, and where one can walk."""
+        """The observation: furniture in sight, and the free steps each way."""
         seen: dict[str, list[str]] = {side: [] for side in SIDES}
         for piece, side in self.visible().items():
             seen[side].append(self._shown(piece))
-        said = [f"{SIDES[side]}, you see {'; '.join(pieces)}." for side, pieces in seen.items() if pieces]
+        sentences = [f"{SIDES[side]}, you see {'; '.join(pieces)}." for side, pieces in seen.items() if pieces]
         ahead, right, behind, left = free(self.scene.size, self.pose)
         steps = f"Free steps: {ahead} ahead, {left} left, {right} right, {behind} behind."
-        return " ".join([*said, steps])
+        return " ".join([*sentences, steps])
 
     def _shown(self, piece: str) -> str:
         if self.closed(piece):
@@ -155,7 +155,7 @@ def listed(things: Iterable[str]) -> str:
 
 
 def truth(asked: Mapping[str, str], things: Mapping[str, tuple[str, ...]]) -> str:
-    """The answer to a question (`type`, `thing`, `container`) about what is where."""
+    """The answer to a question (`type`, `thing`, `container`) about things by furniture."""
     where = [piece for piece, inside in things.items() for thing in inside if kind(thing) == asked["thing"]]
     if asked["type"] == "count":
         return str(len(where))

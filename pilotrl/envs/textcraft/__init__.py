@@ -1,4 +1,4 @@
-"""TextCraft (arXiv 2311.05772) in plain Python: get what can be had, craft the rest, after Minecraft's recipes."""
+"""TextCraft (arXiv 2311.05772) in plain Python: get raw ingredients and craft an item, by Minecraft's recipes."""
 
 from pilotrl.envs.textcraft.env import TextCraft, resolve
 

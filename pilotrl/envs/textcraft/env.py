@@ -1,4 +1,4 @@
-"""TextCraft as an environment: tasks, turns, replies."""
+"""The TextCraft environment: `reset`, `step` and the arguments."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FIDELITY: dict[str, dict[str, int]] = {
     "small": {"depth": 2, "ways": 1, "distractors": 3, "max_turns": 10},
     "original": {"depth": 4, "ways": 100, "distractors": 10, "max_turns": 20},
 }
-"""What `fidelity` puts in place of null."""
+"""Values that `fidelity` sets for keys left null."""
 SAID = re.compile(r"craft .+ using .+|get [0-9]+ .+|inventory")
 
 
 class TextCraft:
-    """Craft an item of Minecraft, by commands of which some are of use, from things that can be had for the asking.
+    """Craft an item of Minecraft by given commands, some of which are distractors, from raw ingredients.
 
     Actions: `get N ITEM`; `craft N ITEM using N ITEM, N ITEM`, one craft of a recipe, with exactly what it asks for;
     `inventory`. Where a command asks for a generic thing ("planks"), any one kind of it does ("oak planks").
@@ -29,8 +29,8 @@ class TextCraft:
     End: terminated when the goal is crafted; truncated after `max_turns`.
     Arguments: `split` (train, valid, test: the same goals with other commands about; unseen: other goals); `seed` of
     tasks; `fidelity` (small, original), which decides those left None of `depth` (crafts that build on each other, at
-    most), `ways` to craft a thing that are shown, `distractors` (commands of no use), `max_turns`.
-    Raises UserError for values that make no task.
+    most), `ways` to craft a thing that are shown, `distractors` (unneeded commands), `max_turns`.
+    Raises UserError for values that leave no task.
     References: ADaPT (arXiv 2311.05772), AgentGym (arXiv 2406.04151).
     """
 
@@ -87,7 +87,7 @@ class TextCraft:
 
     @property
     def expert(self) -> TextCraftExpert | None:
-        """A player bound to the running episode; None before the first reset."""
+        """The scripted expert for the running episode; None before the first reset."""
         return TextCraftExpert(self._world) if hasattr(self, "_world") else None
 
 
@@ -97,12 +97,12 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _gets(commands: list[str]) -> list[str]:
-    """Getting an ingredient in the number that a command asks for, of those that no command crafts."""
+    """`get` actions for the ingredients of the commands that no command crafts, in the numbers they ask for."""
     ways = ways_of(tuple(commands))
     needs = {need for several in ways.values() for way in several for need in way.needs}
     return [f"get {count} {name}" for count, name in sorted(needs) if name not in ways]
 
 
 def resolve(observation: str, action: str) -> str:
-    """The action as it is; "" for what is no command."""
+    """The action itself; "" if it is no command."""
     return action.strip() if SAID.fullmatch(action.strip()) else ""

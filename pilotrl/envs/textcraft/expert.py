@@ -1,4 +1,4 @@
-"""A scripted player. It goes by the commands that are shown, what it has, and common sense about names."""
+"""The scripted expert of TextCraft: uses the shown commands, the inventory, and common sense about names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pilotrl.envs.textcraft.recipes import spoken
 from pilotrl.envs.textcraft.world import World
 
 GENERIC = ("planks", "wool")
-"""Ingredients of which a kind has to be chosen."""
+"""Ingredients for which any kind can be chosen."""
 COMMAND = re.compile(r"craft (\d+) (.*) using (.*)")
 
 
 class Way(NamedTuple):
-    """A command that is shown, read."""
+    """A shown command, parsed."""
 
     item: str
     number: int
@@ -24,7 +24,7 @@ class Way(NamedTuple):
 
 
 class TextCraftExpert:
-    """Gets all that is missing, then crafts what builds on it."""
+    """The expert: gets all missing raw ingredients, then crafts up to the goal."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -36,7 +36,7 @@ class TextCraftExpert:
         return [f"collect {count} {name}" for name, count in gets.items()] + made
 
     def action(self) -> str:
-        """The next action. RuntimeError once the goal is in hand."""
+        """The next action. Raises RuntimeError once the goal is crafted."""
         if self.world.solved:
             raise RuntimeError("the episode has ended: there is no next action")
         gets, crafts = self._missing()
@@ -47,11 +47,11 @@ class TextCraftExpert:
         return f"craft {way.number} {way.item} using " + ", ".join(f"{count} {name}" for count, name in using)
 
     def detour(self) -> str | None:
-        """Count what one has whenever it has changed, though the replies told it."""
+        """`inventory` whenever that has changed, although the replies have shown it."""
         return "inventory" if self.world.inventory != self.world.told else None
 
     def _missing(self) -> tuple[Counter[str], list[tuple[Way, list[tuple[int, str]]]]]:
-        """What to get, and the crafts to do with it in order, each with its ingredients."""
+        """Raw ingredients to get, and crafts in order, each with its ingredients."""
         if self.world.solved:
             return Counter(), []
         work = _Work(ways_of(tuple(self.world.commands)), self.world.inventory)
@@ -60,7 +60,7 @@ class TextCraftExpert:
 
 
 class _Work:
-    """A plan in the making: what is at hand, what has to be got, what is crafted."""
+    """Builds a plan: the stock, the ingredients to get, and the crafts."""
 
     def __init__(self, ways: dict[str, list[Way]], inventory: dict[str, int]) -> None:
         self.ways = ways
@@ -69,7 +69,7 @@ class _Work:
         self.crafts: list[tuple[Way, list[tuple[int, str]]]] = []
 
     def make(self, name: str, count: int) -> None:
-        """See to it that so many are at hand."""
+        """Add to the plan what is needed to have `count` of an item."""
         if name not in self.ways:
             self.gets[name] += max(0, count - self.stock[name])
             self.gets = +self.gets
@@ -86,23 +86,23 @@ class _Work:
             self.stock[name] += way.number
 
     def _kind(self, need: str, count: int) -> str:
-        """The item to take for an ingredient: itself, or of the kinds it has, the one at hand or the easiest."""
+        """The item to use for an ingredient: itself, or of its kinds one in stock, else the one with the fewest actions."""
         kinds = kinds_of(need, self.ways)
         return min(kinds, key=lambda kind: (-min(self.stock[kind], count), _cost(kind, self.ways), kind))
 
 
 def kinds_of(need: str, ways: dict[str, list[Way]]) -> list[str]:
-    """What an ingredient can be: for "planks" oak planks do, where a command crafts those."""
+    """Items that an ingredient can be: "planks" can be oak planks, if a command crafts those."""
     return [item for item in ways if item.endswith(f" {need}")] if need in GENERIC else [need]
 
 
 def _cost(item: str, ways: dict[str, list[Way]]) -> int:
-    """Actions for one item, roughly."""
+    """Approximate number of actions for one item."""
     return min((_effort(way, ways) for way in ways.get(item, ())), default=1)
 
 
 def _effort(way: Way, ways: dict[str, list[Way]]) -> int:
-    """Actions for a command and what it needs, roughly: what is needed often is crafted often."""
+    """Approximate number of actions for a command and its ingredients, counted each time they are needed."""
     total = 1
     for count, need in way.needs:
         kinds = kinds_of(need, ways)
@@ -112,7 +112,7 @@ def _effort(way: Way, ways: dict[str, list[Way]]) -> int:
 
 @lru_cache(maxsize=4096)
 def ways_of(commands: tuple[str, ...]) -> dict[str, list[Way]]:
-    """The commands that are shown, by what they make."""
+    """The shown commands, by the item that they make."""
     ways: dict[str, list[Way]] = {}
     for command in commands:
         match = COMMAND.fullmatch(command)

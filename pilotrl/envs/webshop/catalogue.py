@@ -1,4 +1,4 @@
-"""Products and goals, from WebShop's own JSON schema (arXiv 2207.01206): items file and instruction file."""
+"""The WebShop catalogue: products and goals in WebShop's own JSON schema (arXiv 2207.01206), read and written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_CAP = 1_000_000.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
-    """One product as the shop shows it. `price` in dollars is what is charged; `price_text` may be a range."""
+    """One product. `price` in dollars is what is charged; `price_text` is what a page prints, which may be a range."""
 
     asin: str
     title: str
@@ -32,7 +32,7 @@ class Product:
     """The steps of the product category."""
     price: float
     lowest: float
-    """The lower end of a ranged price: what a buyer may hope for."""
+    """The lower end of a price range, in dollars."""
     price_text: str
     bullets: tuple[str, ...]
     description: str
@@ -43,20 +43,20 @@ class Product:
 
     @property
     def text(self) -> str:
-        """Everything written about it, in lower case."""
+        """All its texts, in lower case."""
         return " ".join((self.title, *self.bullets, self.description)).lower()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Goal:
-    """What is wanted: `product` is one that fits, never shown to the player; any other that fits is as good."""
+    """The goal of a task: `product` is one that fits, which is not shown; any other that fits is as good."""
 
     id: str
     product: Product
     attributes: tuple[str, ...]
     options: dict[str, str]
     cap: float
-    """Dollars; NO_CAP where the instruction names none."""
+    """Maximum price in dollars; NO_CAP if the instruction names none."""
 
 
 def read(folder: str) -> tuple[Items, Instructions]:
@@ -82,7 +82,7 @@ def _load(folder: str, pattern: str, key: str) -> Any:
 
 
 def write(folder: str | Path, items: Items, instructions: Instructions) -> None:
-    """The two files as WebShop names them; `read` gives the same back."""
+    """Write the two files under WebShop's names; `read` returns the same."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, content in (
         (f"items_shuffle_{len(items)}.json", items),
@@ -158,7 +158,7 @@ def original_text(goal: Goal) -> str:
 
 
 def small_text(goal: Goal) -> str:
-    """The same in fewer words, in one of several phrasings."""
+    """A shorter instruction, in one of several phrasings."""
     draw = random.Random(f"phrase {goal.id}")
     form, glue, start = draw.choice((("{} {}", " and ", " in "), ("{} {}", " , ", " , "), ("{}: {}", " , ", " with ")))
     options = glue.join(form.format(name, value) for name, value in goal.options.items())
@@ -177,7 +177,7 @@ def cut(title: str, words: int | None) -> str:
 
 
 def split_of(asin: str, shares: Sequence[tuple[str, float]]) -> str:
-    """The split a product belongs to, from its ASIN alone: adding products moves none."""
+    """The split of a product, from its ASIN alone: adding products moves none to another split."""
     at = random.Random(f"split {asin}").random()
     for name, share in shares:
         if (at := at - share) < 0:

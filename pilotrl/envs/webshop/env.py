@@ -1,4 +1,4 @@
-"""WebShop as an environment: tasks, turns, replies."""
+"""The WebShop environment: `reset`, `step` and the arguments."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FIDELITY: dict[str, dict[str, Any]] = {
     "small": {"page_size": 5, "title_words": 8, "handles": "short", "repeat_instruction": False, "max_turns": 6},
     "original": {"page_size": 10, "title_words": 0, "handles": "asin", "repeat_instruction": True, "max_turns": 10},
 }
-"""What `fidelity` puts in place of null. `title_words` 0: whole titles."""
+"""Values that `fidelity` sets for keys left null. `title_words` 0: whole titles."""
 
 
 class WebShop:
-    """Buy what the instruction describes.
+    """Search for and buy a product that the instruction describes.
 
     Actions: `search[words]` on any page; `click[text]` of anything printed as clickable on the page.
     Observation: parts joined by " [SEP] "; the first one holds the instruction.
@@ -32,7 +32,7 @@ class WebShop:
     product), `max_attributes` (1 to 3) and `max_options` (0 to 2) of a task; `fidelity` (small, original), which
     decides those left None of `page_size`, `title_words` (0: whole titles), `handles` (short, asin),
     `repeat_instruction` (on every page), `max_turns`.
-    Raises UserError for values that make no shop.
+    Raises UserError for invalid values.
     """
 
     def __init__(
@@ -105,18 +105,18 @@ class WebShop:
 
     @property
     def expert(self) -> WebShopExpert | None:
-        """A player bound to the running episode; None before the first reset."""
+        """The scripted expert for the running episode; None before the first reset."""
         return WebShopExpert(self._session) if self._session is not None else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments and what was done since the reset: stores are made again, once per process."""
+        """State for pickling: arguments, task and actions since the reset; stores are rebuilt, once a process."""
         return {"arguments": self._arguments, "task": self._task, "actions": self._actions}
 
     __setstate__ = replay
 
 
 def _layout(fidelity: str, given: dict[str, Any]) -> Layout:
-    """What was given, and the fidelity's value for the rest."""
+    """The layout from given values, and from the fidelity for those that are None."""
     values = {key: FIDELITY[fidelity][key] if value is None else value for key, value in given.items()}
     for key, least in (("page_size", 1), ("title_words", 0), ("max_turns", 1)):
         if values[key] < least:

@@ -1,4 +1,4 @@
-"""A scripted player. One list of moves serves both questions: its steps are the plan, its first action the next one."""
+"""The scripted expert of WebShop: makes a list of moves, whose steps are the plan and whose first action is the next."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pilotrl.envs.webshop.catalogue import NO_CAP, Product, cut, small_price
 from pilotrl.envs.webshop.session import Session, first_word
 
 TITLE_WORDS = 8
-"""Words of a title that a step names."""
+"""Number of words of a title in a step."""
 
 
 class Move(NamedTuple):
-    """What to achieve, and the action for it where the page that is open already shows which one."""
+    """A plan step and its action, which is empty if the open page does not show it yet."""
 
     step: str
     action: str = ""
 
 
 class WebShopExpert:
-    """Searches, opens what fits best by title and price, checks its page, goes back or chooses options and buys."""
+    """The expert: searches, opens the best product by title and price, checks its page, then goes back, or buys it."""
 
     def __init__(self, session: Session) -> None:
         self.session, self.goal, self.reading = session, session.goal, Reading(session)
@@ -36,20 +36,20 @@ class WebShopExpert:
         return [move.step for move in self._moves()]
 
     def action(self) -> str:
-        """The next action. RuntimeError after the purchase."""
+        """The next action. Raises RuntimeError after the purchase."""
         if self.session.done:
             raise RuntimeError("the episode has ended: there is no next action")
         return self._moves()[0].action
 
     def detour(self) -> str | None:
-        """What a curious shopper does here first: look at the first product that it has not seen yet."""
+        """Open the first product of the page that was not opened yet; None elsewhere."""
         session = self.session
         listed = zip(session.handles(), session.listed(), strict=True) if session.page == "results" else ()
         new = [handle for handle, product in listed if product.asin not in session.opened]
         return f"click[{new[0]}]" if new else None
 
     def _named(self, words: str) -> str:
-        """Words to be typed or clicked as they stand: in brackets for small models, whose tokens then look the same."""
+        """Words to be typed or clicked exactly: in brackets for small models, so that their tokens are those of the action."""
         return f"[{words}]" if self.session.layout.small else words
 
     def _moves(self) -> list[Move]:
@@ -72,7 +72,7 @@ class WebShopExpert:
         return [self._open(best, f"click[{self.session.handles()[listed.index(best)]}]"), *self._finish(best)]
 
     def _elsewhere(self) -> list[Move]:
-        """Nothing to open here: an earlier page that has something, the next one, or another search."""
+        """Moves when no product here is worth opening: to an earlier page that has one, the next page, or another search."""
         query, here = self.session.query, self.session.number
         for number in sorted(self.session.looked[query], reverse=True):
             best = self.reading.best(self.session.listed(query, number))
@@ -105,7 +105,7 @@ class WebShopExpert:
         return Move(f"open {words} for {price}", action)
 
     def _finish(self, product: Product | None) -> list[Move]:
-        """Options still to be chosen on the page that is (or will be) open, then the purchase."""
+        """Moves for the options still to be chosen on the product's page, then the purchase."""
         chosen = self.session.chosen if product is not None and product is self.session.product else {}
         options = [
             Move(f"{self._choose} {name} {self._named(value)}", f"click[{value}]")

@@ -1,10 +1,10 @@
-"""A seeded catalogue in WebShop's own schema, made of near-duplicates.
+"""The generator of a WebShop catalogue, from a seed, in WebShop's own schema and made of near-duplicates.
 
 A store sells, of each type, a family of `confusable + 1` products. A family has a few core attributes, which most of
 its members share; two attributes stand in a product's title, two more are found on its page only. Members differ in
-brand, price, and in which values of their options they offer; the cheaper ones are the wanted ones, so price caps bite.
-Descriptions differ in length, and some praise one attribute over and over, which leads search astray. So words find the
-family, and only looking finds the product.
+brand, price, and in which values of their options they offer; goals are on the cheaper ones, so that price caps matter.
+Descriptions differ in length, and some repeat one attribute many times, which misleads search. So a query finds the
+family, and only opening pages finds the product.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from pilotrl.envs.webshop.catalogue import Instructions, Items
 from pilotrl.envs.webshop.vocabulary import BRANDS, DEPARTMENTS, FILLER, PHRASES, Department
 
 STORES = {"train": 6, "valid": 1, "test": 1}
-"""Stores of a split. All have the same size, so that search is as hard in the test as in training."""
+"""Number of stores of each split. All have the same size, so that search is as hard in the test as in training."""
 CORE = 3
-"""Attributes of a family that most of its titles are made of."""
+"""Number of core attributes of a family, which most of its titles use."""
 SHOWN, HIDDEN = 2, 2
-"""Attributes in a title; attributes on the product's page only."""
+"""Number of attributes in a title, and of those on the product's page only."""
 STRAY = 0.3
-"""How often a title has an attribute from outside the core."""
+"""Probability that a title has an attribute from outside the core."""
 OFFERED = 4
-"""Values of an option that one product offers, at most; the family has one more."""
+"""Maximum number of values of an option that one product offers; the family has one more."""
 PRICES = (10, 95)
 WANTED = 50
-"""Dollars up to which a product has an instruction."""
+"""Maximum price in dollars of a product that a goal is made for."""
 LENGTHS = (0, 60)
 """Words of filler in a description: none, or many."""
 PRAISE = 6
-"""Times that a description names an attribute of the title, if it does."""
+"""Number of times that a description repeats an attribute of the title, if it does."""
 
 
 class Source(NamedTuple):
-    """Everything that decides the tasks of a split, and nothing that decides how a page looks."""
+    """The arguments that decide the tasks of a split; those that decide how a page looks are in `Layout`."""
 
     data_dir: str | None
     split: str
@@ -46,7 +46,7 @@ class Source(NamedTuple):
 
 
 class Family(NamedTuple):
-    """What the near-duplicates of one type in one store have in common."""
+    """The common properties of the near-duplicates of one type in one store."""
 
     department: Department
     kind: str
@@ -82,7 +82,7 @@ def _family(draw: random.Random, department: Department, kind: str, max_options:
 
 
 def _attributes(draw: random.Random, family: Family) -> list[str]:
-    """Shown ones first: most are of the core; a hidden one may be anything."""
+    """Attributes of a product, those in the title first: mostly core ones; hidden ones may be any."""
     others = [attribute for attribute in family.department.attributes if attribute not in family.core]
     shown = draw.sample(family.core, SHOWN)
     if draw.random() < STRAY:
@@ -113,14 +113,14 @@ def _item(
 
 
 def _description(draw: random.Random, attribute: str) -> str:
-    """Filler that praises one attribute often or never: search counts words, and is led astray."""
+    """A description of filler that repeats one attribute often or never, which misleads search by word counts."""
     words = draw.choices(FILLER, k=draw.choice(LENGTHS)) + [attribute] * draw.choice((0, PRAISE))
     draw.shuffle(words)
     return " ".join(words).capitalize()
 
 
 def _options(draw: random.Random, family: Family) -> dict[str, list[dict[str, str]]]:
-    """All of the family's options but for one in six; of each, all values but one."""
+    """The options of a product: each of the family's with probability 5/6, with all its values but one."""
     kept = {name: values for name, values in family.options.items() if draw.random() > 1 / 6}
     return {
         name: [{"value": value} for value in draw.sample(values, max(1, len(values) - 1))]
@@ -129,7 +129,7 @@ def _options(draw: random.Random, family: Family) -> dict[str, list[dict[str, st
 
 
 def _instruction(draw: random.Random, kind: str, attributes: list[str], max_attributes: int) -> dict[str, Any]:
-    """One to three attributes, at most one of them from the product's page, in any order."""
+    """An instruction with one to three attributes in any order, at most one of them from the product's page only."""
     count = min(max_attributes, draw.choice((1, 2, 2, 3)))
     shown, hidden = attributes[:SHOWN], attributes[SHOWN:]
     inner = 1 if count > SHOWN or draw.random() < 0.4 else 0

@@ -1,4 +1,4 @@
-"""What a page says, in WebShop's words and in fewer; and what a click on a page means, from its text alone."""
+"""WebShop's pages: their text, in the original or a short layout, and what an action on a page means in words."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ OPTION_NAMES = frozenset(
         *("material", "pattern", "length", "width", "unit"),
     )
 )
-"""Words that names of options have: what tells them from values where a page prints both alike."""
+"""Words in names of options: they tell names from values on pages that print both the same way."""
 
 
 def render(session: Session) -> str:
-    """The text of the page that is open."""
-    told = (session.page == "start" and not session.looked) or session.layout.repeat_instruction
-    return SEP.join((_small if session.layout.small else _original)(session, told))
+    """The text of the open page."""
+    repeats = (session.page == "start" and not session.looked) or session.layout.repeat_instruction
+    return SEP.join((_small if session.layout.small else _original)(session, repeats))
 
 
-def _small(session: Session, told: bool) -> list[str]:
+def _small(session: Session, repeats: bool) -> list[str]:
     if session.done:
         return [f"thank you , your score is {session.score}"]
-    head = ["instruction:", small_text(session.goal)] if told else []
+    head = ["instruction:", small_text(session.goal)] if repeats else []
     if session.page == "start":
         return ["webshop", *head, "search"]
     if session.product is None:
@@ -44,10 +44,10 @@ def _small(session: Session, told: bool) -> list[str]:
     return [*head, "back to search", "< prev", *_small_item(session, session.product), "buy now"]
 
 
-def _original(session: Session, told: bool) -> list[str]:
+def _original(session: Session, repeats: bool) -> list[str]:
     if session.done:
         return ["Thank you for shopping with us!", "Your score (min 0.0, max 1.0)", str(session.score)]
-    head = ["Instruction:", original_text(session.goal)] if told else []
+    head = ["Instruction:", original_text(session.goal)] if repeats else []
     if session.page == "start":
         return ["WebShop", *head, "Search"]
     if session.product is None:
@@ -100,7 +100,7 @@ def _original_sub(session: Session, product: Product) -> list[str]:
 
 
 def resolve(observation: str, action: str) -> str:
-    """What an action refers to, in words, from the page it was taken on; "" where it refers to nothing there.
+    """The action in words, from the text of its page; "" if it refers to nothing there.
 
     `click[b3]` becomes "open nova soft cotton shirt $23", `click[red]` "choose color red", `search[x]` "search x".
     """
@@ -126,7 +126,7 @@ def _opened(parts: list[str], value: str) -> str:
 
 
 def _option(parts: list[str], value: str) -> str:
-    """An option's value on a product page. The original prints names and values alike: known names tell them apart."""
+    """The choice of an option by its value, in words. Names and values printed alike are told apart by `OPTION_NAMES`."""
     for part in parts:
         name, colon, values = part.partition(": ")
         if colon and name != "features" and value in values.split(" , "):

@@ -12,19 +12,19 @@ from pilotrl.envs.webshop.search import STOP
 
 FUZZY = 85
 EXACT = ("size",)
-"""Options that must match letter by letter: "large" is no "x-large"."""
+"""Options that must match exactly: "large" is not "x-large"."""
 
 
 @lru_cache(maxsize=1 << 16)
 def alike(one: str, other: str) -> bool:
-    """Whether two phrases pass for the same: their sets of words overlap by more than 85 %."""
+    """Whether two phrases match fuzzily: their sets of words overlap by more than 85 %."""
     return one == other or token_set_ratio(one, other) > FUZZY
 
 
 def score(goal: Goal, bought: Product, chosen: dict[str, str]) -> float:
     """(attributes hit + options hit + price within the cap) / (attributes + options + 1), times the type factor.
 
-    `chosen` maps option names to the values clicked. In [0, 1]; 1 exactly where everything fits.
+    `chosen` maps option names to the values clicked. In [0, 1]; 1 only if everything fits.
     """
     attributes = sum(has_attribute(bought, attribute) for attribute in goal.attributes)
     options = min(len(goal.options), sum(_option_hit(goal, name, value, bought) for name, value in chosen.items()))
@@ -33,7 +33,7 @@ def score(goal: Goal, bought: Product, chosen: dict[str, str]) -> float:
 
 
 def has_attribute(product: Product, attribute: str) -> bool:
-    """Among its attributes, fuzzily; or word by word in its title, features or description."""
+    """Whether a product has an attribute: a fuzzy match among its attributes, or word for word in its texts."""
     return any(alike(own, attribute) for own in product.attributes) or attribute in product.text
 
 
@@ -56,7 +56,7 @@ def type_factor(wanted: Product, bought: Product) -> float:
 
 @lru_cache(maxsize=1 << 16)
 def _nouns(product: Product) -> frozenset[str]:
-    """Title words that are neither stop words nor describe: the original asks a tagger of 600 MB for the nouns."""
+    """Title words without stop words and adjectives; the original uses a tagger of 600 MB for the nouns."""
     describing = {word for attribute in product.attributes for word in attribute.lower().split()}
     words = re.findall(r"[^\W\d_]{2,}", product.title.lower())
     return frozenset(word for word in words if word not in STOP and word not in describing)

@@ -1,4 +1,4 @@
-"""Search as WebShop's: Lucene's English analyzer and BM25 (k1 0.9, b 0.4), by bm25s."""
+"""The search engine of WebShop: Lucene's English analyzer and BM25 (k1 0.9, b 0.4), with bm25s."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ STEM = Stemmer.Stemmer("porter")
 
 
 def stems(text: str) -> list[str]:
-    """Lucene's English analyzer: words in lower case, without possessive 's and stop words, by Porter's stemmer.
+    """Tokens of Lucene's English analyzer: lower case, no possessive 's, no stop words, Porter's stemmer.
 
-    Lucene leaves words of one and two letters as they are; the stemmer here would make nothing of `s`.
+    Lucene does not stem words of one or two letters; the stemmer here would make `s` empty.
     """
     words = [POSSESSIVE.sub("", word) for word in WORD.findall(text.lower())]
     return [STEM.stemWord(word) if len(word) > 2 else word for word in words if word not in STOP]
 
 
 class Index:
-    """Ranks products by title, description, first bullet and option text: what WebShop indexed."""
+    """The index, over the same texts as in WebShop: title, description, first bullet and options."""
 
     def __init__(self, products: Sequence[Product]) -> None:
         self._bm25 = bm25s.BM25(method="lucene", k1=0.9, b=0.4)

@@ -1,4 +1,4 @@
-"""The state of one shopping trip: which page is open, what may be clicked there, and what a click does."""
+"""The WebShop simulator: the session of one episode, with the open page, what can be clicked, and what a click does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACTION = re.compile(r"(.+)\[(.+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How much a page says. `small` pages are lower case, print features on the product page, and have no sub pages."""
+    """The layout of pages. `small` pages are lower case, print features on the product page, and have no sub-pages."""
 
     small: bool
     page_size: int
@@ -29,29 +29,29 @@ class Layout:
 
 
 def parse(action: str) -> tuple[str, str]:
-    """Name and argument, in lower case, of `name[argument]`; two empty texts for anything else."""
+    """Name and argument, in lower case, of `name[argument]`; two empty strings for anything else."""
     match = ACTION.match(action.strip())
     return (match[1], match[2].lower()) if match else ("", "")
 
 
 def first_word(product: Product) -> str:
-    """Of its title, in lower case, letters and digits alone; a generated product's brand."""
+    """First word of a product's title, in lower case, letters and digits only; the brand of a generated product."""
     return next(iter(re.findall(r"[a-z0-9]+", product.title.lower())), product.asin.lower())
 
 
 class Store:
-    """Products and the index over them."""
+    """A store: products and the search index over them."""
 
     def __init__(self, products: Sequence[Product]) -> None:
         self.literal = all(attribute in product.text for product in products for attribute in product.attributes)
-        """Every attribute stands word by word in its product's texts: in generated catalogues, not in WebShop's."""
+        """Whether every attribute is in its product's texts word for word: so in generated catalogues, not in WebShop's."""
         self.products = products
         self.index = Index(products)
 
 
 @dataclass(slots=True)
 class Session:
-    """One trip through `store` towards `goal`. `act` is the only way to change it."""
+    """The session of one episode in `store` with `goal`. `act` is the only way to change its state."""
 
     store: Store
     goal: Goal
@@ -59,41 +59,41 @@ class Session:
     page: Page = "start"
     query: str = ""
     number: int = 1
-    """Of the results page, from 1."""
+    """Number of the results page, from 1."""
     product: Product | None = None
     sub: str = ""
     chosen: dict[str, str] = field(default_factory=dict)
     looked: dict[str, set[int]] = field(default_factory=dict)
-    """Searched words -> numbers of their results pages that the player has seen."""
+    """Query -> numbers of its results pages that were shown."""
     opened: set[str] = field(default_factory=set)
-    """ASINs whose product page the player has seen."""
+    """ASINs whose product page was shown."""
     read: set[str] = field(default_factory=set)
-    """ASINs whose features the player has seen."""
+    """ASINs whose features were shown."""
     score: float = 0.0
 
     @property
     def done(self) -> bool:
-        """Something was bought."""
+        """Whether something was bought."""
         return self.page == "done"
 
     @property
     def hits(self) -> tuple[int, ...]:
-        """What the search in force found: positions in the store, best first."""
+        """Results of the current search: positions in the store, best first."""
         return self.store.index.search(self.query)
 
     def listed(self, words: str | None = None, number: int | None = None) -> list[Product]:
-        """The products of a results page: of the open search and page by default."""
+        """The products of a results page: by default of the current search and page."""
         words, number = self.query if words is None else words, self.number if number is None else number
         start = (number - 1) * self.layout.page_size
         return [self.store.products[i] for i in self.store.index.search(words)[start : start + self.layout.page_size]]
 
     @property
     def pages(self) -> int:
-        """Results pages of this search, at least 1."""
+        """Number of results pages of this search, at least 1."""
         return max(1, -(-len(self.hits) // self.layout.page_size))
 
     def handles(self) -> list[str]:
-        """What one clicks to open each product of the page: its title's first word, numbered where it comes again; or ASINs."""
+        """The text to click for each product of the page: its title's first word, numbered if it repeats; or its ASIN."""
         listed = self.listed()
         if not self.layout.short_handles:
             return [product.asin.lower() for product in listed]
@@ -102,7 +102,7 @@ class Session:
         return [f"{name}{count + 1}" if count else name for name, count in zip(names, again, strict=True)]
 
     def clickables(self) -> dict[str, tuple[str, str]]:
-        """Lower-case text of everything that can be clicked now -> (what kind of thing, which)."""
+        """Lower-case text of everything that can be clicked now -> (kind of element, which one)."""
         if self.page in ("start", "done"):
             return {}
         clicks = {"back to search": ("start", "")}
@@ -124,7 +124,7 @@ class Session:
         return clicks | {handle: ("open", str(place)) for place, handle in enumerate(self.handles())}
 
     def act(self, action: str) -> bool:
-        """Carries out `search[words]` or `click[value]`; False, and nothing changes, where it is not possible now."""
+        """Carries out `search[words]` or `click[value]`; returns False, and changes nothing, if it is not possible now."""
         name, argument = parse(action)
         if name == "search":
             self._search(argument)

@@ -1,6 +1,6 @@
-"""The closed vocabulary of the generated catalogue: plain words, so that a small tokenizer learns every one of them.
+"""The closed vocabulary of generated WebShop catalogues: plain words, so that a small tokenizer learns every one.
 
-Within a department no attribute may pass for another one, for a type or for a brand: the score matches words fuzzily.
+Within a department no attribute matches another one, a type or a brand, since the score matches words fuzzily.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Department:
-    """A part of the shop: what is sold there, how it is described, and what a buyer may choose."""
+    """A department of the shop: types of product, their attributes, and their options."""
 
     category: str
     path: str
@@ -117,7 +117,7 @@ FILLER = (
     "made", "every", "day", "home", "office", "gift", "idea", "kids", "friends", "quality", "design", "easy", "years",
     "value", "people", "love", "favorite", "weekend", "life", "ideal", "choice", "simple", "maker", "box", "guide",
 )  # fmt: skip
-"""Descriptions are made of these. They fit nothing that is wanted; they only lengthen what is searched."""
+"""Filler words of descriptions. They match no attribute, and only lengthen the indexed text."""
 
 PHRASES = {
     1: ("find me {a} {t}", "i need {a} {t}", "i am looking for {t} that is {a}", "show me {a} {t}"),
@@ -134,4 +134,4 @@ PHRASES = {
         "show me {a} {b} {c} {t}",
     ),
 }
-"""How an instruction says its attributes `a`, `b`, `c` and its type `t`, by number of attributes."""
+"""Phrasings of an instruction with attributes `a`, `b`, `c` and type `t`, by number of attributes."""

@@ -1,4 +1,4 @@
-"""Tasks and the stores in which they are played, made once per process for each set of plain arguments."""
+"""WebShop's tasks and their stores, built once a process for each set of arguments."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pilotrl.envs.webshop.session import Layout, Session, Store
 from pilotrl.types import UserError
 
 SHARES = (("train", 0.8), ("valid", 0.1), ("test", 0.1))
-"""Of the products that a user's own catalogue has goals for."""
+"""Shares of the splits among the products with goals in a user's own catalogue."""
 TASKS_PER_PRODUCT = 3
 
 
 class Placed(NamedTuple):
-    """A goal and the store in which it is played."""
+    """A goal with its store."""
 
     goal: Goal
     store: Store
@@ -59,7 +59,7 @@ def _stocked(folder: str, seed: int) -> Store:
 
 @cache
 def efficient(source: Source, layout: Layout, task: str) -> int | None:
-    """Turns that the expert needs; None where it does not solve the task within the limit."""
+    """Turns that the expert needs; None if it does not solve the task within the limit."""
     goal, store = worlds(source)[task]
     session = Session(store, goal, layout)
     expert = WebShopExpert(session)
@@ -72,7 +72,7 @@ def efficient(source: Source, layout: Layout, task: str) -> int | None:
 
 @cache
 def solvable(source: Source, layout: Layout) -> list[str]:
-    """Ids of the generated tasks that the expert solves; of a user's own files, all."""
+    """Ids of the generated tasks that the expert solves; with a user's own files, of all tasks."""
     tasks = list(worlds(source))
     if source.data_dir is not None:
         return tasks

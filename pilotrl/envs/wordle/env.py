@@ -1,4 +1,4 @@
-"""Wordle as an environment: tasks, turns, replies."""
+"""The Wordle environment: `reset`, `step` and the arguments."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pilotrl.envs.wordle.game import LMRL_WORDS, Game, Lmrl, Standard, vocabular
 from pilotrl.types import UserError
 
 SHARES = {"train": range(0, 10), "valid": range(10, 12), "test": range(12, 14), "unseen": range(14, 16)}
-"""Sixteenths of the words that a split plays with."""
+"""Sixteenths of the words in each split."""
 SEEDS = {"train": range(1000), "valid": range(1000, 1200), "test": range(1200, 1400), "unseen": range(1400, 1600)}
-"""Seeds that a split plays with under LMRL-Gym's rules."""
+"""Seeds of each split under LMRL-Gym's rules."""
 INVALID = "invalid word"
 
 
 class Source(NamedTuple):
-    """What tasks are made from."""
+    """The arguments that decide the tasks of a split."""
 
     split: str
     seed: int
@@ -28,12 +28,12 @@ class Source(NamedTuple):
 
 
 class Tasks(NamedTuple):
-    """What a split offers."""
+    """The tasks of a split."""
 
     turns: dict[str, int]
     """Task -> guesses of the expert, in the order of the split."""
     rejected: int
-    """Candidates that the expert did not find in time."""
+    """Number of candidate tasks that the expert did not solve within the turn limit."""
 
 
 class Wordle:
@@ -45,11 +45,11 @@ class Wordle:
     word, b not in it.
     Reward: 1 for the word, else 0. Score: the same.
     End: terminated when the word is found; truncated after `max_turns` guesses.
-    Arguments: `split` (train, valid, test: other words to find, any of which may be guessed; unseen: words which the
-    other splits do not even know); `seed` that deals words to splits; `rules` (standard; lmrl: LMRL-Gym's, by which the
+    Arguments: `split` (train, valid, test: other words to find, any of which may be guessed; unseen: words that the
+    vocabulary of the other splits lacks); `seed` that assigns words to splits; `rules` (standard; lmrl: LMRL-Gym's, by which the
     word may change after each guess, marks ignore how often a letter occurs, and a task is a seed); `words` in the
     vocabulary (20 or more; None for all of ours, or the 40 of AgentGym under lmrl); `max_turns`.
-    Raises UserError for values that make no game.
+    Raises UserError for invalid values.
     References: LMRL-Gym (arXiv 2311.18232), AgentGym (arXiv 2406.04151).
     """
 
@@ -100,7 +100,7 @@ class Wordle:
 
     @property
     def expert(self) -> WordleExpert | None:
-        """A player bound to the running episode; None before the first reset."""
+        """The scripted expert for the running episode; None before the first reset."""
         if not hasattr(self, "_game"):
             return None
         return WordleExpert(self._source.rules, self._words, self._history, self._game.solved)
@@ -119,7 +119,7 @@ def known(source: Source) -> tuple[str, ...]:
 
 @cache
 def solvable(source: Source, max_turns: int) -> Tasks:
-    """The candidates that the expert finds in time."""
+    """The candidate tasks that the expert solves within the turn limit."""
     if source.rules == "lmrl":
         names = [f"lmrl-{seed}" for seed in SEEDS[source.split]]
     else:
@@ -134,7 +134,7 @@ def game(source: Source, task: str) -> Game:
 
 
 def _efficient(source: Source, task: str, max_turns: int) -> int | None:
-    """Guesses that the expert needs; None where it does not find the word in time."""
+    """Guesses that the expert needs; None if it does not find the word within the limit."""
     played = game(source, task)
     history: History = ()
     for turn in range(1, max_turns + 1):
@@ -146,11 +146,11 @@ def _efficient(source: Source, task: str, max_turns: int) -> int | None:
 
 
 def _drawn(seed: int, word: str) -> int:
-    """A sixteenth, from seed and word."""
+    """A number from 0 to 15, hashed from seed and word."""
     return sha256(f"{seed} {word}".encode()).digest()[0] % 16
 
 
 def resolve(observation: str, action: str) -> str:
-    """The word that is guessed; "" for what is none of five letters."""
+    """The guessed word; "" if it has not five letters."""
     word = action.strip().replace(" ", "")
     return f"guess {word}" if len(word) == 5 and word.isascii() and word.isalpha() and word.islower() else ""

@@ -1,4 +1,4 @@
-"""A scripted player. It knows the vocabulary and what was said to its guesses, and never the word."""
+"""The scripted expert of Wordle: knows the vocabulary and the marks of its guesses, and never the word."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import lru_cache
 from pilotrl.envs.wordle.game import marks, possible
 
 LOOKED_AT = 40
-"""Of the words that are possible, how many are considered as the next guess."""
+"""Maximum number of possible words that are compared as the next guess."""
 History = tuple[tuple[str, str], ...]
 """Guesses and their marks."""
 
 
 class WordleExpert:
-    """Guesses a word that is possible and tells most about the others."""
+    """The expert: guesses a possible word that leaves the fewest others on average."""
 
     def __init__(self, rules: str, words: tuple[str, ...], history: History, solved: bool) -> None:
         self.rules, self.words, self.history, self.solved = rules, words, history, solved
@@ -27,18 +27,18 @@ class WordleExpert:
         return [first] if len(left(self.rules, self.words, self.history)) == 1 else [first, "guess a matching word"]
 
     def action(self) -> str:
-        """The next guess, letter by letter. RuntimeError once the word is found."""
+        """The next guess, letter by letter. Raises RuntimeError once the word is found."""
         if self.solved:
             raise RuntimeError("the episode has ended: there is no next action")
         return " ".join(best(self.rules, self.words, self.history))
 
     def detour(self) -> None:
-        """Every guess counts: there is nothing to look at."""
+        """None: every action counts here."""
 
 
 @lru_cache(maxsize=1 << 16)
 def left(rules: str, words: tuple[str, ...], history: History) -> tuple[str, ...]:
-    """The words that are possible."""
+    """The words that are still possible."""
     if rules == "standard" and history:
         return possible(rules, left(rules, words, history[:-1]), history[-1:])
     return possible(rules, words, history)
@@ -46,12 +46,12 @@ def left(rules: str, words: tuple[str, ...], history: History) -> tuple[str, ...
 
 @lru_cache(maxsize=1 << 16)
 def best(rules: str, words: tuple[str, ...], history: History) -> str:
-    """The guess which leaves the fewest words on average; of a sample where many are possible."""
+    """The guess that leaves the fewest words on average; of at most `LOOKED_AT` possible ones."""
     known = left(rules, words, history)
     every = -(-len(known) // LOOKED_AT)
     return min(known[::every], key=lambda guess: (_remaining(guess, known), guess))
 
 
 def _remaining(guess: str, known: tuple[str, ...]) -> int:
-    """Sum of squares of how many words each answer would leave."""
+    """Sum of squares of the numbers of words that each answer would leave."""
     return sum(n * n for n in Counter(marks(guess, word) for word in known).values())

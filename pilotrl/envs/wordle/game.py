@@ -1,4 +1,4 @@
-"""The rules: what is said to a guess, and which words it leaves possible."""
+"""The Wordle simulator: the marks of a guess by either set of rules, and the words that they leave possible."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ LMRL = (
     "trove"
 )
 LMRL_WORDS = tuple(LMRL.split())
-"""The vocabulary that AgentGym's server plays with, in its order, on which what is drawn depends."""
+"""The vocabulary of AgentGym's server, in its order, on which random draws depend."""
 Knowledge = dict[str, str]
-"""LMRL-Gym's: for a letter, what is known of it at each place: g here, n not here, . possible."""
+"""Belief state of LMRL-Gym's rules: letter -> a mark for each position, g here, n not here, . possible."""
 
 
 class Game(Protocol):
-    """One hidden word, or what stands for one."""
+    """The protocol of a simulator of one episode."""
 
     solved: bool
 
     def guess(self, word: str) -> str:
-        """Five marks: g in place, y elsewhere in the word, b not in it. The word is one of the vocabulary."""
+        """Five marks: g in place, y elsewhere in the word, b not in it. The guess is a word of the vocabulary."""
         ...
 
 
@@ -41,7 +41,7 @@ class Standard:
 
 
 class Lmrl:
-    """LMRL-Gym's rules: each guess is held against a word drawn from those still possible, and marks ignore counts."""
+    """LMRL-Gym's rules: each guess is compared with a word drawn from those still possible, and marks ignore counts."""
 
     def __init__(self, words: tuple[str, ...], seed: int) -> None:
         self.words, self.left, self.known = words, words, dict[str, str]()
@@ -60,7 +60,7 @@ class Lmrl:
 
 @lru_cache(maxsize=1 << 18)
 def marks(guess: str, target: str) -> str:
-    """Greens first; a yellow uses up one of the letters that are left."""
+    """Marks by the usual rules: first g; then each y uses up one of the remaining letters."""
     left = [b for a, b in zip(guess, target, strict=True) if a != b]
     said = ""
     for a, b in zip(guess, target, strict=True):
@@ -75,7 +75,7 @@ def marks(guess: str, target: str) -> str:
 
 
 def learned(known: Knowledge, guess: str, said: str) -> Knowledge:
-    """What is known after a guess, as LMRL-Gym keeps it; a letter that is not in the word is at none of its places."""
+    """The belief state after a guess, as in LMRL-Gym; a letter that is not in the word is n at every position."""
     known = dict(known)
     for i, (letter, mark) in enumerate(zip(guess, said, strict=True)):
         places = known.get(letter, ".....")
@@ -84,7 +84,7 @@ def learned(known: Knowledge, guess: str, said: str) -> Knowledge:
 
 
 def fits(known: Knowledge, word: str) -> bool:
-    """May this be the word?"""
+    """Whether this may be the word."""
     return all(
         letter not in word
         if places == "nnnnn"
@@ -110,7 +110,7 @@ def possible(rules: str, words: tuple[str, ...], history: tuple[tuple[str, str],
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """Our words, in an order that is random and the same everywhere, so that the first so many are a fair sample."""
+    """Our words in a fixed random order, so that the first ones are a fair sample."""
     lines = (files("pilotrl.envs.wordle") / "words.txt").read_text("utf-8").splitlines()
     words = [word for line in lines if line[0] != "#" for word in line.split()]
     return tuple(sorted(words, key=lambda word: sha256(word.encode()).digest()))

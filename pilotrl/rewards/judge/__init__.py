@@ -1,8 +1,8 @@
-"""The judge contract: who grades how far an action follows the plan step in force, and how good a plan is.
+"""Judges, which grade how far an action follows the current plan step (adherence), and how good a plan is.
 
-Of an action a judge sees the step, what the player saw before acting, and the action; never the goal, so that it cannot
-reward an action for being clever. Of a plan it sees what its writer saw, the goal too. A judge is one Python file with a
-class and one YAML file `conf/judge/NAME.yaml`.
+For an action a judge sees the step, the observation before the action, and the action; never the goal, so that it cannot
+reward an action for being clever. For a plan it sees what the planner saw, including the goal. A judge is one Python file
+with a class and one YAML file `conf/judge/NAME.yaml`.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ Item = tuple[str, str, str]
 
 
 class PlanItem(NamedTuple):
-    """A plan, what its writer had seen, and what the environment's own expert would have written."""
+    """A plan to be graded, with what its planner had seen, and the expert's plan for the same state."""
 
     first: str
     """The first observation, which holds the instruction."""
     latest: str
-    """The last observation before the plan; the first one, where nothing was done yet."""
+    """The last observation before the plan; the first one before any action."""
     actions: tuple[str, ...]
-    """Done so far."""
+    """The actions so far."""
     steps: Plan
     """From the next action on; may be empty."""
     reference: Plan
-    """The expert's steps from the same state; empty where the environment ships no expert."""
+    """The expert's steps from the same state; empty if the environment ships no expert."""
 
 
 class Judge(Protocol):
-    """Whoever grades."""
+    """The protocol of a judge."""
 
     def grade(self, items: Sequence[Item]) -> list[int | None]:
-        """One verdict an item, in order: 0 ignores the step, 1 in part, 2 in full; None where it cannot be read.
+        """One verdict an item, in order: 0 ignores the step, 1 follows it in part, 2 in full; None if it cannot be parsed.
 
         Raises WorldError when the judge itself fails.
         """
         ...
 
     def grade_plans(self, items: Sequence[PlanItem]) -> list[PlanScores | None]:
-        """Three scores a plan, 1 to 5, in order; None where the verdict cannot be read.
+        """Three scores a plan, 1 to 5, in order; None if the verdict cannot be parsed.
 
         Raises WorldError when the judge itself fails.
         """
@@ -55,18 +55,18 @@ class Judge(Protocol):
 
 @runtime_checkable
 class RemoteJudge(Judge, Protocol):
-    """A judge that asks endpoints, which takes time: it begins early."""
+    """A judge that is an API model, or several: it starts grading an episode while others are still running."""
 
     def begin(self, items: Sequence[Item], plans: Sequence[PlanItem] = ()) -> None:
-        """Start on what `grade` and `grade_plans` will be asked for; returns at once."""
+        """Start requests for what `grade` and `grade_plans` will be asked; returns at once."""
         ...
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Whom it asks."""
+        """The endpoints it uses, which are probed before a run."""
         ...
 
 
 def build(settings: dict[str, Any], resolve: Any) -> Judge:
-    """A judge from its settings: `_target_` and the keywords of that class."""
+    """A judge from its settings: `_target_` and the keywords of that class. `resolve`: see `RuleJudge`."""
     made: Judge = make(settings, resolve=resolve)
     return made

@@ -1,4 +1,4 @@
-"""Several judges, one verdict: what most of them can agree with. A judge that fails has no vote."""
+"""An ensemble of judges: the median or mean of their verdicts. A judge that fails has no vote."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ VOTES: dict[str, Callable[[Sequence[int]], int]] = {
 
 
 class Ensemble:
-    """`members` are judges by name, each as it stands in a configuration; `vote` is median or mean.
+    """A judge made of `members`: settings of judges, by name; `vote` is median or mean.
 
-    Raises UserError for another vote, for nobody to vote, and for whatever a member refuses.
+    Raises UserError for another vote, for no members, and for a member's own invalid settings.
     """
 
     def __init__(
@@ -35,42 +35,42 @@ class Ensemble:
         self.vote, self.members = VOTES[vote], [_member(name, members[name], resolve) for name in members]
 
     def grade(self, items: Sequence[Item]) -> list[int | None]:
-        """The vote on every item; None where fewer than half of the members have a verdict."""
+        """The vote on every item; None if fewer than half of the members have a verdict."""
         self.begin(items)
-        return [self._one(verdicts) for verdicts in self._all(lambda judge: judge.grade(items), len(items))]
+        return [self._vote(verdicts) for verdicts in self._all(lambda judge: judge.grade(items), len(items))]
 
     def grade_plans(self, items: Sequence[PlanItem]) -> list[PlanScores | None]:
-        """The vote on every score of every plan; None where fewer than half of the members have scores."""
+        """The vote on every score of every plan; None if fewer than half of the members have scores."""
         self.begin((), items)
         voted = []
         for scores in self._all(lambda judge: judge.grade_plans(items), len(items)):
-            each = [self._one(list(score)) for score in zip(*scores, strict=True)] if self._enough(scores) else []
+            each = [self._vote(list(score)) for score in zip(*scores, strict=True)] if self._enough(scores) else []
             voted.append(PlanScores(*[score for score in each if score is not None]) if each else None)
         return voted
 
     def begin(self, items: Sequence[Item], plans: Sequence[PlanItem] = ()) -> None:
-        """Have all members that take their time start."""
+        """Start the requests of all members that are API models."""
         for judge in self.members:
             if isinstance(judge, RemoteJudge):
                 judge.begin(items, plans)
 
     def endpoints(self) -> list[Endpoint]:
-        """Whom the members ask."""
+        """The endpoints of the members."""
         return [end for judge in self.members if isinstance(judge, RemoteJudge) for end in judge.endpoints()]
 
     def _all(self, grade: Callable[[Judge], list[T | None]], count: int) -> list[list[T]]:
-        """The verdicts there are on each item."""
-        there: list[list[T]] = [[] for _ in range(count)]
+        """For each item the members' verdicts that are not None."""
+        found: list[list[T]] = [[] for _ in range(count)]
         for judge in self.members:
             with suppress(WorldError):
-                for verdicts, verdict in zip(there, grade(judge), strict=True):
+                for verdicts, verdict in zip(found, grade(judge), strict=True):
                     verdicts += [] if verdict is None else [verdict]
-        return there
+        return found
 
     def _enough(self, verdicts: Sequence[object]) -> bool:
         return 2 * len(verdicts) >= len(self.members)
 
-    def _one(self, verdicts: Sequence[int]) -> int | None:
+    def _vote(self, verdicts: Sequence[int]) -> int | None:
         return self.vote(verdicts) if self._enough(verdicts) else None
 
 

@@ -1,4 +1,4 @@
-"""What of an episode is graded, and what a judge is shown of it."""
+"""Grading: selects the actions and plans of episodes that a judge grades, and stores its verdicts in them."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 ATTEMPTS = 3
-"""Times that a judge is asked who fails."""
+"""How often a judge that fails is asked."""
 
 
 def grade(judge: Judge, episodes: Sequence[Episode], unselected: bool) -> None:
-    """Fill in the verdict on every turn that had a step in force, and the scores of plans; None where the judge has none.
+    """Set the verdict of every turn that had a plan step, and the scores of plans; None if the judge gives none.
 
     unselected: candidate plans that were not selected are graded too."""
     turns = [pair for episode in episodes for pair in due(episode)]
-    for (turn, _), verdict in zip(turns, _tried(judge.grade, [item for _, item in turns]), strict=True):
+    for (turn, _), verdict in zip(turns, _retried(judge.grade, [item for _, item in turns]), strict=True):
         turn.adherence = verdict
     plans = [pair for episode in episodes for pair in plans_due(episode, unselected)]
     if plans:
-        for (written, _), scores in zip(plans, _tried(judge.grade_plans, [item for _, item in plans]), strict=True):
+        for (written, _), scores in zip(plans, _retried(judge.grade_plans, [item for _, item in plans]), strict=True):
             written.scores = scores
 
 
 def begin(judge: Judge, episode: Episode, unselected: bool) -> None:
-    """A judge that takes its time may start on an episode that is over."""
+    """Lets a judge that is an API model start on an episode that has ended."""
     if isinstance(judge, RemoteJudge):
         judge.begin([item for _, item in due(episode)], [item for _, item in plans_due(episode, unselected)])
 
 
 def due(episode: Episode) -> list[tuple[Turn, Item]]:
-    """The turns that had a step in force, and what a judge sees of each."""
-    seen = [episode.observation, *(turn.observation for turn in episode.turns)]
-    held = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
-    return [(turn, (turn.plan[t], seen[t], turn.action)) for t, turn in held]
+    """The turns that had a plan step, each with what a judge sees of it."""
+    before = [episode.observation, *(turn.observation for turn in episode.turns)]
+    planned = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
+    return [(turn, (turn.plan[t], before[t], turn.action)) for t, turn in planned]
 
 
 def plans_due(episode: Episode, unselected: bool) -> list[tuple[WrittenPlan, PlanItem]]:
-    """The plans of an episode that are to be graded; a reply that is no plan gets the lowest scores from us."""
+    """The plans of an episode that are to be graded; a reply that is no plan gets the lowest scores without a judge."""
     found: list[tuple[WrittenPlan, PlanItem]] = []
     for call in episode.calls:
         if (written := call.written) and (call.selected or unselected):
@@ -61,8 +61,8 @@ def _item(episode: Episode, call: Call, written: WrittenPlan) -> PlanItem:
     )
 
 
-def _tried(ask: Callable[[Sequence[T]], list[V | None]], items: Sequence[T]) -> list[V | None]:
-    """Verdicts; none of a judge who fails every time, which leaves the episodes without a reward."""
+def _retried(ask: Callable[[Sequence[T]], list[V | None]], items: Sequence[T]) -> list[V | None]:
+    """The verdicts; all None if the judge fails every time, which leaves the episodes without a reward."""
     for _ in range(ATTEMPTS):
         with suppress(WorldError):
             return ask(items)

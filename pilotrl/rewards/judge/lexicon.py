@@ -1,4 +1,4 @@
-"""The words that the rule judge knows: verbs by kind of deed, words that name nothing, synonyms."""
+"""The lexicon of the rule judge: verb phrases by kind of deed, words that name no object, synonyms."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ VERBS = {
     "action; take the next step; take a step; do; make sure; make a move; make a good move; keep; act; go "
     "ahead; take an action",
 }
-"""Kind of deed -> phrases that can mean it. A phrase of the empty kind means nothing in particular."""
+"""Kind of deed -> verb phrases that can mean it. A phrase of the empty kind has no meaning of its own, such as "keep"."""
 
 BARE = frozenset({"back", "home", "next", "buy", "inventory"})
-"""Kinds that need no object: there is one such thing to do on a page."""
+"""Kinds of deed that need no object: a page offers only one of each."""
 GENERIC = frozenset({"open", "look", "go", "press", "choose"})
-"""Kinds whose object may be a deed of its own: "click the next page"."""
+"""Kinds of deed whose object may be another deed: "click the next page"."""
 
 SYNONYMS = (
     "color colour colored coloured; gray grey; true yes; false no; forward ahead straight; up north "
@@ -59,7 +59,7 @@ SYNONYMS = (
 
 
 def stem(word: str) -> str:
-    """A light stem: plural, -ing, -ed and a last e are cut where enough is left."""
+    """A light stemmer: cuts plural s, -ing, -ed and a final e if enough is left."""
     word = re.sub(r"(?<=[a-z]{2})ies$", "y", word)
     word = re.sub(r"(?<=[a-z](?:x|s|z))es$|(?<=[a-z](?:ch|sh))es$|(?<=[a-z][a-z])(?<![su])(?<!i)s$", "", word)
     word = re.sub(r"(?<=[a-z]{4})(?:ing|ed)$", "", word)
@@ -75,7 +75,7 @@ FILLERS = _stems(
     "are be it its them you your i my me s off out over using costing priced cost price toward towards "
     "along each again just first should must need will can there here one inside"
 )
-"""Words that say nothing about the object."""
+"""Stop words: they say nothing about the object."""
 
 VAGUE = _stems(
     "best better good matching match matches suitable relevant correct fitting appropriate cheapest cheap "
@@ -84,16 +84,16 @@ VAGUE = _stems(
     "progress action move way likely promising top list available until done all remaining letter guess "
     "question possible nearby different final detail information room rest area place surrounding"
 )
-"""Words that point without naming; a step that has only these is met by any deed of its kind."""
+"""Words that refer to an object without naming it; a step with only these is followed by any action of its kind."""
 
 ATTRIBUTES = _stems("color size style scent flavor finish shape model pack material pattern length width type")
-"""Names of options: they count only where the step names no value."""
+"""Names of product options: they count only if the step names no value."""
 
 ALONE = _stems("drop toggle look")
-"""Actions that are one word by their nature."""
+"""Actions that are always one word."""
 
 TRUTH = _stems("true false")
-"""What an answer to a yes-or-no question comes down to."""
+"""Answers to yes-or-no questions."""
 
 MOST = re.compile(
     r"\b(?:under|below|within|(?:less|lower|cheaper|no more|not more) than|at most|up to|max(?:imum)?(?: of)?)"
@@ -102,19 +102,19 @@ MOST = re.compile(
 LEAST = re.compile(
     r"\b(?:over|above|more than|at least) \$\s?(\d+(?:\.\d+)?)|(?:at )?\$\s?(\d+(?:\.\d+)?) or (?:more|higher|above)"
 )
-"""Bounds on the price."""
+"""Upper and lower bounds on a price."""
 
 PURPOSE = re.compile(
     r"(?: in order to| so that| so as to| because|,? and see|,? to (?:see|look|check|find|search|get|reach|make|heat"
     r"|warm|cook|cool|clean|wash|take|pick|put|face|buy|craft)\b).*"
 )
-"""What a step is for is not what it asks for."""
+"""The purpose of a step, which is not part of what it asks for."""
 
 SEEKING = re.compile(
     r"\b(?:find|look for|locate|search for|seek|hunt for) .*?(?:\b(?:on|in|at|inside|near|under|by) (?P<place>.*))?$"
     r"|\b(?:search|check|explore) (?P<room>.*?) for .*$"
 )
-"""Looking for a thing: where one must walk to find it, what counts is the place, if one is named."""
+"""Steps that look for an object: in environments with places, the place counts, if one is named."""
 
 
 def _same() -> dict[str, str]:
@@ -126,7 +126,7 @@ def _same() -> dict[str, str]:
 
 
 SAME = _same()
-"""Word or stem -> the stem that stands for it and its synonyms."""
+"""Word or stem -> the stem that represents it and its synonyms."""
 
 
 def _key(phrase: str) -> tuple[str, ...]:
@@ -142,15 +142,15 @@ def _phrases() -> dict[tuple[str, ...], frozenset[str]]:
 
 
 PHRASES = _phrases()
-"""What a verb phrase can mean in a step: "check" may be looking, opening or going there."""
+"""Verb phrase -> kinds of deed that it can mean in a step: "check" may be looking, opening or going there."""
 DEEDS = {phrase: kinds & BARE or kinds for phrase, kinds in PHRASES.items()} | {
     _key(kind): frozenset({kind}) for kind in VERBS if kind
 }
-"""And in an action, which says plainly what it does: "choose" is choosing."""
+"""The same for an action, whose verb has one meaning: "choose" is choosing."""
 LONGEST = max(map(len, PHRASES))
 
 ANYWHERE = _stems(
     "up down left right ahead behind back around east west north south forward backward feature features description "
     "review reviews attribute detail home cart yes no true false answer word wall door way side inventory nothing"
 )
-"""Words that a step may name anywhere, whether or not they were seen: directions, answers, parts of every page."""
+"""Words that a step may name without having seen them: directions, answers, parts of every page."""

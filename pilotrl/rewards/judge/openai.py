@@ -1,7 +1,7 @@
-"""A judge that asks a model behind an OpenAI-compatible address. docs/judge.md says how its verdicts are to be read.
+"""The judge that is an API model (LLM as a judge), behind an OpenAI-compatible endpoint. See docs/judge.md.
 
-It is shown what the rules are shown: the step, what the player saw, and the action, put into words where an environment's
-actions are opaque. It begins on an episode as soon as that has ended, while others are still played.
+It sees what the rule judge sees: the step, the observation, and the action, put into words if an environment's actions are
+opaque. It starts on an episode as soon as that has ended, while others are still running.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STRICT = ConfigDict(strict=True, json_schema_extra={"additionalProperties": Fals
 
 
 class Verdict(BaseModel):
-    """How far an action follows a step."""
+    """The JSON reply about an action: how far it follows a step."""
 
     model_config = STRICT
     reason: str
@@ -31,7 +31,7 @@ class Verdict(BaseModel):
 
 
 class Grades(BaseModel):
-    """What a plan is worth."""
+    """The JSON reply about a plan: three scores."""
 
     model_config = STRICT
     reason: str
@@ -45,40 +45,40 @@ Form = TypeVar("Form", bound=BaseModel)
 
 @dataclass(frozen=True, kw_only=True)
 class OpenAiJudge(Address):
-    """Grades by prompts. `resolve` is the environment's, where its actions are opaque handles; else None.
+    """Grades by prompting an API model.
 
-    Raises UserError for an address that cannot be, and for a key that is not in the environment.
+    Raises UserError for an invalid URL, and for an API key that is not set.
     """
 
     resolve: Callable[[str, str], str] | None
-    """(observation, action) -> what the action refers to, in words."""
+    """(observation, action) -> the action in words, of an environment whose actions are opaque handles; else None."""
 
     def __post_init__(self) -> None:
         self.endpoints()
 
     def endpoints(self) -> list[Endpoint]:
-        """Whom it asks."""
+        """The endpoint it uses."""
         return [Endpoint.shared(self)]
 
     def begin(self, items: Sequence[Item], plans: Sequence[PlanItem] = ()) -> None:
-        """Start asking for what `grade` and `grade_plans` will want."""
+        """Start requests for what `grade` and `grade_plans` will be asked."""
         for item in items:
             Endpoint.shared(self).ask(self._question(item), read_verdict)
         for plan in plans:
             Endpoint.shared(self).ask(_plan_question(plan), read_grades)
 
     def grade(self, items: Sequence[Item]) -> list[int | None]:
-        """One verdict an item: 0, 1 or 2, or None where the endpoint gave none that can be read."""
+        """One verdict an item: 0, 1 or 2, or None without a reply that can be parsed."""
         return Endpoint.shared(self).answers([self._question(item) for item in items], read_verdict)
 
     def grade_plans(self, items: Sequence[PlanItem]) -> list[PlanScores | None]:
-        """Correctness, executability and standardization of each plan, 1 to 5; None where there are none."""
+        """Correctness, executability and standardization of each plan, 1 to 5; None without a reply that can be parsed."""
         return Endpoint.shared(self).answers([_plan_question(item) for item in items], read_grades)
 
     def _question(self, item: Item) -> Question:
         step, observation, action = item
-        said = self.resolve(observation, action) if self.resolve else ""
-        shown = f"{action} ({said})" if said and said != action else action
+        resolved = self.resolve(observation, action) if self.resolve else ""
+        shown = f"{action} ({resolved})" if resolved and resolved != action else action
         return _question("adherence", Verdict, step=step, observation=observation, action=shown)
 
 
@@ -94,9 +94,9 @@ def read_grades(text: str) -> PlanScores:
 
 
 def read(text: str, form: type[Form]) -> Form:
-    """The last JSON object in a reply that has this form: models talk before it, and wrap it in marks.
+    """The last JSON object of this form in a reply: models write text before it, and put it into code fences.
 
-    Raises ValueError where there is none.
+    Raises ValueError if there is none.
     """
     problem: ValueError = ValueError("no JSON object")
     for start in reversed([i for i, char in enumerate(text) if char == "{"]):
@@ -111,7 +111,7 @@ def read(text: str, form: type[Form]) -> Form:
 
 
 def _plan_question(item: PlanItem) -> Question:
-    known = _numbered(item.reference)
+    reference = _numbered(item.reference)
     return _question(
         "plan",
         Grades,
@@ -119,7 +119,7 @@ def _plan_question(item: PlanItem) -> Question:
         latest=item.latest,
         actions="\n".join(item.actions) or "none",
         plan=_numbered(item.steps) or "(empty)",
-        reference=prompts.load("judge")["reference"].format(steps=known) + "\n\n" if known else "",
+        reference=prompts.load("judge")["reference"].format(steps=reference) + "\n\n" if reference else "",
     )
 
 

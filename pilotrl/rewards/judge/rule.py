@@ -1,7 +1,7 @@
-"""A judge made of rules over words: fast, free, the same everywhere. docs/judge.md tells the rules and where they err.
+"""The rule judge: grades by rules over words, without a model; fast and deterministic. docs/judge.md lists the rules.
 
-The verdict on an action compares what it says with what the step asks for, as `reading` finds it; plans are graded in
-`plans`.
+The verdict on an action compares its verb and object with those of the step, as `step_parser` reads them; plans are graded in
+`plan_rules`.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from pilotrl.rewards.judge.step_parser import Deed, Step, read_action, read_step
 from pilotrl.types import PlanScores
 
 Resolve = Callable[[str, str], str]
-"""(observation, action) -> what the action refers to, in words; "" where it refers to nothing there."""
+"""(observation, action) -> the action in words; "" if it refers to nothing in the observation."""
 
 
 class RuleJudge:
-    """Grades by rules. `resolve` is the environment's, where its actions are opaque handles; else None."""
+    """Grades by rules. `resolve` puts actions into words, for an environment whose actions are opaque handles; else None."""
 
     def __init__(self, *, resolve: Resolve | None) -> None:
         self.resolve = resolve
 
     def grade(self, items: Sequence[Item]) -> list[int | None]:
-        """One verdict an item: 0, 1 or 2, and never None, since rules can always be read."""
-        return [verdict(step, self._said(observation, action)) for step, observation, action in items]
+        """One verdict an item: 0, 1 or 2, and never None."""
+        return [verdict(step, self._resolved(observation, action)) for step, observation, action in items]
 
     def grade_plans(self, items: Sequence[PlanItem]) -> list[PlanScores | None]:
         """Three scores a plan, and never None."""
         return [grade_plan(item) for item in items]
 
-    def _said(self, observation: str, action: str) -> str:
+    def _resolved(self, observation: str, action: str) -> str:
         return self.resolve(observation, action) if self.resolve else action
 
 
 @lru_cache(maxsize=65536)
 def verdict(step: str, said: str) -> int:
-    """0 ignores the step, 1 in part, 2 in full, for an action put into words; "" is an action that means nothing."""
+    """0 ignores the step, 1 follows it in part, 2 in full; `said` is the action in words, "" if it means nothing."""
     asked, deed = read_step(step), read_action(said)
     if not deed.kinds:
         return 0
     if asked.vacuous:
-        return 1  # whatever is done follows it, and nothing follows it in full
+        return 1  # a step that says nothing: any action follows it in part
     shared = (asked.kinds or deed.kinds - BARE) & deed.kinds
     if shared & BARE:
         return 2
     if "back" in asked.kinds and "home" in deed.kinds:
-        return 1  # back, but too far
+        return 1  # further back than asked
     return _same_kind(asked, deed, shared) if shared else _other_kind(asked, deed)
 
 
@@ -66,12 +66,12 @@ def _same_kind(asked: Step, deed: Deed, shared: frozenset[str]) -> int:
     met = _met(due, asked, deed)
     full = met == len(due) and _within(asked, deed)
     if "search" in shared and due and len(deed.words - due) > len(due) + 2:
-        full = False  # a query stuffed with words
+        full = False  # a query with too many words of its own
     return 2 if full else int(2 * met >= len(due))
 
 
 def _other_kind(asked: Step, deed: Deed) -> int:
-    """The right object may still be met by the wrong deed; a lone word without a verb is no deed."""
+    """1 for another kind of deed on the right object, else 0; a single word without a verb is no deed."""
     due = asked.words - asked.prices
     return int(bool(due) and deed.kinds != {"guess"} and _met(due, asked, deed) == len(due))
 

@@ -1,5 +1,4 @@
-"""What steps and actions say, read with the lexicon: which kinds of deed, which words name the object, which bounds on the
-price."""
+"""The parser of plan steps and actions: finds the kind of deed, the words that name the object, and bounds on a price."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ from pilotrl.rewards.judge.lexicon import (
 
 Table = Mapping[tuple[str, ...], frozenset[str]]
 Pairs = frozenset[tuple[str, str, str]]
-"""Neighbouring words, and the two written as one: "remote control" is met by "remotecontrol"."""
+"""Neighbouring words, and both written as one: "remote control" matches "remotecontrol"."""
 
 TOKEN = re.compile(r"\$\s?\d[\d,]*(?:\.\d+)?|\d+(?:\.\d+)?(?![a-z\d])|[a-z0-9]+")
 PRICE = re.compile(r"\$\s?(\d[\d,]*(?:\.\d+)?)|(\d+(?:\.\d+)?) dollars?\b")
@@ -44,26 +43,26 @@ class Step:
     """What a plan step asks for."""
 
     kinds: frozenset[str]
-    """Kinds of deed that its verb can mean; empty: no verb was understood."""
+    """Kinds of deed that its verb can mean; empty if no verb is known."""
     words: frozenset[str]
-    """What names the object: stems, and numbers as "#23"."""
+    """Words that name the object: stems, and numbers as "#23"."""
     prices: frozenset[str]
-    """Those of the words that are amounts of money."""
+    """Those of `words` that are amounts of money."""
     pairs: Pairs
     least: float
     most: float
     """Bounds on the price, in dollars."""
     place: frozenset[str] | None
-    """Where the thing looked for is said to be, empty if not said; None for a step that looks for nothing."""
+    """Where the object to be looked for is, empty if the step does not say; None for a step that looks for nothing."""
 
     @property
     def vacuous(self) -> bool:
-        """It says nothing: no deed that is known, no object."""
+        """It says nothing: no known deed, and no object."""
         return not self.kinds and not self.words
 
     @property
     def nameless(self) -> bool:
-        """It asks for a kind of deed that needs an object, and names none: any deed of its kind will do."""
+        """It asks for a kind of deed that needs an object, and names none: any action of that kind follows it."""
         return bool(self.kinds) and not self.words and not self.kinds & BARE and self.most == math.inf
 
 
@@ -72,17 +71,17 @@ class Deed:
     """What an action does."""
 
     kinds: frozenset[str]
-    """Empty: the action was not understood."""
+    """Kinds of deed; empty if the action was not understood."""
     words: frozenset[str]
     pairs: Pairs
     prices: tuple[float, ...]
     alone: bool
-    """The action is one word by its nature, such as `drop`, and cannot name an object."""
+    """The action is always one word, such as `drop`, and cannot name an object."""
 
 
 @lru_cache(maxsize=65536)
 def read_step(step: str) -> Step:
-    """A plan step, without its purpose; without names of attributes where their values stand beside them."""
+    """Parse a plan step. Leaves out its purpose ("... to find X"), and names of attributes whose values are given."""
     text = plain(step)
     kinds, tokens = verb(stems(_unbounded(PURPOSE.sub("", text))), PHRASES)
     if not naming(tokens):  # "proceed to check the features": no purpose, but the deed itself
@@ -104,7 +103,7 @@ def read_step(step: str) -> Step:
 
 @lru_cache(maxsize=65536)
 def read_action(said: str) -> Deed:
-    """An action in words. One word without a verb is a guess; several without one, or empty brackets, mean nothing."""
+    """Parse an action in words. One word without a verb is a guess; several without one, or empty brackets, mean nothing."""
     text = plain(said)
     tokens = stems(text)
     kinds, rest = verb(tokens, DEEDS)
@@ -117,12 +116,12 @@ def read_action(said: str) -> Deed:
 
 
 def plain(text: str) -> str:
-    """Lower case, apostrophes gone, "s h i r e" written together."""
+    """Normalized text: lower case, no apostrophes, spelled-out words such as "s h i r e" joined."""
     return LETTERS.sub(lambda match: match[0].replace(" ", ""), text.lower().replace("'", ""))
 
 
 def stems(text: str) -> list[str]:
-    """Stems, with synonyms made one; "$23.00" and "23" are both "#23"."""
+    """Stemmed tokens, with synonyms mapped to one stem; "$23.00" and "23" are both "#23"."""
     return [_token(raw) for raw in TOKEN.findall(text)]
 
 
@@ -139,7 +138,7 @@ def verb(tokens: list[str], table: Table) -> tuple[frozenset[str], list[str]]:
         length, kinds = _phrase(tokens, start, table)
         if length:
             rest = tokens[:start] + tokens[start + length :]
-            if not kinds:  # "keep looking": the next verb tells
+            if not kinds:  # "keep looking": the next verb decides
                 follows = next((i for i in range(start, len(rest)) if rest[i] not in FILLERS), start)
                 return verb(rest, table) if _phrase(rest, follows, table)[0] else (kinds, rest)
             return (_bare(rest, table) if kinds & GENERIC else None) or kinds, rest
@@ -156,12 +155,13 @@ def _phrase(tokens: list[str], start: int, table: Table) -> tuple[int, frozenset
 
 
 def _bare(rest: list[str], table: Table) -> frozenset[str]:
-    """In "click the next page", the deed that is the object of a general verb, if nothing else is."""
+    """The deed that is the only object of a general verb, as in "click the next page"; empty if there is none."""
     kinds, others = verb(rest, table)
     return frozenset() if naming(others) else kinds & BARE
 
 
 def naming(tokens: Sequence[str]) -> list[str]:
+    """The tokens that can name an object."""
     return [word for word in tokens if word not in FILLERS and word not in VAGUE]
 
 

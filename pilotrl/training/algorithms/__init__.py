@@ -1,111 +1,154 @@
-"""Algorithms: how rewards become advantages, and advantages a loss. Pure functions of tensors, one file each.
+"""Algorithms: how rewards become advantages, and advantages a loss. Functions of tensors, one file each.
 
-    algorithm = load("grpo", clip_low=0.2, ...)
-    credit = algorithm.advantages(rewards, turn_rewards, group, success, terminated, call_episode, steered, values)
-    loss, stats = algorithm.loss(logprobs, old_logprobs, credit.advantages[call], values, returns, tokens, calls)
+    algorithm = build({"_target_": "pilotrl.training.algorithms.grpo.Grpo", "name": "grpo", "clip_low": 0.2, ...})
+    credit = algorithm.advantages(played)        # of all episodes of a step
+    loss = algorithm.loss(scored)                # of one micro-batch
 
-Shapes, here and in the files: E episodes, C calls (sorted by episode, within an episode by time), N trained tokens and
-M calls of one micro-batch. What loss and stats are divided by is counted by the caller over the whole minibatch of an
-optimizer update and all ranks, so that the parts of micro-batches and ranks simply add up.
+What a method takes and returns is a frozen record, so that a new field breaks nobody. Shapes, here and in the files: E episodes,
+C calls (sorted by episode, within an episode by time), N trained tokens and M calls of one micro-batch. A micro-batch holds calls
+whole. What losses and stats are divided by is counted beforehand over the whole minibatch of an optimizer update and all ranks,
+so that the parts of micro-batches and ranks simply add up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from pilotrl.config.instantiate import make
 from pilotrl.types import UserError
 
 
-class Credit(NamedTuple):
-    """What each call of a batch of episodes did for the reward."""
+@dataclass(frozen=True)
+class Played:
+    """The scored episodes of a step, on this rank: whole groups, of which a rank has some."""
+
+    rewards: Tensor
+    """[E] float64, NaN where missing (broken or unscored): such an episode is left out of every statistic."""
+    group: Tensor
+    """[E] integer, equal for episodes of one group, which begin in the same state; in any order."""
+    success: Tensor
+    """[E] bool, the environment calls the episode solved."""
+    terminated: Tensor
+    """[E] bool, the task itself ended (solved or failed); otherwise a budget cut the episode."""
+    episode: Tensor
+    """[C] integer, index of the episode of each call, never decreasing."""
+    turn: Tensor
+    """[C] integer from 1, at which the call was made; 0 for the environment's words, where a stage learns those too."""
+    role: Tensor
+    """[C] integer: 0 planner, 1 executor, -1 for the environment's words."""
+    observation: Tensor
+    """[C] integer, equal where the last observation that the call saw is the same text."""
+    plan: Tensor
+    """[C] integer, equal where the plan that the call worked under is the same (a planner's: the plan it was to rewrite)."""
+    followed: Tensor
+    """[C] bool, False for a candidate plan that its episode did not follow and owes nothing to."""
+    process_rewards: Tensor
+    """[2, C] float64 in [0, 1], what each call earned by itself (the judge's word on this plan, this action): a row for
+    planners' calls and one for executors', two scales that are never compared; NaN where nothing is known."""
+    step_rewards: Tensor
+    """[C] float64, the environment's own reward of the turn's action, as its `step` gave it; 0 where the turn did not come to
+    one."""
+    values: Tensor
+    """[C] of the value head before each call; empty where the algorithm has no critic."""
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What each call did for the reward."""
 
     advantages: Tensor
     """[C] float64; exactly 0 where the episode's reward is missing (if rewards are read at all)."""
+    returns: Tensor | None = None
+    """[C] float64, what the value head should have said, NaN where nothing is known; None without a critic."""
+    stats: Mapping[str, float] = field(default_factory=dict)
+    """To log as train/NAME: means over this rank's groups."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The trained tokens of a micro-batch under the present weights."""
+
+    logprobs: Tensor
+    """[N] with gradient, under the temperature of sampling."""
+    old_logprobs: Tensor
+    """[N] as recorded when sampling."""
+    entropy: Tensor
+    """[N] of the distributions, in nats, without gradient."""
+    advantages: Tensor
+    """[N] of the call that each token belongs to, times the weight of its tokens (1 for what a trained role said)."""
+    token_call: Tensor
+    """[N] integer, which of the M calls each token belongs to; all tokens of a call are here."""
+    call: Tensor
+    """[M] integer, which of the C calls of `played` each one is."""
+    values: Tensor
+    """[M] with gradient, of the value head; empty where the algorithm has no critic."""
     returns: Tensor
-    """[C] float64, what the value head should have said; NaN where the reward is missing, and without a critic."""
-    stats: Mapping[str, float]
-    """To log, by flat name."""
+    """[M], NaN where a call is left out."""
+    played: Played
+    """All calls of the step: `played.turn[scored.call]`, `played.observation[scored.call[scored.token_call]]`, ..."""
+    tokens: float
+    """Trained tokens of the whole minibatch, all ranks: what a mean over tokens is divided by."""
+    calls: float
+    """Trained calls of the whole minibatch, all ranks: what a mean over calls is divided by."""
+    targets: float
+    """Calls with a finite return of the whole minibatch, all ranks."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A micro-batch's part of the loss, and of the means to log."""
+
+    value: Tensor
+    """Scalar with gradient; the parts of micro-batches and ranks add up to the minibatch's."""
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+    """Detached scalars to log as train/NAME, which add up likewise."""
 
 
 class Algorithm(Protocol):
-    """One training step serves every algorithm through these two methods."""
+    """One training step serves every algorithm through two methods. A class of one's own derives from this one, or from another
+    algorithm; its dataclass fields are its options, the keys of `conf/algorithm/NAME.yaml`."""
+
+    critic: ClassVar[bool] = False
+    """Whether it needs a value head; then it has a field `value_lr`, the head's learning rate."""
+    demonstrations: ClassVar[bool] = False
+    """Whether it learns from an expert's demonstrations, in place of the policy's own episodes."""
+    smallest_group: ClassVar[int] = 1
+    """Episodes on a task that it needs to compare."""
 
     @property
-    def critic(self) -> bool:
-        """Whether it needs values; without, `values` and `returns` are not read and may be empty."""
+    def credits_candidates(self) -> bool:
+        """Whether a candidate plan that its episode did not follow may get an advantage."""
+        return False
 
-    def advantages(
-        self,
-        rewards: Tensor,
-        process_rewards: Tensor,
-        group: Tensor,
-        success: Tensor,
-        terminated: Tensor,
-        call_episode: Tensor,
-        followed: Tensor,
-        values: Tensor,
-    ) -> Credit:
-        """Credit for every call, from whole groups.
+    def advantages(self, played: Played) -> Credit:
+        """Credit for every call, from whole groups."""
+        ...
 
-        Args:
-            rewards: [E] float64, NaN where missing (broken or unscored): such an episode is left out.
-            turn_rewards: [2, C] float64 in [0, 1], what each call earned by itself, a row for planners' calls and one for
-                executors' (two scales, never compared), NaN where nothing is known.
-            group: [E] integer, equal for episodes of one group, in any order.
-            success: [E] bool, the environment calls the episode solved (for the stats alone).
-            terminated: [E] bool, the task itself ended (solved or failed); otherwise a budget cut the episode.
-            call_episode: [C] integer, the episode of each call, never decreasing.
-            steered: [C] bool, False for a candidate that its episode did not follow and owes nothing to.
-            values: [C] of the value head before each call.
-        """
-
-    def loss(
-        self,
-        logprobs: Tensor,
-        old_logprobs: Tensor,
-        advantages: Tensor,
-        values: Tensor,
-        returns: Tensor,
-        tokens: float,
-        calls: float,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's part of the loss, and of the means to log.
-
-        Args:
-            logprobs: [N] with gradient, under the temperature of sampling.
-            old_logprobs: [N] as recorded when sampling.
-            advantages: [N] of the call that each token belongs to.
-            values: [M] with gradient.
-            returns: [M], NaN where a call is left out.
-            tokens: trained tokens of the whole minibatch, all ranks.
-            calls: calls with a finite return of the whole minibatch, all ranks.
-
-        Returns:
-            The loss, and detached scalars by flat name; their sums over micro-batches and ranks are the minibatch's.
-        """
+    def loss(self, scored: Scored) -> Loss:
+        """This micro-batch's part of the loss."""
+        ...
 
 
-def load(name: str, **options: float | bool | None) -> Algorithm:
-    """The algorithm of that name. An option it does not read has to be None, and one it reads has to be there.
+def build(settings: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of a node of the configuration: `_target_`, `name` and the options of that class.
 
-    Raises:
-        UserError: no such algorithm; an option set that it does not read, or missing that it does.
+    Raises UserError for options that it refuses, by the key's own name.
     """
-    from pilotrl.training.algorithms import grpo, ppo, sft  # they need the classes above
-
-    known: dict[str, type[Any]] = {"grpo": grpo.Grpo, "ppo": ppo.Ppo, "sft": sft.Sft}
-    if name not in known:
-        raise UserError(f"algorithm.name={name}: there is no such algorithm; choose one of {', '.join(known)}")
-    reads = {field.name for field in fields(known[name])}
-    for key, value in options.items():
-        if key not in reads and value is not None:
-            raise UserError(f"algorithm.{key}={value}: {name} does not read it; leave it null")
-    for key in sorted(reads - {"dual_clip"}):
-        if options.get(key) is None:
-            raise UserError(f"algorithm.{key}=null: {name} needs a number; set it")
-    algorithm: Algorithm = known[name](**{key: options.get(key) for key in reads})
+    algorithm: Algorithm = make({key: value for key, value in settings.items() if key != "name"})
     return algorithm
+
+
+def check_ranges(algorithm: Any, **ranges: tuple[float, float]) -> None:
+    """For `__post_init__`: numbers of an algorithm lie between two bounds, both included. None is not looked at.
+
+    Raises UserError for the first that does not.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(algorithm, name)
+        if value is not None and not low <= value <= high:
+            bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+            raise UserError(f"{name}={value}: must be {bounds}")

@@ -12,12 +12,13 @@ and the share of such groups is logged, as is that of those among them where nob
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pilotrl.training.algorithms import Credit
+from pilotrl.training.algorithms import Algorithm, Credit, Loss, Played, Scored, check_ranges
 
 EPSILON = 1e-4  # TRL's
 FLOOR = 1e-6  # rewards lie in [0, 1]: a smaller spread is rounding, float32's included
@@ -103,31 +104,38 @@ def loss(
 
 
 @dataclass(frozen=True)
-class Grpo:
-    """The two functions above, with their options, as an `Algorithm`."""
+class Grpo(Algorithm):
+    """The functions above, with their options."""
 
     clip_low: float
+    """The ratio is clipped at 1 - clip_low ..."""
     clip_high: float
+    """... and at 1 + clip_high."""
     dual_clip: float | None
+    """Bound on ratio * |advantage| where the advantage is negative (arXiv 1912.09729); null: none."""
     scale_rewards: bool
+    """Divide group advantages by the group's standard deviation."""
     turn_credit: float
-    critic: ClassVar[bool] = False
+    """Weight of what each call earned by itself (adherence, plan quality) beside what its episode earned; 0: plain GRPO."""
+    smallest_group: ClassVar[int] = 2
 
-    def advantages(
-        self, rewards: Tensor, process_rewards: Tensor, group: Tensor, success: Tensor, terminated: Tensor, call_episode: Tensor,
-        followed: Tensor, values: Tensor,
-    ) -> Credit:  # fmt: skip
-        """See `Algorithm`."""
-        credit = advantages(rewards, group, self.scale_rewards)[call_episode] * followed
-        for process_reward in process_rewards if self.turn_credit else ():
-            credit = credit + self.turn_credit * process_advantages(
-                process_reward, call_episode, group, self.scale_rewards
-            )
-        return Credit(credit, torch.full_like(credit, torch.nan), group_stats(rewards, group, success))
+    def __post_init__(self) -> None:
+        check_ranges(self, clip_low=(0, 1), clip_high=(0, inf), dual_clip=(1, inf), turn_credit=(0, inf))
 
-    def loss(
-        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, values: Tensor, returns: Tensor, tokens: float,
-        calls: float,
-    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
-        """See `Algorithm`."""
-        return loss(logprobs, old_logprobs, advantages, tokens, self.clip_low, self.clip_high, self.dual_clip)
+    @property
+    def credits_candidates(self) -> bool:
+        """By its own quality alone."""
+        return self.turn_credit > 0
+
+    def advantages(self, played: Played) -> Credit:
+        """See the head of this file."""
+        credit = advantages(played.rewards, played.group, self.scale_rewards)[played.episode] * played.followed
+        for rewards in played.process_rewards if self.turn_credit else ():
+            own = process_advantages(rewards, played.episode, played.group, self.scale_rewards)
+            credit = credit + self.turn_credit * own
+        return Credit(credit, stats=group_stats(played.rewards, played.group, played.success))
+
+    def loss(self, scored: Scored) -> Loss:
+        """See the head of this file."""
+        given = scored.logprobs, scored.old_logprobs, scored.advantages, scored.tokens
+        return Loss(*loss(*given, self.clip_low, self.clip_high, self.dual_clip))

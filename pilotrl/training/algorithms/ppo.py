@@ -15,12 +15,13 @@ Degenerate cases: the return of one call is the reward; a missing reward gives a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pilotrl.training.algorithms import Credit, grpo
+from pilotrl.training.algorithms import Algorithm, Credit, Loss, Played, Scored, check_ranges, grpo
 
 
 def gae(
@@ -60,52 +61,43 @@ def value_loss(values: Tensor, returns: Tensor, calls: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Ppo:
-    """The functions above, with their options, as an `Algorithm`."""
+class Ppo(Algorithm):
+    """The functions above, with their options."""
 
     clip_low: float
+    """The ratio is clipped at 1 - clip_low ..."""
     clip_high: float
+    """... and at 1 + clip_high."""
     dual_clip: float | None
+    """Bound on ratio * |advantage| where the advantage is negative (arXiv 1912.09729); null: none."""
     gamma: float
+    """Discount from call to call."""
     gae_lambda: float
+    """Decay of generalized advantage estimation."""
     value_coef: float
+    """Weight of the value loss."""
     value_lr: float
-    """Of the value head; whoever builds the optimizer reads it."""
+    """Learning rate of the value head."""
     critic: ClassVar[bool] = True
 
-    def advantages(
-        self,
-        rewards: Tensor,
-        process_rewards: Tensor,
-        group: Tensor,
-        success: Tensor,
-        terminated: Tensor,
-        call_episode: Tensor,
-        followed: Tensor,
-        values: Tensor,
-    ) -> Credit:
-        """See `Algorithm`."""
-        last = torch.searchsorted(call_episode, torch.arange(len(rewards), device=values.device), right=True) - 1
-        ends = last[call_episode] == torch.arange(len(values), device=values.device)
-        arrived = torch.where(ends & terminated[call_episode], rewards[call_episode], 0.0)
-        bootstrap = values[last] if len(values) else values.new_zeros(len(rewards))
-        missing = rewards[call_episode].isnan()
-        advantages, returns = gae(arrived, values, bootstrap, call_episode, terminated, self.gamma, self.gae_lambda)
-        return Credit(advantages.masked_fill(missing, 0.0), returns.masked_fill(missing, torch.nan), {})
+    def __post_init__(self) -> None:
+        check_ranges(self, clip_low=(0, 1), clip_high=(0, inf), dual_clip=(1, inf), gamma=(0, 1), gae_lambda=(0, 1))
+        check_ranges(self, value_coef=(0, inf), value_lr=(0, inf))
 
-    def loss(
-        self,
-        logprobs: Tensor,
-        old_logprobs: Tensor,
-        advantages: Tensor,
-        values: Tensor,
-        returns: Tensor,
-        tokens: float,
-        calls: float,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Algorithm`."""
-        policy, stats = grpo.loss(
-            logprobs, old_logprobs, advantages, tokens, self.clip_low, self.clip_high, self.dual_clip
-        )
-        value = value_loss(values, returns, calls)
-        return policy + self.value_coef * value, {**stats, "value_loss": value.detach()}
+    def advantages(self, played: Played) -> Credit:
+        """See the head of this file."""
+        rewards, values, episode = played.rewards, played.values, played.episode
+        last = torch.searchsorted(episode, torch.arange(len(rewards), device=values.device), right=True) - 1
+        ends = last[episode] == torch.arange(len(values), device=values.device)
+        arrived = torch.where(ends & played.terminated[episode], rewards[episode], 0.0)
+        bootstrap = values[last] if len(values) else values.new_zeros(len(rewards))
+        missing = rewards[episode].isnan()
+        advantages, returns = gae(arrived, values, bootstrap, episode, played.terminated, self.gamma, self.gae_lambda)
+        return Credit(advantages.masked_fill(missing, 0.0), returns.masked_fill(missing, torch.nan))
+
+    def loss(self, scored: Scored) -> Loss:
+        """See the head of this file."""
+        given = scored.logprobs, scored.old_logprobs, scored.advantages, scored.tokens
+        policy, stats = grpo.loss(*given, self.clip_low, self.clip_high, self.dual_clip)
+        value = value_loss(scored.values, scored.returns, scored.targets)
+        return Loss(policy + self.value_coef * value, {**stats, "value_loss": value.detach()})

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pilotrl.training.algorithms import Credit
+from pilotrl.training.algorithms import Algorithm, Credit, Loss, Played, Scored
 
 
 def loss(logprobs: Tensor, advantages: Tensor, tokens: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -22,35 +22,15 @@ def loss(logprobs: Tensor, advantages: Tensor, tokens: float) -> tuple[Tensor, d
 
 
 @dataclass(frozen=True)
-class Sft:
-    """The function above as an `Algorithm`; it has no options."""
+class Sft(Algorithm):
+    """The function above; it has no options."""
 
-    critic: ClassVar[bool] = False
+    demonstrations: ClassVar[bool] = True
 
-    def advantages(
-        self,
-        rewards: Tensor,
-        process_rewards: Tensor,
-        group: Tensor,
-        success: Tensor,
-        terminated: Tensor,
-        call_episode: Tensor,
-        followed: Tensor,
-        values: Tensor,
-    ) -> Credit:
-        """See `Algorithm`; 1 for every call, whatever the rewards."""
-        ones = torch.ones(len(call_episode), dtype=torch.float64, device=call_episode.device)
-        return Credit(ones, torch.full_like(ones, torch.nan), {})
+    def advantages(self, played: Played) -> Credit:
+        """1 for every call, whatever the rewards."""
+        return Credit(torch.ones(len(played.episode), dtype=torch.float64, device=played.episode.device))
 
-    def loss(
-        self,
-        logprobs: Tensor,
-        old_logprobs: Tensor,
-        advantages: Tensor,
-        values: Tensor,
-        returns: Tensor,
-        tokens: float,
-        calls: float,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Algorithm`."""
-        return loss(logprobs, advantages, tokens)
+    def loss(self, scored: Scored) -> Loss:
+        """See the head of this file."""
+        return Loss(*loss(scored.logprobs, scored.advantages, scored.tokens))

@@ -1,4 +1,4 @@
-"""The judge behind an endpoint: what it reads, that it judges while others play, and what a run makes of its failures."""
+"""The judge that is an API model: parsing of its replies, grading during the rollout, and runs in which it fails."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def judged(training: Callable[..., Any]) -> Callable[..., Any]:
     return source
 
 
-def test_it_judges_while_others_play(judged: Callable[..., Any]) -> None:
+def test_it_grades_while_other_episodes_run(judged: Callable[..., Any]) -> None:
     asked = threading.Event()
 
     def script(request: dict[str, Any], _: int) -> Any:
@@ -263,7 +263,7 @@ SMALL += ("trainer.threads=1", "tracking.uri=off", "judge.price_prompt=1", "judg
 
 @pytest.fixture
 def play(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
-    """A whole run of two steps under a judge behind an address; the cache is in the test's folder."""
+    """A whole run of two steps with an API model as judge; the cache is in the test's folder."""
     monkeypatch.setattr(running, "learning_curve", lambda *given: None)
 
     def run(name: str, url: str, *more: str) -> RunFolder:

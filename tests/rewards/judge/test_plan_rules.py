@@ -1,4 +1,4 @@
-"""The rule judge of plans: against labels, against the environments' experts, and against plans written to please it."""
+"""The rule judge of plans: against labels, against the environments' experts, and against adversarial plans."""
 
 from __future__ import annotations
 

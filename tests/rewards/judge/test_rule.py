@@ -99,7 +99,7 @@ def test_an_expert_that_follows_its_plan_gets_full_marks(name: str, options: dic
 
 
 @pytest.mark.parametrize(("name", "options"), WORLDS, ids=["webshop small", "webshop original", "toy"])
-def test_a_random_player_gets_low_marks(name: str, options: dict[str, str]) -> None:
+def test_a_random_agent_gets_low_verdicts(name: str, options: dict[str, str]) -> None:
     draw = random.Random(0)
 
     def act(expert: str, text: str, info: envs.Info) -> str:

@@ -1,86 +1,124 @@
-"""What every algorithm shares: one training step serves them all, however the batch is cut."""
+"""What every algorithm shares, ours, those of `examples/` and those of `--own FOLDER`: one training step serves them all, however
+the batch is cut."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from pilotrl.training.algorithms import Algorithm, load
+from pilotrl.config import folders
+from pilotrl.training.algorithms import Algorithm, Loss, build
 from pilotrl.types import UserError
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "grpo": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "scale_rewards": True, "turn_credit": 1.0},
-    "ppo": {
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "dual_clip": 3.0,
-        "gamma": 0.95,
-        "gae_lambda": 0.95,
-        "value_coef": 0.5,
-        "value_lr": 0.1,
-    },
-    "sft": {},
-}
+from tests.training.algorithms.records import played, scored
 
 
-@pytest.fixture(params=list(OPTIONS))
+def settings(path: Path) -> dict[str, Any]:
+    return dict(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "algorithm" in metafunc.fixturenames:
+        names = folders.options("algorithm")
+        metafunc.parametrize("algorithm", names, indirect=True)
+
+
+@pytest.fixture
 def algorithm(request: pytest.FixtureRequest) -> Algorithm:
-    return load(request.param, **OPTIONS[request.param])
+    path = folders.find("algorithm", request.param)
+    assert path is not None
+    return build(settings(path))
 
 
-def part(algorithm: Algorithm, leaves: tuple[Tensor, Tensor], tokens: Tensor, calls: Tensor) -> tuple[Tensor, Any]:
-    """Loss of some tokens and calls out of a fixed random batch of 60 and 20."""
+LENGTHS = torch.tensor([1, 5, 3, 2, 9, 4, 1, 7, 3, 5, 2, 2, 1, 4, 1, 3, 2, 1, 3, 1])
+"""Tokens of twenty calls, sixty in all."""
+TOKEN_CALL = torch.arange(20).repeat_interleave(LENGTHS)
+EPISODE = torch.arange(5).repeat_interleave(4)
+Leaves = tuple[Tensor, Tensor]
+
+
+def part(algorithm: Algorithm, leaves: Leaves, calls: Tensor) -> Loss:
+    """Loss of some calls out of a fixed random minibatch."""
     torch.manual_seed(0)
-    old, advantages, returns = torch.randn(60), torch.randn(60), torch.randn(20).double()
+    old, advantages, returns = torch.randn(60), torch.randn(20), torch.randn(20).double()
     returns[3] = torch.nan
+    told = played(torch.rand(5).double(), torch.tensor([0, 0, 1, 1, 1]), EPISODE)
     logprobs, values = leaves
-    return algorithm.loss(
-        logprobs[tokens], old[tokens], advantages[tokens], values[calls], returns[calls], tokens=60, calls=19
+    tokens = torch.isin(TOKEN_CALL, calls)
+    shown = scored(
+        logprobs[tokens],
+        old[tokens],
+        advantages[TOKEN_CALL[tokens]],
+        token_call=torch.searchsorted(calls, TOKEN_CALL[tokens]),
+        call=calls,
+        values=values[calls] if algorithm.critic else torch.empty(0),
+        returns=returns[calls] if algorithm.critic else torch.full((len(calls),), torch.nan),
+        played=told,
+        tokens=60,
+        calls=20,
+        targets=19,
     )
+    return algorithm.loss(shown)
 
 
 def test_parts_add_up_to_the_whole(algorithm: Algorithm) -> None:
-    """Loss, gradient and stats do not know how the batch was cut into micro-batches or ranks, nor in which order."""
+    """Loss, gradient and stats do not know how the batch was cut into micro-batches or ranks. A call is never cut."""
     torch.manual_seed(1)
     leaves = torch.randn(60, requires_grad=True), torch.randn(20, requires_grad=True)
-    whole, stats = part(algorithm, leaves, torch.arange(60), torch.arange(20))
-    cuts = zip(torch.randperm(60).split([1, 20, 0, 39]), torch.randperm(20).split([9, 0, 10, 1]), strict=True)
-    parts = [part(algorithm, leaves, tokens, calls) for tokens, calls in cuts]
-    total = torch.stack([loss for loss, _ in parts]).sum()
-    torch.testing.assert_close(total, whole)
-    for mine, other in zip(gradients(total, leaves), gradients(whole, leaves), strict=True):
+    whole = part(algorithm, leaves, torch.arange(20))
+    parts = [part(algorithm, leaves, calls.sort()[0]) for calls in torch.randperm(20).split([9, 0, 10, 1])]
+    total = torch.stack([one.value for one in parts]).sum()
+    torch.testing.assert_close(total, whole.value)
+    for mine, other in zip(gradients(total, leaves), gradients(whole.value, leaves), strict=True):
         torch.testing.assert_close(mine, other)
-    for name, value in stats.items():
-        torch.testing.assert_close(torch.stack([s[name] for _, s in parts]).sum(), value)
+    for name, value in whole.stats.items():
+        torch.testing.assert_close(torch.stack([one.stats[name] for one in parts]).sum(), value)
         assert value.ndim == 0
         assert not value.requires_grad
 
 
-def gradients(loss: Tensor, leaves: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def gradients(loss: Tensor, leaves: Leaves) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True, retain_graph=True)
 
 
 def test_an_empty_minibatch_is_zero_not_nan(algorithm: Algorithm) -> None:
     nothing = torch.empty(0, requires_grad=True)
-    loss, stats = algorithm.loss(nothing, torch.empty(0), torch.empty(0), nothing, torch.empty(0), tokens=0, calls=0)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert loss.item() == 0
-    assert all(value.item() == 0 for value in stats.values())
+    values = torch.empty(0, requires_grad=True)
+    loss = algorithm.loss(scored(nothing, torch.empty(0), torch.empty(0), values=values, tokens=0, calls=0, targets=0))
+    loss.value.backward()  # type: ignore[no-untyped-call]
+    assert loss.value.item() == 0
+    assert all(value.item() == 0 for value in loss.stats.values())
 
 
-def test_no_critic_reads_no_values(algorithm: Algorithm) -> None:
-    if not algorithm.critic:
-        flags = torch.tensor([False, True])
-        rewards, call_episode = torch.tensor([0.1, 0.9], dtype=torch.float64), torch.tensor([0, 0, 1])
-        turns, group, followed = torch.full((2, 3), torch.nan), torch.tensor([5, 5]), torch.ones(3, dtype=torch.bool)
-        credit = algorithm.advantages(rewards, turns, group, flags, flags, call_episode, followed, torch.empty(0))
-        assert credit.advantages.shape == (3,)
-        assert credit.advantages.dtype == torch.float64
-        assert credit.advantages[0] == credit.advantages[1]
-        assert credit.returns.isnan().all()
+def test_advantages_are_finite_one_a_call_and_nothing_where_the_reward_is_missing(algorithm: Algorithm) -> None:
+    """Of groups with spread, without, of one episode, and with a missing reward."""
+    rewards = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.7, torch.nan, 0.4], dtype=torch.float64)
+    episode = torch.tensor([0, 0, 1, 2, 2, 3, 4, 5, 5, 6])
+    values = torch.zeros(10) if algorithm.critic else torch.empty(0)
+    told = played(rewards, torch.tensor([3, 3, 1, 1, 2, 0, 0]), episode, values=values)
+    credit = algorithm.advantages(told)
+    assert credit.advantages.shape == (10,)
+    assert credit.advantages.dtype == torch.float64
+    assert credit.advantages.isfinite().all()
+    assert credit.advantages.abs().max() < 100
+    assert all(isinstance(value, float) for value in credit.stats.values())
+    assert (credit.returns is None) == (not algorithm.critic)
+    if not algorithm.demonstrations:
+        assert (credit.advantages[[7, 8]] == 0).all()
+
+
+def test_the_order_of_groups_does_not_matter(algorithm: Algorithm) -> None:
+    torch.manual_seed(2)
+    rewards, group = torch.rand(6).double(), torch.tensor([0, 0, 0, 1, 1, 1])
+    values = torch.rand(6) if algorithm.critic else torch.empty(0)
+    there = algorithm.advantages(played(rewards, group, torch.arange(6), values=values)).advantages
+    turned = torch.tensor([3, 4, 5, 0, 1, 2])
+    here = played(rewards[turned], group[turned], torch.arange(6), values=values[turned] if len(values) else values)
+    torch.testing.assert_close(algorithm.advantages(here).advantages, there[turned])
 
 
 class Quiz:
@@ -96,22 +134,23 @@ class Quiz:
         question = torch.arange(16).repeat_interleave(8)
         moves = torch.distributions.Categorical(logits=self.logits.detach()[question]).sample((3,)).T  # [128, 3]
         answered = moves < 4
-        played = torch.cat([torch.ones(128, 1, dtype=torch.bool), (~answered).cumprod(1)[:, :-1].bool()], dim=1)
+        there = torch.cat([torch.ones(128, 1, dtype=torch.bool), (~answered).cumprod(1)[:, :-1].bool()], dim=1)
         terminated = answered.any(1)
-        success = ((moves == question[:, None] % 4) & played).any(1)
+        success = ((moves == question[:, None] % 4) & there).any(1)
         rewards = torch.where(success, 1.0, torch.where(terminated, 0.3, 0.6)).double()
         rewards = rewards[torch.randperm(128)] if shuffled else rewards
-        call_episode, move = played.nonzero()[:, 0], moves[played]
+        call_episode, move = there.nonzero()[:, 0], moves[there]
         state = question[call_episode]
         old, guess = self.logits.log_softmax(-1)[state, move].detach(), self.values.detach()[state]
-        turns, followed = torch.full((2, len(call_episode)), torch.nan), torch.ones(len(call_episode), dtype=torch.bool)
-        credit = algorithm.advantages(rewards, turns, question, success, terminated, call_episode, followed, guess)
+        ends = {"success": success, "terminated": terminated, "values": guess if algorithm.critic else torch.empty(0)}
+        told = played(rewards, question, call_episode, observation=state, **ends)
+        credit = algorithm.advantages(told)
+        returns = torch.full((len(move),), torch.nan) if credit.returns is None else credit.returns
         for _ in range(2):
             logprobs, values = self.logits.log_softmax(-1)[state, move], self.values[state]
-            count = len(move)
-            loss, _ = algorithm.loss(logprobs, old, credit.advantages, values, credit.returns, count, count)
+            shown = scored(logprobs, old, credit.advantages, values=values, returns=returns, played=told)
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            algorithm.loss(shown).value.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 
     def success(self) -> float:
@@ -119,33 +158,28 @@ class Quiz:
         return self.logits.softmax(-1)[torch.arange(16), torch.arange(16) % 4].mean().item()
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_learns_a_trivial_task_and_nothing_from_shuffled_rewards(name: str, seed: int) -> None:
+def test_learns_a_trivial_task_and_nothing_from_shuffled_rewards(algorithm: Algorithm, seed: int) -> None:
+    if algorithm.demonstrations:
+        return
     learner, control = Quiz(seed), Quiz(seed)
     for _ in range(60):
-        learner.step(load(name, **OPTIONS[name]), shuffled=False)
-        control.step(load(name, **OPTIONS[name]), shuffled=True)
+        learner.step(algorithm, shuffled=False)
+        control.step(algorithm, shuffled=True)
     assert learner.success() > 0.95
     assert control.success() < 0.6
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"),
+    ("name", "options", "says"),
     [
-        ("a2c", {}, ("algorithm.name=a2c", "grpo", "ppo", "sft")),
-        ("sft", {"gamma": 0.9}, ("algorithm.gamma=0.9", "sft", "null")),
-        ("grpo", {**OPTIONS["grpo"], "clip_low": None}, ("algorithm.clip_low=null", "grpo")),
-        ("ppo", {key: value for key, value in OPTIONS["ppo"].items() if key != "gamma"}, ("algorithm.gamma",)),
+        ("grpo", {"clip_low": 2.0}, "clip_low=2.0: must be from 0 to 1"),
+        ("grpo", {"turn_credit": -1.0}, "turn_credit=-1.0: must be at least 0"),
+        ("ppo", {"gamma": 1.5}, "gamma=1.5: must be from 0 to 1"),
     ],
 )
-def test_options_are_read_or_refused(name: str, options: dict[str, Any], words: tuple[str, ...]) -> None:
-    with pytest.raises(UserError) as caught:
-        load(name, **options)
-    assert all(word in str(caught.value) for word in words)
-
-
-def test_null_is_fine_for_what_is_not_read() -> None:
-    unread = dict.fromkeys(["gamma", "gae_lambda", "value_coef", "value_lr"])
-    assert load("grpo", **OPTIONS["grpo"], **unread) == load("grpo", **OPTIONS["grpo"])
-    assert load("grpo", **{**OPTIONS["grpo"], "dual_clip": None}, **unread) != load("grpo", **OPTIONS["grpo"])
+def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], says: str) -> None:
+    path = folders.find("algorithm", name)
+    assert path is not None
+    with pytest.raises(UserError, match=says):
+        build({**settings(path), **options})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pilotrl.training.algorithms import grpo
 from pilotrl.training.algorithms.grpo import Grpo
+from tests.training.algorithms.records import played
 
 NAN = math.nan
 
@@ -158,24 +159,21 @@ def test_turns_that_earned_the_same_teach_nothing() -> None:
 def test_plans_and_actions_are_compared_with_their_own_kind() -> None:
     """An episode of a good plan and a bad action beside one of the reverse: each call gets the credit of its own kind."""
     algorithm = Grpo(clip_low=0.2, clip_high=0.2, dual_clip=3.0, scale_rewards=False, turn_credit=1.0)
-    episode, group, flags = torch.tensor([0, 0, 1, 1]), torch.zeros(2).long(), torch.zeros(2).bool()
+    episode, group = torch.tensor([0, 0, 1, 1]), torch.zeros(2).long()
     process_reward = torch.stack(
         [numbers(1.0, NAN, 0.5, NAN), numbers(NAN, 0.0, NAN, 0.1)]
     )  # actions are graded lower throughout
-    credit = algorithm.advantages(
-        numbers(0.5, 0.5), process_reward, group, flags, flags, episode, flags[episode] | True, torch.empty(0)
-    )
+    credit = algorithm.advantages(played(numbers(0.5, 0.5), group, episode, process_rewards=process_reward))
     assert torch.allclose(credit.advantages, numbers(0.25, -0.05, -0.25, 0.05))
 
 
 def test_a_candidate_that_was_not_followed_owes_nothing_to_the_episode() -> None:
     algorithm = Grpo(clip_low=0.2, clip_high=0.2, dual_clip=3.0, scale_rewards=False, turn_credit=1.0)
-    episode, group, flags = torch.tensor([0, 0, 1]), torch.zeros(2).long(), torch.zeros(2).bool()
+    episode, group = torch.tensor([0, 0, 1]), torch.zeros(2).long()
     followed = torch.tensor([True, False, True])
     for rewards in (numbers(0.0, 1.0), numbers(1.0, 0.0)):
         process_reward = torch.stack([numbers(0.5, 0.0, 0.25), numbers(NAN, NAN, NAN)])
-        credit = algorithm.advantages(
-            rewards, process_reward, group, flags, flags, episode, followed, torch.empty(0)
-        ).advantages
+        told = played(rewards, group, episode, followed=followed, process_rewards=process_reward)
+        credit = algorithm.advantages(told).advantages
         assert torch.allclose(credit[1], numbers(-0.25))  # less the group's mean, in which each episode weighs the same
         assert torch.allclose(credit[[0, 2]], rewards - 0.5 + numbers(0.25, 0.0))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pilotrl.training.algorithms import Credit, grpo
 from pilotrl.training.algorithms.ppo import Ppo, gae, value_loss
+from tests.training.algorithms.records import played, scored
 
 NAN = math.nan
 PPO = Ppo(clip_low=0.2, clip_high=0.2, dual_clip=3.0, gamma=0.9, gae_lambda=0.5, value_coef=0.5, value_lr=1e-3)
@@ -23,10 +24,8 @@ def numbers(*values: float) -> Tensor:
 
 
 def credit(rewards: Tensor, terminated: list[bool], call_episode: list[int], values: Tensor) -> Credit:
-    nobody = torch.zeros(len(rewards), dtype=torch.bool)
-    group = torch.zeros(len(rewards), dtype=torch.long)
-    ends, calls, followed = torch.tensor(terminated), torch.tensor(call_episode).long(), torch.ones(len(values)).bool()
-    return PPO.advantages(rewards, rewards, group, nobody, ends, calls, followed, values)
+    group, calls = torch.zeros(len(rewards), dtype=torch.long), torch.tensor(call_episode).long()
+    return PPO.advantages(played(rewards, group, calls, terminated=torch.tensor(terminated), values=values))
 
 
 def test_gae_by_hand() -> None:
@@ -100,14 +99,15 @@ def test_a_missing_reward_teaches_neither_policy_nor_value(terminated: bool) -> 
 @pytest.mark.parametrize("call_episode", [[], [0], [1], [2], [0, 2]])
 def test_episodes_without_calls_are_legal(call_episode: list[int]) -> None:
     result = credit(numbers(0.1, 0.2, 0.3), [True] * 3, call_episode, torch.zeros(len(call_episode)))
+    assert result.returns is not None
     assert result.returns.tolist() == [(0.1, 0.2, 0.3)[episode] for episode in call_episode]
 
 
 def test_loss_is_policy_and_value_part_each_over_its_own_count() -> None:
     new, old, advantages = torch.tensor([-1.0, -0.5]), torch.tensor([-1.1, -0.9]), torch.tensor([1.0, -2.0])
     values, returns = torch.tensor([0.1, 0.5, 0.3]), torch.tensor([0.4, NAN, 0.3])
-    loss, stats = PPO.loss(new, old, advantages, values, returns, tokens=10, calls=4)
+    loss = PPO.loss(scored(new, old, advantages, values=values, returns=returns, tokens=10, targets=4))
     policy, policy_stats = grpo.loss(new, old, advantages, 10, 0.2, 0.2, 3.0)
-    assert loss.item() == pytest.approx(policy.item() + 0.5 * 0.09 / 4)
-    assert stats["value_loss"].item() == pytest.approx(0.09 / 4)
-    assert stats["kl"] == policy_stats["kl"]
+    assert loss.value.item() == pytest.approx(policy.item() + 0.5 * 0.09 / 4)
+    assert loss.stats["value_loss"].item() == pytest.approx(0.09 / 4)
+    assert loss.stats["kl"] == policy_stats["kl"]

@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pilotrl.training.algorithms import sft
 from pilotrl.training.algorithms.sft import Sft
+from tests.training.algorithms.records import played
 
 
 def test_loss_equals_that_of_transformers() -> None:
@@ -25,8 +26,7 @@ def test_loss_equals_that_of_transformers() -> None:
 
 def test_every_call_counts_whatever_its_reward() -> None:
     rewards = torch.tensor([float("nan"), 0.0], dtype=torch.float64)
-    flags, call_episode = torch.zeros(2, dtype=torch.bool), torch.tensor([0, 1, 1])
-    credit = Sft().advantages(rewards, rewards, flags, flags, flags, call_episode, flags, torch.empty(0))
+    credit = Sft().advantages(played(rewards, torch.zeros(2, dtype=torch.long), torch.tensor([0, 1, 1])))
     assert credit.advantages.tolist() == [1.0, 1.0, 1.0]
 
 

@@ -1,0 +1,117 @@
+"""Nodes of the configuration that stand for an object: `_target_` names a class, the other keys are that class's keywords.
+
+The class may be anybody's: it is imported, and held against the methods that are asked of it, before anything is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import typing
+from collections.abc import Mapping
+from dataclasses import is_dataclass, make_dataclass
+from importlib import import_module
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pilotrl.cli.nearest import nearest, show
+from pilotrl.cli.renamed import CLASSES
+from pilotrl.types import UserError
+
+OPEN = ("env", "teacher", "judge", "algorithm", "engine")
+"""Nodes that always are such; `model.endpoint`, `model.prompts` and those under `reward.terms` may be."""
+METHODS = {
+    "env": ("reset", "step"),
+    "teacher": ("plan",),
+    "judge": ("grade", "grade_plans"),
+    "algorithm": ("advantages", "loss"),
+    "engine": ("submit", "step", "release"),
+    "model.prompts": ("texts",),
+    "reward.terms": ("__call__",),
+}
+"""What the class of a node has to have."""
+CALLED = {"reward.terms": "reward term", "model.prompts": "set of prompts", "env": "environment"}
+GIVEN = {"judge": ("resolve",), "engine": ("model", "end")}
+"""Keywords that whoever builds the object adds."""
+NAMED = ("algorithm", "engine")
+"""Nodes with a key `name`, what summaries call them, which the class does not get."""
+
+
+def check_target(node: str, settings: DictConfig) -> None:
+    """The keys of an open node are keywords of its class, and their values have the types that it declares.
+
+    Raises UserError for a class that cannot be imported or lacks a method, for a key that it does not know, for a value of
+    another type, and for a keyword without a value.
+    """
+    if not OmegaConf.is_dict(settings) or "_target_" not in settings:
+        raise UserError(f"{node}={show(settings)}: must be a class and its keywords, as in _target_: my_module.MyClass")
+    target = str(settings.get("_target_"))
+    cls = locate(f"{node}._target_", target)
+    kind = node if node in METHODS else node.rpartition(".")[0]
+    for method in METHODS.get(kind, ()):
+        if not any(method in vars(base) for base in cls.__mro__):
+            what = CALLED.get(kind, kind)
+            raise UserError(f"{node}._target_={target}: has no method {method}, which every {what} needs")
+    hints = keywords(cls)
+    schema = OmegaConf.structured(make_dataclass(cls.__name__, hints.items()))
+    own = [key for key in map(str, settings) if key != "_target_" and not (key == "name" and node in NAMED)]
+    for key in own:
+        check_value(node, key, settings[key], target, hints, schema)
+    given = (*own, *GIVEN.get(node.split(".")[0], ()))
+    for key, parameter in inspect.signature(cls).parameters.items() if hints else ():
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if named and parameter.default is parameter.empty and key not in given:
+            raise UserError(f"{node}.{key}: has no value, and {target} needs one; set it in the file of {node}")
+
+
+def check_value(node: str, key: str, value: Any, target: str, hints: Mapping[str, Any], schema: Any) -> None:
+    """One key of an open node."""
+    if key not in hints:
+        raise UserError(
+            f"{node}.{key}={show(value)}: {target} has no such key"
+            + (f"; the nearest is {node}.{nearest(key, hints)}" if hints else ", and knows none")
+        )
+    for name in value if OmegaConf.is_dict(value) else ():
+        if OmegaConf.is_dict(value[name]) and "_target_" in value[name]:
+            check_target(f"{node}.{key}.{name}", value[name])
+    if value is None and type(None) not in (typing.get_args(hints[key]) or (hints[key],)) and hints[key] is not Any:
+        raise UserError(f"{node}.{key}=null: {target} needs a value; set one")
+    try:
+        schema[key] = value
+    except OmegaConfBaseException as error:
+        raise UserError(f"{node}.{key}={show(value)}: {str(error).splitlines()[0]}") from error
+
+
+def locate(key: str, target: str) -> type:
+    """The class of a dotted path. Raises UserError, which names `key`, where there is none."""
+    module, _, name = target.rpartition(".")
+    old = next((old for old in CLASSES if target.startswith(old)), None)
+    if old is not None:
+        raise UserError(f"{key}={target}: is called {CLASSES[old] + target.removeprefix(old)} now")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{key}={target}: cannot be imported ({error}); give the dotted path of a class, and -cd the folder it lies in"
+        ) from error
+    if not inspect.isclass(cls):
+        raise UserError(f"{key}={target}: is not a class; give the dotted path of a class")
+    return cls
+
+
+def keywords(cls: type) -> dict[str, Any]:
+    """Keywords of a constructor and their types; Any for what a configuration cannot express, which its caller adds."""
+    hints: dict[str, Any] = {}
+    with contextlib.suppress(NameError):  # annotations of others may name what only a type checker imports
+        # Of a dataclass each field is read where it was written, which may be another module.
+        hints = typing.get_type_hints(cls if is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
+    if cls.__init__ is object.__init__:  # type: ignore[misc]
+        return {}
+    return {name: expressible(hints.get(name, Any)) for name in inspect.signature(cls).parameters}
+
+
+def expressible(hint: Any) -> Any:
+    plain = (bool, int, float, str, type(None))
+    return hint if all(part in plain for part in (typing.get_args(hint) or (hint,))) else Any

@@ -1,0 +1,72 @@
+"""What keys, classes and metrics were called before: refused with the new name, and translated in old run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pilotrl.config import folders
+
+KEYS = {
+    "stage.plays": "stage.actor",
+    "stage.world": "stage.observation_weight",
+    "algorithm.scale": "algorithm.scale_rewards",
+}
+"""Of the configuration."""
+CLASSES = {"pilotrl.judge.": "pilotrl.rewards.judge."}
+"""How dotted paths of `_target_` begin."""
+METRICS = {
+    "train/dead_groups": "train/frac_reward_zero_std",
+    "train/dead_failed": "train/frac_groups_unsolved",
+    "train/dead_missing": "train/frac_groups_unscored",
+    "train/clip_share": "train/clip_ratio",
+}
+"""Of metrics.jsonl and MLflow."""
+OPENED = ("algorithm", "engine")
+"""Nodes that had no `_target_`: their names tell it."""
+
+
+def is_old(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration, as a plain dictionary, was written before the renaming."""
+    return translated(config) != config
+
+
+def translated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration, as a plain dictionary, with the names of today; one of today comes back equal."""
+    held = {node: dict(values) if isinstance(values, Mapping) else values for node, values in config.items()}
+    for old, new in KEYS.items():
+        (node, before), after = old.split("."), new.split(".")[1]
+        if before in (held.get(node) or {}):
+            held[node][after] = held[node].pop(before)
+    for node in OPENED:
+        if node in held and "_target_" not in held[node]:
+            held[node] = _opened(node, held[node])
+    if "terms" not in held.get("reward", {"terms": {}}):
+        held["reward"] |= {"terms": {}, "weights": {**held["reward"]["weights"], "score": 1.0}}  # no old run counted it
+    return {key: _with_classes(value) for key, value in held.items()}
+
+
+def _opened(node: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An algorithm's or engine's options, without those that it did not read, under the class of its name."""
+    path = folders.find(node, str(values.get("name")))
+    own = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
+    assert isinstance(own, dict)
+    known = {key: value for key, value in values.items() if key in own}
+    return {str(key): value for key, value in {**own, **known}.items()}
+
+
+def _with_classes(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_classes(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_with_classes(held) for held in value]
+    if isinstance(value, str):
+        return next((new + value.removeprefix(old) for old, new in CLASSES.items() if value.startswith(old)), value)
+    return value
+
+
+def new_name(key: str) -> str | None:
+    """What a key, or a key below it, is called now."""
+    return KEYS.get(key)

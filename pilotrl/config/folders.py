@@ -1,0 +1,30 @@
+"""Where options of a group are looked for: `conf/`, and the folders that a command line names with `--config-dir`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pilotrl import CONF
+
+FOLDERS: list[Path] = [CONF]
+"""First those of the user, then ours."""
+
+
+def add(folder: Path) -> None:
+    """A folder of the user's own: its options can be chosen, and the Python files beside them be imported."""
+    path = folder.absolute()
+    if path not in FOLDERS:
+        FOLDERS.insert(0, path)
+    if str(path) not in sys.path:
+        sys.path.insert(0, str(path))
+
+
+def find(group: str, name: str) -> Path | None:
+    """The file of `group=name`, where there is one."""
+    return next((path for folder in FOLDERS if (path := folder / group / f"{name}.yaml").is_file()), None)
+
+
+def options(group: str) -> list[str]:
+    """Names that a group knows, in order."""
+    return sorted({path.stem for folder in FOLDERS for path in (folder / group).glob("*.yaml")})
