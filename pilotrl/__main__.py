@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             parse(words)
             return execute(ParsedCommand([], RunFolder(os.environ[RUN])))
         return execute(prepare(words))
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("pilotrl: interrupted; resume=RUN_FOLDER goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -210,3 +210,28 @@ def test_the_length_of_an_episode_is_that_of_what_entered_it() -> None:
         played = episode([turn(2)], calls=calls)
         score(played, ["outcome"], EVEN, 1.0, 1.0, {"planner": 10})
         assert played.reward == 1.0 - penalty
+
+
+def test_the_score_of_the_environment_is_a_term() -> None:
+    """WebShop's partial score can be trained on: stage.terms=[format,score]."""
+    played = episode([turn(2)], "failed")
+    played.score = 0.75
+    assert scored(played, "format", "score", weights={"format": 1.0, "score": 3.0}).reward == (1 + 3 * 0.75) / 4
+    played.outcome = "broken"
+    assert scored(played, "score", weights={"score": 1.0}).terms["score"] is None
+
+
+def test_a_term_of_ones_own_counts_beside_ours_and_none_does_not_apply() -> None:
+    def mine(value: float | None) -> Episode:
+        played = episode([turn(2)])
+        score(played, ("format", "mine"), {"format": 1.0, "mine": 1.0}, 0.0, 1.0, {}, {"mine": lambda episode: value})
+        return played
+
+    assert (mine(0.5).reward, mine(0.5).terms["mine"]) == (0.75, 0.5)
+    assert mine(None).reward == 1.0
+
+
+@pytest.mark.parametrize("value", [1.01, -0.1, float("nan"), float("inf")])
+def test_a_term_outside_of_its_range_stops_the_run_in_a_line(value: float) -> None:
+    with pytest.raises(UserError, match=r"reward\.terms\.mine: gave .* must be from 0 to 1, or None"):
+        score(episode([turn()]), ("mine",), {"mine": 1.0}, 0.0, 1.0, {}, {"mine": lambda episode: value})

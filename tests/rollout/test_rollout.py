@@ -132,6 +132,7 @@ def test_an_episode_goes_as_algorithm_1_says(agent_spec: AgentSpec) -> None:
         f"You pressed {color}. {i} of 3 done." for i, color in enumerate(colors, 1)
     ]
     assert [turn.score for turn in episode.turns] == [1 / 3, 2 / 3, 1.0]
+    assert [turn.reward for turn in episode.turns] == [1 / 3] * 3
     assert (episode.outcome, episode.score, episode.par) == ("solved", 1.0, 3)
     assert episode.tokens == sum(len(call.ids) for call in episode.calls)
     assert all(turn.well_formed and turn.valid for turn in episode.turns)

@@ -11,7 +11,17 @@ from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
 def episode() -> Episode:
     """An episode no field of which has its default value."""
-    turn = Turn(("push \u2028 red", ""), "Action: press[red]", "press[red]", "“Näh”\n", True, False, 1 / 3, adherence=1)
+    turn = Turn(
+        ("push \u2028 red", ""),
+        "Action: press[red]",
+        "press[red]",
+        "“Näh”\n",
+        True,
+        False,
+        1 / 3,
+        adherence=1,
+        reward=0.25,
+    )
     return Episode(
         task=Task("toy", "red-blue", "train", 3),
         group=2,
@@ -57,3 +67,10 @@ def test_a_record_has_the_token_counts_and_advantage_of_each_call() -> None:
     )
     (call,) = to_record(played, "train", 5)["calls"]
     assert call == {"role": "planner", "turn": 2, "prompt": 2, "sampled": 3, "stop": "length", "advantage": -0.5}
+
+
+def test_a_turn_of_before_its_reward_was_kept_is_read() -> None:
+    record = to_record(episode(), "train", 5)
+    assert record["turns"][0].pop("reward") == 0.25
+    del record["turns"][1]["reward"]
+    assert [turn.reward for turn in from_record(record).turns] == [0.0, 0.0]
