@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import CONF, PACKAGE
-from pilotrl.cli import stage_chain
+from pilotrl.cli import stage_chain, sweep_progress
 from pilotrl.cli.compose import DRY, composed_jobs, parse, stored_config, typed
 from pilotrl.cli.exit_codes import refused
 from pilotrl.cli.preflight import ParsedCommand, as_it_was, prepare
@@ -91,23 +91,27 @@ def job(config: DictConfig) -> str | None:
     """One run, alone or in a sweep, in a folder that Hydra has made. Returns a line about what went wrong: Hydra would call
     it an error and stop, and a sweep's other jobs have nothing to do with it."""
     context = HydraConfig.get()
-    swept = context.mode == RunMode.MULTIRUN
+    swept, folder = context.mode == RunMode.MULTIRUN, Path(context.runtime.output_dir)
+    number = context.job.num if swept else 0
     for source in context.runtime.config_sources:
         if source.provider == "command-line":  # -cd; a job of a cluster has not parsed it
             folders.add(Path(source.path))
+    sweep_progress.announce(number)
     try:
-        play(typed(config), Path(context.runtime.output_dir))
+        play(typed(config), folder)
+        sweep_progress.conclude(number, folder, None)
         return None
     except (UserError, Stopped) as error:
         reason = str(error)
     except Exception as error:
         if not swept:
             raise
-        log.exception("%s", context.runtime.output_dir)
+        log.exception("%s", folder)
         if os.environ.get("SLURM_PROCID", "0") != "0":
             sys.exit(1)  # so that SLURM ends the other ranks: they would wait for this one
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    reasons[context.job.num if swept else 0] = reason
+    reasons[number] = reason
+    sweep_progress.conclude(number, folder, reason)
     return reason
 
 

@@ -1,13 +1,15 @@
-"""One training row in colour: `python -m pilotrl.xray RUN_FOLDER --episode N [--step S] [--tokens]`.
+"""One training row in colour: `python -m pilotrl.xray RUN_FOLDER [--episode N] [--step S] [--tokens]`.
 
 Who said what, what of it is trained and with which advantage, and its log-probability when it was sampled against that which
-the trainer computed from the same weights before it learned. Of the steps that the run has kept in calls/.
+the trainer computed from the same weights before it learned. Of the steps that the run has kept in calls/: the first one, and
+every `checkpoint.calls_every` steps. Without --episode: a list of the step's episodes.
 """
 
 from __future__ import annotations
 
 import argparse
 import pickle
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pilotrl.cli.compose import read_elsewhere
+from pilotrl.cli.compose import key_of, read_elsewhere
 from pilotrl.cli.exit_codes import ended
 from pilotrl.models.policy import load_tokenizer
 from pilotrl.runs.setup import model_path
@@ -121,7 +124,7 @@ def kept(folder: RunFolder, step: int | None) -> Batch:
     known = {int(path.stem.partition("-")[2]): path for path in sorted(folder.calls.glob("step-*.pt"))}
     if not known:
         stages = ", ".join(str(path.parent) for path in sorted(folder.path.glob("*-*/calls")))
-        remedy = f"of its stages {stages} do" if stages else "start a run with checkpoint.calls_every=10, say"
+        remedy = f"of its stages {stages} do" if stages else how_to_keep(folder)
         raise UserError(f"{folder}: holds no calls/ of a step; {remedy}")
     if step is not None and step not in known:
         raise UserError(f"--step {step}: was not kept; there are {', '.join(map(str, known))}")
@@ -133,6 +136,29 @@ def kept(folder: RunFolder, step: int | None) -> Batch:
     return batch
 
 
+def how_to_keep(folder: RunFolder) -> str:
+    """What to type so that there is a step to look at: go on with a run that has none yet, or this run once more."""
+    key = "checkpoint.calls_every"
+    if not folder.finished and not folder.metrics.is_file() and read_elsewhere(folder).checkpoint.calls_every:
+        return f"its first step is not over; python -m pilotrl resume={shlex.quote(str(folder))} goes on"
+    typed = folder.config.parent / "overrides.yaml"
+    lines = [str(line) for line in OmegaConf.load(typed)] if typed.is_file() else []
+    words = [*given_flags(folder), *(line for line in lines if key_of(line) != key), f"{key}=1"]
+    return f"the same run with its calls kept: python -m pilotrl {shlex.join(words)}"
+
+
+def given_flags(folder: RunFolder) -> list[str]:
+    """`--config-dir` and `--config-name` of the command that began a run, where it had them."""
+    found = OmegaConf.load(folder.hydra).hydra if folder.hydra.is_file() else OmegaConf.create()
+    sources = OmegaConf.select(found, "runtime.config_sources", default=[])
+    places = [source.path for source in sources if source.provider == "command-line"]
+    name = OmegaConf.select(found, "job.config_name", default="config")
+    return [
+        *(word for place in places for word in ("--config-dir", place)),
+        *(["--config-name", name] if name != "config" else []),
+    ]
+
+
 def tokenizer_of(folder: RunFolder) -> Any:
     """The run's own where it has left a policy, else that of what it started from. Raises UserError where both are gone."""
     path = str(folder.policy) if folder.policy.is_dir() else model_path(read_elsewhere(folder), folder.path)
@@ -142,11 +168,26 @@ def tokenizer_of(folder: RunFolder) -> Any:
         raise UserError(f"{folder}: started from {path}, which has no tokenizer any more; put it back") from error
 
 
-def show(folder: RunFolder, episode: int, step: int | None, each: bool, console: Console) -> None:
-    """Print the rows of an episode. Raises UserError for what is not there."""
+def by_episode(batch: Batch) -> Table:
+    """A line for each episode of a step."""
+    table = _table("episode", "group", "task", "outcome", "reward", "turns", "trained tokens")
+    owners = [batch.row_episode[row] for row in batch.token_row.tolist()]
+    for number, one in enumerate(batch.episodes):
+        reward = "-" if one.reward is None else f"{one.reward:.3f}"
+        cells = [str(number), str(one.group), f"{one.task.env} {one.task.id}", one.outcome, reward, str(len(one.turns))]
+        table.add_row(*(Text(cell) for cell in [*cells, str(owners.count(number))]))
+    return table
+
+
+def show(folder: RunFolder, episode: int | None, step: int | None, each: bool, console: Console) -> None:
+    """Print the rows of an episode, or the list of episodes to choose from. Raises UserError for what is not there."""
     if not folder.begun:
         raise UserError(f"{folder}: is not a run folder; give one that holds .hydra/config.yaml")
     batch = kept(folder, step)
+    if episode is None:
+        console.print(f"step {batch.step + 1}: {len(batch.episodes)} episodes; --episode N shows one", style="bold")
+        console.print(by_episode(batch))
+        return
     if not 0 <= episode < len(batch.episodes):
         raise UserError(f"--episode {episode}: step {batch.step + 1} has episodes 0 to {len(batch.episodes) - 1}")
     tokenizer, one = tokenizer_of(folder), batch.episodes[episode]
@@ -171,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
     parser = argparse.ArgumentParser(prog="python -m pilotrl.xray", description=__doc__)
     parser.add_argument("folder", metavar="RUN_FOLDER", type=Path)
-    parser.add_argument("--episode", type=int, required=True, help="of the step, from 0, in order of play")
+    parser.add_argument("--episode", type=int, help="of the step, from 0, in order of play; a list if not given")
     parser.add_argument("--step", type=int, help="one of those in calls/; the last one if not given")
     parser.add_argument("--tokens", action="store_true", help="a line for each token, not for each call")
     given = parser.parse_args(argv)

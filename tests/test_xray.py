@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from pilotrl import xray
+from pilotrl.cli.compose import composed_job, parse
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.training.batch import Batch
 from pilotrl.types import UserError
@@ -47,7 +49,7 @@ def folder(batch: Batch, warm: Path, tmp_path: Path) -> RunFolder:
     return made
 
 
-def shown(folder: RunFolder, episode: int = 0, **changes: Any) -> str:
+def shown(folder: RunFolder, episode: int | None = 0, **changes: Any) -> str:
     out = io.StringIO()
     settings = {"step": None, "each": False} | changes
     xray.show(folder, episode, console=Console(file=out, width=200, highlight=False), **settings)
@@ -101,6 +103,50 @@ def test_a_step_without_recomputed_ones_says_so(folder: RunFolder) -> None:
     assert "only the sampled ones are known" in shown(folder)
 
 
+def finish(run: RunFolder) -> None:
+    run.summary.write_text("{}")
+
+
+def test_what_to_type_where_nothing_was_kept_is_this_run_again(folder: RunFolder, tmp_path: Path) -> None:
+    """Composed from the line that is named, it is the run that was, but for the calls that it keeps."""
+    (folder.calls / "step-000001.pt").unlink()
+    mine = tmp_path / "my conf"
+    (mine / "agent").mkdir(parents=True)
+    (mine / "agent" / "mine.yaml").write_text("defaults: [react]\nwindow: 3\n")
+    words = ["env=toy", "agent=mine", "checkpoint.calls_every=0", "seed=3", "reward.weights={format: 2.0}"]
+    job = composed_job(parse(["-cd", str(mine)]), words)
+    OmegaConf.save(job.config, folder.config)
+    OmegaConf.save(words, folder.config.parent / "overrides.yaml")
+    sources = [{"provider": "command-line", "path": str(mine)}, {"provider": "main", "path": "elsewhere"}]
+    hydra = {"runtime": {"config_sources": sources, "cwd": str(tmp_path)}, "job": {"config_name": "config"}}
+    OmegaConf.save({"hydra": hydra}, folder.hydra)
+    finish(folder)
+    with pytest.raises(UserError) as error:
+        shown(folder)
+    arguments = parse(shlex.split(str(error.value).partition("python -m pilotrl ")[2]))
+    again = composed_job(arguments, arguments.overrides).config
+    assert (again.checkpoint.calls_every, again.agent.window, again.seed) == (1, 3, 3)
+    again.checkpoint.calls_every = 0
+    assert OmegaConf.to_container(again) == OmegaConf.to_container(job.config)  # type: ignore[arg-type]
+
+
+def test_a_run_whose_first_step_is_not_over_is_gone_on_with(folder: RunFolder) -> None:
+    (folder.calls / "step-000001.pt").unlink()
+    OmegaConf.save(composed_job(parse([]), ["env=toy"]).config, folder.config)
+    with pytest.raises(UserError, match=r"its first step is not over; python -m pilotrl resume=.*run goes on"):
+        shown(folder)
+
+
+def test_without_an_episode_there_is_a_list_to_choose_from(batch: Batch, folder: RunFolder) -> None:
+    head, _, *lines = shown(folder, None).splitlines()
+    assert head == f"step 1: {len(batch.episodes)} episodes; --episode N shows one"
+    for number, (one, line) in enumerate(zip(batch.episodes, lines, strict=True)):
+        cells = line.split()
+        assert cells[:5] == [str(number), str(one.group), "toy", one.task.id, one.outcome]
+        assert cells[5] == ("-" if one.reward is None else f"{one.reward:.3f}")
+        assert int(cells[7]) == sum(token.call is not None for row in xray.rows(batch, number) for token in row)
+
+
 GONE = {"model": {"path": "/gone/policy", "scratch": None}, "parent": None}
 
 
@@ -109,7 +155,10 @@ GONE = {"model": {"path": "/gone/policy", "scratch": None}, "parent": None}
     [
         (lambda run: {"episode": 99}, "--episode 99: step 1 has episodes 0 to 11"),
         (lambda run: {"step": 7}, "--step 7: was not kept; there are 1"),
-        (lambda run: (run.calls / "step-000001.pt").unlink() or {}, "holds no calls/ of a step; start a run with"),
+        (
+            lambda run: (run.calls / "step-000001.pt").unlink() or finish(run) or {},
+            "holds no calls/ of a step; the same run with its calls kept: python -m pilotrl checkpoint.calls_every=1$",
+        ),
         (
             lambda run: (run / "1-a").mkdir() or (run.calls.rename(run / "1-a" / "calls") and {}),
             "of its stages .*run/1-a do",

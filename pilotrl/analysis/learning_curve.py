@@ -45,12 +45,14 @@ def _series(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, flo
 
 
 def _draw(axes: Axes, title: str, points: Sequence[tuple[int, float]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     steps, values = zip(*points, strict=True)
     axes.plot(steps, values, ".", color=FAINT, markersize=4)
     axes.plot(steps, smooth(values), color=INK, linewidth=1.8)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=8)
-    axes.locator_params(axis="x", integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,5 +11,14 @@ BLOCKS = {"eval": "own plans", "eval_teacher": "teacher's plans"}
 """Blocks of summary.json, and whose plans they are about."""
 RATES = ("success", "score", "adherence", "plan_quality")
 """Measures in [0, 1], shown in percent; the others are counts an episode."""
+MEANINGS = {
+    "success": "episodes that the environment itself calls solved (ground truth)",
+    "score": "the environment's own measure at the end of an episode",
+    "adherence": "how far actions follow the current plan, by the judge",
+    "plan_quality": "how good the policy's plans are, by the judge",
+    "turns": "actions an episode",
+    "tokens": "tokens that the model generates an episode",
+}
+"""What each measure is, in a line."""
 LIVE = {"reward/total": "reward", "env/success": "success", "reward/adherence": "adherence"}
 """Metrics shown beside the bar, and what they are called there."""

@@ -1,8 +1,9 @@
-"""What a run shows in the terminal: two bars while it lasts, a table at its end."""
+"""What a run shows in the terminal: two bars while it lasts, a table with a legend at its end."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,21 +17,29 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from pilotrl.analysis.measures import BLOCKS, LIVE, LOSS, ON_POLICY, RATES
+from pilotrl.analysis.measures import BLOCKS, LIVE, LOSS, MEANINGS, ON_POLICY, RATES
 from pilotrl.store.redact import hide_credentials
 
 PLAIN_EVERY = 10
 """Steps between two lines where there is no terminal."""
+WIDE = 100
+"""Columns of a table in a log file."""
+FEW = 32
+"""Tasks of an evaluation set below which its intervals are too wide to show more than large differences."""
+INTERVAL = "95 %, paired bootstrap over tasks; * where 0 lies outside of it"
+TINY = 1e-9
+"""What a bound of an interval may be off by rounding: 0 is outside an interval only if it is further away than this."""
 
 
 class Display:
     """Progress of one run; where there is no terminal (a log of SLURM or CI), a plain line now and then.
 
     console: where it is written; standard output if not given. A step is named by how many steps lie behind it.
+    brief: of a job of a sweep, whose terminal shows all jobs: fewer lines, and the table goes to the job's own log.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+    def __init__(self, console: Console | None = None, *, brief: bool = False) -> None:
+        self._console, self._brief = console or Console(highlight=False), brief
         self._bars = Progress(
             BarColumn(bar_width=12),
             TextColumn("{task.fields[count]}", justify="right", markup=False),
@@ -59,12 +68,13 @@ class Display:
         self._close()
 
     def panel(self, name: str, done: int, total: int) -> None:
-        """`done` of `total` episodes of a panel have been played."""
+        """`done` of `total` episodes of an evaluation have been played."""
         if self._panel is None or self._panel[1] != name:
             self._panel = time.monotonic(), name
-        self._show_phase(f"panel {name}", done, total)
+        self._show_phase(f"evaluation {name}", done, total)
         if done == total:
-            self._say(f"panel {name}: {total} episodes in {time.monotonic() - self._panel[0]:.0f} s")
+            if not self._brief:
+                self._say(f"evaluation {name}: {total} episodes in {time.monotonic() - self._panel[0]:.0f} s")
             self._bars.update(self._phase, visible=False)
 
     def rollout(self, step: int, steps: int, done: int, total: int) -> None:
@@ -81,7 +91,7 @@ class Display:
         """`step` steps have been learned from; the metrics are those of the last."""
         text = "  ".join([*_live(metrics), *self._left(step, steps)])
         self._show_run(step, steps, text)
-        if step % PLAIN_EVERY == 0 or step in (1, steps):
+        if step % PLAIN_EVERY == 0 or (step in (1, steps) and not self._brief):
             self._say(f"step {step}/{steps}  {text}")
         if step == steps:
             self._bars.update(self._phase, visible=False)
@@ -89,18 +99,11 @@ class Display:
     def finish(self, summary: Mapping[str, Any], folder: Path, uri: str | None) -> None:
         """The bars give way to the table of before and after, and to where everything is."""
         self._close()
-        self._console.print()
-        self._console.print(side_by_side(summary) if "sides" in summary else results(summary))
-        self._console.print()
-        if any((summary.get(key) or {}).get("by_env") for key in BLOCKS):
-            self._console.print(by_env(summary))
-            self._console.print()
-        if "sides" in summary and "by_env" in summary["sides"][0]["eval"]:
-            self._console.print(sides_by_env(summary["sides"]))
-            self._console.print()
-        if uri and uri != "off":
-            self._console.print(f"mlflow ui --backend-store-uri {hide_credentials(uri)}", markup=False, soft_wrap=True)
-        self._console.print(folder, markup=False, soft_wrap=True)
+        if not self._brief:
+            show_end(self._console, summary, folder, uri)
+            return
+        with open(folder / "pilotrl.log", "a", encoding="utf-8") as log:
+            show_end(Console(file=log, width=WIDE, highlight=False), summary, folder, uri)
 
     def _close(self) -> None:
         for handler, stream in self._streams:
@@ -128,9 +131,40 @@ class Display:
             self._console.print(line, markup=False, soft_wrap=True)
 
 
+def show_end(console: Console, summary: Mapping[str, Any], folder: Path, uri: str | None) -> None:
+    """The tables of a run or of an evaluation, what their rows mean, and the commands that go on from here."""
+    tables = [side_by_side(summary) if "sides" in summary else results(summary)]
+    if any((summary.get(key) or {}).get("by_env") for key in BLOCKS):
+        tables.append(by_env(summary))
+    if "sides" in summary and "by_env" in summary["sides"][0]["eval"]:
+        tables.append(sides_by_env(summary["sides"]))
+    for table in tables:
+        console.print()
+        console.print(table)
+    console.print()
+    for name, meaning in legend(summary):
+        console.print(f"  {name:<13} {meaning}", style="dim", markup=False, soft_wrap=True)
+    console.print()
+    for line in commands(folder, uri, report=bool(summary.get("stage"))):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(folder, markup=False, soft_wrap=True)
+
+
+def commands(folder: Path, uri: str | None, *, report: bool = True) -> Iterator[str]:
+    """What to type next about the folder of a run or of a sweep. uri: of MLflow; None or `off` where nothing is tracked."""
+    if report:
+        here = Path.cwd()
+        near = folder.relative_to(here) if folder.is_relative_to(here) and folder != here else folder
+        yield f"python -m pilotrl.report {shlex.quote(str(near))}"
+    if uri and uri != "off":
+        yield f"mlflow ui --backend-store-uri {hide_credentials(uri)}"
+
+
 def results(summary: Mapping[str, Any]) -> Table:
-    """Before, after, and the difference with its interval, for every block of a summary; bold where 0 is not in it."""
-    table = table_of_changes(f"panel {summary['panel']['name']}")
+    """Before, after, and the difference with its interval, for every block of a summary; a star where 0 is not in it."""
+    title = evaluation_set(summary["panel"])
+    table = table_of_changes(title)
+    table.min_width = len(title)  # in one line
     for key, whose in BLOCKS.items():
         if (block := summary.get(key)) is not None:
             table.add_row(Text(whose, style="italic"))
@@ -138,9 +172,32 @@ def results(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def evaluation_set(panel: Mapping[str, Any]) -> str:
+    """`evaluation set: 16 tasks of webshop, split test, 1 sample each`. panel: the node of that name in a summary."""
+    env, _, split = panel["name"].rpartition("-")[0].rpartition("-")
+    tasks, samples = panel["tasks"], panel["samples_per_task"]
+    return f"evaluation set: {tasks} tasks of {env}, split {split}, {samples} sample{'s' * (samples != 1)} each"
+
+
+def legend(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each measure that the tables show, what it means, and what the interval is."""
+    blocks = [summary[key] for key in BLOCKS if summary.get(key)] or [side["eval"] for side in summary.get("sides", ())]
+    for key, meaning in MEANINGS.items():
+        if any(block["after"].get(key) is not None for block in blocks):
+            yield key.replace("_", " "), meaning
+    if any(block.get("greedy") for block in blocks):
+        yield "greedy", "each task once at temperature 0; everything else is sampled"
+    other = "less that of 1" if "sides" in summary else "after minus before"
+    yield "difference", f"{other}, on the same tasks"
+    yield "interval", INTERVAL
+    tasks = summary["tasks"] if "sides" in summary else summary["panel"]["tasks"]
+    if tasks < FEW:
+        yield "note", f"{tasks} tasks are few: intervals are wide; panel.tasks=128 narrows them"
+
+
 def side_by_side(summary: Mapping[str, Any]) -> Table:
-    """A row for each checkpoint and paradigm: its numbers and, below, how they differ from the first's; bold where 0 is not
-    in the interval."""
+    """A row for each checkpoint and paradigm: its numbers and, below, how they differ from the first's; a star where 0 is
+    not in the interval."""
     told = "own plans; below each number its difference to 1, with its 95 % interval"
     title = f"{summary['env']}: {summary['tasks']} tasks, {told}"
     totals = {"generated_tokens": "tokens in all", "env_steps": "env steps"}
@@ -169,9 +226,9 @@ def _compared(block: Mapping[str, Any], key: str) -> Text:
     scale, unit = (100.0, " %") if key in RATES else (1.0, "")
     paired = block["paired"][key]
     low, high = paired["low"], paired["high"]
-    lines = [_cell(block["after"][key], scale, ".1f", unit), _cell(paired["mean"], scale, "+.1f")]
-    lines += [] if low is None or high is None else [f"{scale * low:+.1f} to {scale * high:+.1f}"]
-    sure = low is not None and high is not None and not low <= 0 <= high
+    sure = excludes_zero(low, high)
+    lines = [_cell(block["after"][key], scale, ".1f", unit), _cell(paired["mean"], scale, "+.1f") + " *" * sure]
+    lines += [] if low is None or high is None else [interval(low, high, scale)]
     return Text("\n".join(lines), style="bold" if sure else "")
 
 
@@ -197,7 +254,7 @@ def table_of(title: str, *headings: str) -> Table:
 
 
 def table_of_changes(title: str) -> Table:
-    return table_of(title, "before", "after", "difference", "95 % interval")
+    return table_of(title, "before", "after", "difference", "95 % interval", "")
 
 
 def _add_rows(table: Table, block: Mapping[str, Any], note: str = "") -> None:
@@ -213,10 +270,26 @@ def add_change(
 ) -> None:
     scale, unit = (100.0, " %") if key in RATES else (1.0, "")
     low, high = paired["low"], paired["high"]
-    sure = low is not None and high is not None and not low <= 0 <= high
-    interval = "-" if low is None or high is None else f"{scale * low:+.1f} to {scale * high:+.1f}"
+    sure = excludes_zero(low, high)
     cells = [_cell(before, scale, ".1f", unit), _cell(after, scale, ".1f", unit), _cell(paired["mean"], scale, "+.1f")]
-    table.add_row(f"  {name}", *cells, interval, style="bold" if sure else "")
+    table.add_row(f"  {name}", *cells, interval(low, high, scale), "*" * sure, style="bold" if sure else "")
+
+
+def excludes_zero(low: float | None, high: float | None) -> bool:
+    """Whether 0 lies outside of an interval; on its edge it does not."""
+    return low is not None and high is not None and (low > TINY or high < -TINY)
+
+
+def interval(low: float | None, high: float | None, scale: float) -> str:
+    """`-12.5 to +25.0`; a dash where there is none."""
+    return "-" if low is None or high is None else f"{_bound(scale * low)} to {_bound(scale * high)}"
+
+
+def _bound(value: float) -> str:
+    """One digit, and more where that would read 0 for what is not; a bound that is 0 has no sign."""
+    if abs(value) <= TINY:
+        return "0"
+    return f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.1g}"
 
 
 def _cell(value: float | None, scale: float, form: str, unit: str = "") -> str:

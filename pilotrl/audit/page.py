@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -20,7 +20,8 @@ PLANS = {"says_nothing": "say nothing", "names_nothing": "name nothing", "restat
 
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the findings of a run."""
-    for table in filter(None, (_changes(found), _training(found), _agreement(found), _success(found), _planted(found))):
+    whole = filter(None, (_changes(found), _training(found)))
+    for table in (*whole, *_agreement(found), *_success(found), *filter(None, (_planted(found),))):
         console.print(table)
         console.print()
     for line in _notes(found):
@@ -52,24 +53,42 @@ def _training(found: Mapping[str, Any]) -> Table | None:
     return table if parts else None
 
 
-def _agreement(found: Mapping[str, Any]) -> Table | None:
-    columns = ("verdicts", "agreement", "kappa", "95 % interval", "kappa before", "after")
-    table = table_of("judges with each other", *columns)
-    for row, name in _rows(
-        found["agreement"], lambda row: f"{row['first']}, {row['second']}: {row['of'].replace('_', ' ')}"
-    ):
-        table.add_row(name, *_measured(row["both"]), *(_kappa(row.get(when)) for when in ("before", "after")))
-    return table if table.row_count else None
+def _agreement(found: Mapping[str, Any]) -> Iterator[Table]:
+    """A table for each two judges; none for a judge that graded the run itself and repeats what is recorded."""
+    rows = [row for row in found["agreement"] if row["first"] != RECORDED or row["second"] not in _repeats(found)]
+    for (first, second), held in _grouped(rows, "first", "second"):
+        table = _narrow(f"judges with each other: {first} and {second}", "verdicts", ())
+        for row, name in _rows(held, lambda row: row["of"].replace("_", " ")):
+            table.add_row(name, *_measured(row["both"]), *(_kappa(row.get(when)) for when in ("before", "after")))
+        yield table
 
 
-def _success(found: Mapping[str, Any]) -> Table | None:
-    columns = ("episodes", "agreement", "kappa", "95 % interval", "kappa before", "after", "solved graded higher")
-    table = table_of("judges with the environment's success", *columns)
+def _success(found: Mapping[str, Any]) -> Iterator[Table]:
+    """A table for each judge and whose plans it graded."""
     rows = [row for row in found["success"] if row["judge"] in (RECORDED, *_others(found))]
-    for row, name in _rows(rows, lambda row: f"{row['plans']}, {row['judge']}: {WORDS[row['of']]}"):
-        ends = [_kappa(row.get(when)) for when in ("before", "after")]
-        table.add_row(name, *_measured(row["both"]), *ends, _percent(row["both"]["solved_higher"]))
-    return table if table.row_count else None
+    for (plans, name), held in _grouped(rows, "plans", "judge"):
+        title = f"judges with the environment's success: {name}, {plans}"
+        table = _narrow(title, "episodes", ("solved\ngraded\nhigher",))
+        for row, measure in _rows(held, lambda row: WORDS[row["of"]]):
+            ends = [_kappa(row.get(when)) for when in ("before", "after")]
+            table.add_row(measure, *_measured(row["both"]), *ends, _percent(row["both"]["solved_higher"]))
+        yield table
+
+
+def _grouped(rows: Iterable[dict[str, Any]], *keys: str) -> Iterable[tuple[tuple[str, ...], list[dict[str, Any]]]]:
+    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return grouped.items()
+
+
+def _narrow(title: str, counted: str, more: Sequence[str]) -> Table:
+    """A table of what `_measured` and the kappas say, whose rows fit into 80 columns."""
+    table = table_of(title, counted, "agreement", "kappa", "95 %\ninterval", "kappa\nbefore", "kappa\nafter", *more)
+    table.padding = (0, 1, 0, 0)
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    return table
 
 
 def _planted(found: Mapping[str, Any]) -> Table | None:
@@ -89,6 +108,13 @@ def _others(found: Mapping[str, Any]) -> list[str]:
     return [name for name in found["regraded"] if any(row["second"] == name and row["agreement"] < 1 for row in rows)]
 
 
+def _repeats(found: Mapping[str, Any]) -> list[str]:
+    """Judges that graded the run when it was played, and say the same when they are asked again: compared with themselves."""
+    own = [name for name, of in found["judges"].items() if of.get("_target_") == found["recorded_by"]]
+    asked = {row["second"] for row in found["agreement"] if row["first"] == RECORDED}
+    return [name for name in own if name in asked and name not in _others(found)]
+
+
 def _rows(rows: list[dict[str, Any]], name: Any) -> Iterator[tuple[dict[str, Any], str]]:
     """Rows of a table: the values before, after and for both, and the row's name."""
     grouped: dict[str, dict[str, Any]] = {}
@@ -99,6 +125,10 @@ def _rows(rows: list[dict[str, Any]], name: Any) -> Iterator[tuple[dict[str, Any
 
 
 def _notes(found: Mapping[str, Any]) -> Iterator[str]:
+    if any(one.get("low") is not None for held in found["panels"].values() for one in held["all"].values()):
+        yield "* 0 lies outside of the 95 % interval (paired bootstrap over tasks)"
+    for name in _repeats(found):
+        yield f"{name} graded the run itself and repeats what is recorded; judges=[openai], say, asks another judge"
     for name, count in found["missing"].items():
         if count["missing"]:
             whose = "the run's own judge" if name == RECORDED else name

@@ -1,4 +1,5 @@
-"""What a sweep is beside its jobs: a run in MLflow above theirs and, at its end, a word on those that are not finished."""
+"""What a sweep is beside its jobs: a run in MLflow above theirs and, at its end, a table of all and a word on those that are not
+finished."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pilotrl.cli import sweep_progress
 from pilotrl.cli.slurm import finished, reasons
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.tracking.sync_state import RunInfo
@@ -51,11 +53,14 @@ def run_sweep(sweep: Sweep, start: Callable[[], None], argv: Sequence[str]) -> i
     finished.update(number for number, folder in enumerate(sweep.jobs) if folder.finished)
     with sweep.folder.lock():
         tracker, over = Tracker(sweep.folder.path, sweep.uri, sweep.run_info()), False
+        sweep_progress.watch(sweep.jobs)
         try:
             start()
             over = True
         finally:
+            sweep_progress.here.clear()
             left = list(sweep.unfinished(certain=over))
+            sweep_progress.show(sweep.folder.path, sweep.jobs, sweep.uri)
             notify(sweep, left, argv)
             tracker.finish("FAILED" if left else "FINISHED")
     return 1 if left else 0

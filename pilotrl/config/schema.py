@@ -229,7 +229,7 @@ class Checkpoint:
     every: int = MISSING
     """Steps between checkpoints."""
     calls_every: int = MISSING
-    """Steps between those whose calls are kept under calls/; 0: none."""
+    """Steps between those whose calls are kept under calls/, beside the first step's; 0: none."""
 
 
 @dataclass

@@ -213,7 +213,8 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write what `from_pretrained` of transformers, or of peft where adapters were trained, loads anywhere; what belongs to
     a role in a folder of its own, as peft does.
 
-    transformers leaves the name of our attention function out.
+    transformers leaves the name of our attention function out. peft leaves an empty model card, which is for whoever knows the
+    run to fill (`runs/model_card.py`).
     """
     two = isinstance(model, nn.ModuleDict)
     for place, one in ((folder / role, model[role]) for role in ROLES) if two else [(folder, model)]:
@@ -233,8 +234,23 @@ def learned(module: nn.Module) -> dict[str, Tensor]:
 
 def weights_sha256(module: nn.Module) -> str:
     """SHA-256 over the names and bytes of what `learned` returns."""
+    return _sha256(learned(module))
+
+
+def acting_sha256(model: nn.Module) -> str:
+    """SHA-256 over all weights that decide a token, frozen ones too: equal for models with equal outputs.
+
+    Left out are the two halves of an adapter whose second one is zero: it adds exactly 0, whatever the first one was drawn as.
+    """
+    state = model.state_dict()
+    idle = {name for name, tensor in state.items() if ".lora_B." in name and not tensor.any()}
+    idle |= {name.replace(".lora_B.", ".lora_A.") for name in idle}
+    return _sha256({name: tensor for name, tensor in state.items() if name not in idle})
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(learned(module).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 
 from pilotrl.analysis.learning_curve import learning_curve
 from pilotrl.analysis.terminal import Display
-from pilotrl.cli import stage_chain
+from pilotrl.cli import stage_chain, sweep_progress
 from pilotrl.cli.compose import stored_config
 from pilotrl.cli.preflight import as_it_was
 from pilotrl.config.schema import Config
@@ -58,7 +58,7 @@ def run(config: Config, path: Path) -> None:
                 single.run(settings, stage.path)
             write_whole(folder.metrics, "".join(map(_line, curves(stages[:number]))))
         results = finish(config, folder, stages)
-        with Display() as display:
+        with Display(brief=bool(sweep_progress.here)) as display:
             display.finish(results, path, config.tracking.uri)
 
 

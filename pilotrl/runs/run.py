@@ -19,13 +19,15 @@ from torch.utils.data import DataLoader
 
 from pilotrl.analysis.learning_curve import learning_curve
 from pilotrl.analysis.terminal import Display
+from pilotrl.cli import sweep_progress
 from pilotrl.config.schema import Config
 from pilotrl.envs import MIXTURE
 from pilotrl.models import policy
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, env_name, identity, unseen_environment_warning
-from pilotrl.runs.evaluation_cache import handed_over, recalled
-from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of
+from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
+from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of, protocols
+from pilotrl.runs.model_card import model_card
 from pilotrl.runs.setup import TrainSetup, memory, silence_libraries
 from pilotrl.runs.step_metrics import TOTALS, episode_metrics, run_info, success_by_env
 from pilotrl.store.records import to_record
@@ -48,7 +50,7 @@ def run(config: Config, path: Path) -> None:
     if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
         Run(config, folder, None).train(checkpoint.latest(folder))
         return
-    with folder.lock(), folder.complains(), Display() as display:
+    with folder.lock(), folder.complains(), Display(brief=bool(sweep_progress.here)) as display:
         if not (config.model.scratch or config.model.path.startswith("pilotrl:")):
             print(memory(config))  # before anything large is loaded
         if advice := unseen_environment_warning(config):
@@ -87,12 +89,13 @@ class Run:
         if setup.policy.value is not None:
             torch.save(setup.policy.value.state_dict(), folder / "value.pt")
         summary = self.summary(module, before, after)
+        write_whole(folder.policy / "README.md", model_card(self.config, folder, summary))
         learning_curve(folder.metrics, folder / "learning_curve.png")
         write_whole(folder.summary, json.dumps(summary, indent=2) + "\n")
         return summary
 
     def evaluated(self, when: str, step: int) -> EpisodesByProtocol:
-        """Play the panel, unless the parent has played it just so, and keep its episodes."""
+        """Play the panel, unless the parent or another job of the sweep has played it just so, and keep its episodes."""
         self.setup.policy.to(self.device)
 
         def show(protocol: str, done: int, total: int) -> None:
@@ -102,11 +105,26 @@ class Run:
         known: EpisodesByProtocol = {}
         if self.config.parent is not None and not step:
             known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.setup.policy))
+        first, taken = self.first_evaluation() if when == "before" else None, dict[str, str]()
+        if first is not None:
+            first.begin()
+            others, taken = first.known(protocols(self.setup).keys() - known)
+            known |= others
+            for protocol, job in taken.items():
+                print(
+                    f"evaluation {when}: {protocol}: taken from folder {job} of this sweep, where the same was played"
+                )
         played = measure(self.setup, self.panel, known, show)
         for protocol, episodes in played.items():
             for episode in episodes:
                 self.episodes_file.write(to_record(episode, f"{when}/{protocol}", step))
+        if first is not None:
+            first.remember(played, taken)
         return played
+
+    def first_evaluation(self) -> FirstEvaluation | None:
+        """What jobs of a sweep share; None where this run is none."""
+        return FirstEvaluation.of(self.folder, self.config, self.panel.sha256, self.setup.policy, self.device)
 
     def load_probe(self, last: Path | None) -> None:
         """What drift is measured on: a small panel at the temperature of training, by the policy's own plans."""
@@ -202,9 +220,9 @@ class Run:
         return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
 
     def keeps_calls(self, batch: Batch) -> bool:
-        """Whether the step's calls are kept."""
+        """Whether the step's calls are kept: the first step's, so that a short run has some, and every so many steps'."""
         every = self.config.checkpoint.calls_every
-        return bool(every) and (batch.step + 1) % every == 0
+        return bool(every) and (batch.step == 0 or (batch.step + 1) % every == 0)
 
     def before_step(self, batch: Batch, module: PilotModule) -> None:
         """Before a step is learned from whose calls are kept: what the trainer makes of its tokens."""

@@ -7,6 +7,7 @@ RUN/episodes.jsonl    one line for each episode
 RUN/calls/            ids, log-probabilities, masks and advantages of a kept sample of steps
 RUN/probe.pt          calls from before training, on which the KL of each role is measured
 RUN/checkpoints/      from which an interrupted run resumes
+RUN/before.json       of a job of a sweep: what decided its first evaluation, once that is complete in episodes.jsonl
 RUN/policy/           the trained model, for `from_pretrained`
 RUN/summary.json      the results, written last: a run that has it is finished
 RUN/audit.json        the findings of `pilotrl.audit`, if it was run

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
-from pilotrl.analysis.learning_curve import learning_curve
+from pilotrl.analysis.learning_curve import _draw, learning_curve
 from pilotrl.analysis.terminal import Display, results
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -47,7 +49,8 @@ def _block(before: float, after: float, low: float | None, high: float | None) -
 
 
 def _summary(**blocks: Any) -> dict[str, Any]:
-    return {"panel": {"name": "toy-test-8x4"}, "eval_teacher": None} | blocks
+    panel = {"name": "toy-test-40x4", "tasks": 40, "samples_per_task": 4}
+    return {"stage": "adherence", "panel": panel, "eval_teacher": None} | blocks
 
 
 def _rows(summary: dict[str, Any]) -> list[str]:
@@ -70,7 +73,7 @@ def test_a_log_file_gets_a_plain_line_now_and_then() -> None:
             display.panel("before: own plans", done, 4)
         _play(display, 35)
     lines = _written(console).splitlines()
-    assert lines[0].startswith("panel before: own plans: 4 episodes in ")
+    assert lines[0].startswith("evaluation before: own plans: 4 episodes in ")
     assert [line.split()[1] for line in lines[1:]] == ["1/35", "10/35", "20/35", "30/35", "35/35"]
     assert "\x1b" not in _written(console)
     assert "reward 0.61  success 0.43  0:00 left" in lines[1]  # what is not defined is not shown
@@ -148,30 +151,85 @@ def test_demonstrations_show_their_loss_and_not_the_reward_of_their_expert() -> 
 def test_table_of_results() -> None:
     block = _block(0.33, 0.46, 0.09, 0.17) | {"greedy": _block(0.5, 0.5, -0.1, 0.1)}
     rows = _rows(_summary(eval=_block(0.4, 0.4, None, None), eval_teacher=block))
-    assert rows[0] == "panel toy-test-8x4"
+    assert rows[0] == "evaluation set: 40 tasks of toy, split test, 4 samples each"
     own, teacher = rows.index("own plans"), rows.index("teacher's plans")
     assert rows[own + 1] == "success 40.0 % 40.0 % +0.0 -"  # no interval where there is none
     assert rows[own + 2].startswith("score")  # nothing was played greedily
-    assert rows[teacher + 1] == "success 33.0 % 46.0 % +13.0 +9.0 to +17.0"
+    assert rows[teacher + 1] == "success 33.0 % 46.0 % +13.0 +9.0 to +17.0 *"
     assert rows[teacher + 2] == "success, greedy 50.0 % 50.0 % +0.0 -10.0 to +10.0"
-    assert rows[teacher + 5] == "turns 0.3 0.5 +0.1 +0.1 to +0.2"
+    assert rows[teacher + 5] == "turns 0.3 0.5 +0.1 +0.1 to +0.2 *"
     assert not any("plan quality" in row for row in rows)
     assert "teacher's plans" not in _rows(_summary(eval=block))
 
 
-def test_bold_is_what_chance_does_not_explain() -> None:
-    styles = [
-        results(_summary(eval=_block(0.3, 0.4, *interval))).rows[1].style
-        for interval in ((0.01, 0.2), (-0.2, -0.01), (-0.01, 0.2), (0.0, 0.2), (None, None))
-    ]
-    assert styles == ["bold", "bold", "", "", ""]
+INTERVALS: dict[tuple[float | None, float | None], str] = {
+    (0.01, 0.2): "+1.0 to +20.0 *",
+    (-0.2, -0.01): "-20.0 to -1.0 *",
+    (-0.01, 0.2): "-1.0 to +20.0",
+    (0.0, 0.312): "0 to +31.2",
+    (1e-17, 0.312): "0 to +31.2",  # the mean of equal numbers, summed up in another order
+    (0.0004, 0.312): "+0.04 to +31.2 *",  # one digit would read +0.0
+    (-0.0004, 0.312): "-0.04 to +31.2",
+    (None, None): "-",
+}
+
+
+@pytest.mark.parametrize(("bounds", "shown"), INTERVALS.items(), ids=str)
+def test_only_an_interval_without_zero_is_shown_as_a_finding(
+    bounds: tuple[float | None, float | None], shown: str
+) -> None:
+    """Bold in a terminal, and a star for log files."""
+    summary = _summary(eval=_block(0.3, 0.4, *bounds))
+    assert _rows(summary)[3] == f"success 30.0 % 40.0 % +10.0 {shown}"
+    assert results(summary).rows[1].style == ("bold" if shown.endswith("*") else "")
+
+
+def _end(summary: dict[str, Any]) -> str:
+    console = _console(terminal=False)
+    with Display(console) as display:
+        display.finish(summary, Path("run"), None)
+    return _written(console)
+
+
+def test_every_measure_of_the_table_is_explained_below_it() -> None:
+    end = _end(_summary(eval=_block(0.3, 0.4, 0.1, 0.2)))
+    for name in ("success", "score", "adherence", "turns", "tokens", "difference", "interval"):
+        assert re.search(rf"^  {name} +[a-z9]", end, re.MULTILINE), name
+    assert "plan quality" not in end  # which no row is about
+    assert "at temperature 0" not in end  # nothing was played so
+    assert all(len(line) <= 80 for line in end.splitlines())
+
+
+def test_few_tasks_are_said_to_give_wide_intervals() -> None:
+    block = _block(0.3, 0.4, 0.1, 0.2)
+    few = {"name": "toy-test-31x1", "tasks": 31, "samples_per_task": 1}
+    assert "31 tasks are few: intervals are wide" in _end(_summary(eval=block) | {"panel": few})
+    assert "1 sample each" in _end(_summary(eval=block) | {"panel": few})
+    assert "few" not in _end(_summary(eval=block) | {"panel": few | {"tasks": 32}})
 
 
 def test_the_end_names_folder_and_tracking_in_lines_that_can_be_copied() -> None:
     console, long = _console(terminal=False), "multirun/" + "x" * 90
     with Display(console) as display:
         display.finish(_summary(eval=_block(0.3, 0.4, 0.1, 0.2)), Path(long), f"sqlite:///{long}.db")
-    assert _written(console).splitlines()[-2:] == [f"mlflow ui --backend-store-uri sqlite:///{long}.db", long]
+    report, tracking, folder = _written(console).splitlines()[-3:]
+    assert (tracking, folder) == (f"mlflow ui --backend-store-uri sqlite:///{long}.db", long)
+    assert report == f"python -m pilotrl.report {long}"
+
+
+def test_an_evaluation_is_no_run_that_a_report_reads() -> None:
+    assert "pilotrl.report" in _end(_summary(eval=_block(0.3, 0.4, 0.1, 0.2)))
+    assert "pilotrl.report" not in _end({"checkpoint": "run"} | _summary(eval=_block(0.3, 0.4, 0.1, 0.2), stage=None))
+
+
+def test_a_job_of_a_sweep_says_little_and_keeps_its_table_in_its_log(tmp_path: Path) -> None:
+    console = _console(terminal=False)
+    with Display(console, brief=True) as display:
+        display.panel("before: own plans", 4, 4)
+        _play(display, 25)
+        display.finish(_summary(eval=_block(0.3, 0.4, 0.1, 0.2)), tmp_path, None)
+    assert [line.split()[1] for line in _written(console).splitlines()] == ["10/25", "20/25"]
+    assert "evaluation set: 40 tasks of toy" in (tmp_path / "pilotrl.log").read_text()
 
 
 @pytest.mark.parametrize("uri", [None, "off"])
@@ -179,7 +237,7 @@ def test_no_tracking_no_line(uri: str | None) -> None:
     console = _console(terminal=False)
     with Display(console) as display:
         display.finish(_summary(eval=_block(0.3, 0.4, 0.1, 0.2)), Path("[run]"), uri)
-    assert _written(console).splitlines()[-2:] == ["", "[run]"]
+    assert _written(console).splitlines()[-3:] == ["", "python -m pilotrl.report '[run]'", "[run]"]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 30])
@@ -188,6 +246,13 @@ def test_learning_curve(steps: int, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     learning_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 30])
+def test_there_is_no_tick_between_two_steps(steps: int) -> None:
+    axes = Figure().add_subplot()
+    _draw(axes, "reward", [(step, 0.5) for step in range(1, steps + 1)])
+    assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_no_steps_no_picture(tmp_path: Path) -> None:

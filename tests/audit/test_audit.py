@@ -232,8 +232,46 @@ def test_judges_are_compared_as_scikit_learn_would(run: Any, capsys: pytest.Capt
     assert of_judges["recorded", "adherence", "both"]["solved_higher"] == 1
     plans = report["missing"]["openai"]["missing"]
     assert 0 < plans < report["missing"]["openai"]["asked"]
-    assert f"openai: {plans} of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"openai: {plans} of" in said
+    assert "judges with each other: recorded and openai" in said
+    assert "judges with each other: recorded and rule" not in said  # who agrees with itself, and says nothing by that
+    assert "rule graded the run itself and repeats what is recorded" in said
     assert not any(row["of"] == "correctness" for row in report["agreement"] if row["second"] == "openai")
+
+
+def test_a_judge_that_has_changed_since_the_run_is_compared_with_itself(
+    run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(WEAK, WEAK)
+    first, *others = folder.episodes.read_text().splitlines(keepends=True)
+    record = json.loads(first)
+    record["turns"][0]["adherence"] = 1 if record["turns"][0]["adherence"] != 1 else 0
+    folder.episodes.write_text("".join([json.dumps(record) + "\n", *others]))
+    assert main([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "judges with each other: recorded and rule" in said
+    assert "repeats what is recorded" not in said
+
+
+def test_a_page_of_eighty_columns_breaks_no_row(
+    run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each name stands whole in front of its numbers."""
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = run(WEAK, playing(honest, failing=3))
+    with serving(answers) as server:
+        assert main([str(folder), *asking(server.url)]) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    tables = said.partition("judges with each other")[2].partition("what a judge gives")[0]
+    for name in ("adherence", "plan quality"):
+        rows = [line for line in tables.splitlines() if line.startswith(f"  {name} ")]
+        assert rows, name
+        assert all(re.search(r"\d+ +\d+\.\d % +(-?\d\.\d\d|-) ", line) for line in rows)
+    assert not [
+        line for line in tables.splitlines() if re.fullmatch(r"\s*[a-z]+:?,?\s*", line) and "solved" not in line
+    ]
 
 
 def test_only_the_first_tasks_are_graded_again_on_request(run: Any) -> None:

@@ -21,6 +21,7 @@ from pilotrl import PACKAGE
 from pilotrl.__main__ import main
 from pilotrl.store.run_folder import RunFolder
 
+LOW_HIGH = {"mean": 0.25, "low": 0.125, "high": 0.4}
 STUB = ("-m", "env=toy", "model=scratch", "tracking.uri=off", "hydra.sweep.dir=sweep")
 
 
@@ -35,7 +36,14 @@ class Runs:
         self.seeds.append(config.seed)
         if config.seed == self.bad:
             raise ZeroDivisionError("nothing to divide by")
-        RunFolder(folder).summary.write_text("{}")
+        RunFolder(folder).summary.write_text(json.dumps(SUMMARY))
+
+
+SUMMARY = {
+    "eval": {"before": {"success": 0.25}, "after": {"success": 0.5}, "paired": {"success": LOW_HIGH}},
+    "eval_teacher": None,
+    "seconds": 71.4,
+}
 
 
 @pytest.fixture
@@ -58,16 +66,59 @@ def test_a_failed_job_stops_no_other_and_the_command_goes_on_with_it(
     runs.bad = 1
     assert main([*STUB, "seed=0,1,2", "train.lr=1e-4"]) == 1
     assert runs.seeds == [0, 1, 2]
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert "pilotrl: sweep/1 (seed=1): ZeroDivisionError: nothing to divide by\n" in err
+    assert _said(out, "job ") == [
+        "job 1 of 3: seed=0",
+        "job 1 is finished: success with own plans 25.0 % -> 50.0 % (+25.0; +12.5 to +40.0); 71 s",
+        "job 2 of 3: seed=1",
+        "job 2 is not finished: ZeroDivisionError: nothing to divide by",
+        "job 3 of 3: seed=2",
+        "job 3 is finished: success with own plans 25.0 % -> 50.0 % (+25.0; +12.5 to +40.0); 71 s",
+        "job seed before after change interval folder",
+    ]
+    assert _said(out, "1 0 ", "2 1 ", "3 2 ") == [
+        "1 0 25.0 50.0 +25.0 +12.5 to +40.0 * 0",
+        "2 1 - - - not finished 1",
+        "3 2 25.0 50.0 +25.0 +12.5 to +40.0 * 2",
+    ]
+    assert out.splitlines()[-1] == "python -m pilotrl.report sweep"
     assert "pilotrl: 1 of 3 jobs are not finished" in err
     assert "Traceback" in Path("sweep/1/pilotrl.log").read_text()
     runs.bad, runs.seeds = None, []
     (line,) = re.findall(r"^  python -m pilotrl (.*)$", err, re.MULTILINE)
     assert main(shlex.split(line)) == 0
+    assert "success in 3 of 3 jobs of sweep" in capsys.readouterr().out
     assert runs.seeds == [1]
     assert main(shlex.split(line)) == 0
     assert runs.seeds == [1]
+
+
+def _said(out: str, *begins: str) -> list[str]:
+    """Lines that begin so, as words."""
+    lines = (" ".join(line.split()) for line in out.splitlines())
+    return [line for line in lines if line.startswith(begins)]
+
+
+def test_success_under_the_plans_of_a_teacher_is_a_line_of_its_own(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SUMMARY, "eval_teacher", SUMMARY["eval"])
+    assert main([*STUB, "seed=0,1", "reward.weights.format=1,2"]) == 0
+    out = capsys.readouterr().out
+    assert _said(out, "job s", "1 0") == [
+        "job seed reward.weights.format plans before after change interval folder",
+        "1 0 1 own 25.0 50.0 +25.0 +12.5 to +40.0 * 0",
+    ]
+    assert len(_said(out, "teacher's 25.0 50.0 +25.0")) == 4
+
+
+def test_a_run_alone_is_no_job_of_a_sweep(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.bad = 1
+    assert main([*STUB, "seed=0,1"]) == 1
+    capsys.readouterr()
+    assert main([*STUB[1:4], "hydra.run.dir=alone"]) == 0
+    assert "job" not in capsys.readouterr().out
 
 
 def test_a_rank_that_fails_takes_the_others_with_it(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +138,9 @@ def test_an_interrupted_sweep_says_what_is_left(
 
     monkeypatch.setattr(sys.modules["pilotrl.runs.run"], "run", run)
     assert main([*STUB, "seed=0,1,2"]) == 130
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "success in 1 of 3 jobs of sweep" in out
+    assert len(_said(out, "2 1 - - - not finished", "3 2 - - - not finished")) == 2
     assert "sweep/1 (seed=1): is not finished" in err
     assert "sweep/2 (seed=2): is not finished" in err
     assert "2 of 3 jobs are not finished" in err
@@ -162,6 +215,7 @@ def test_eight_jobs_at_once_on_one_fresh_sqlite_file(tiny: Path, tmp_path: Path)
     assert first.returncode == 1, first.stderr
     assert "pilotrl: sweep/3 (seed=3): was killed or cancelled; its last words are in" in first.stderr
     assert "1 of 8 jobs are not finished" in first.stderr
+    assert "success in 7 of 8 jobs of sweep" in first.stdout  # said by the process that waits
     (line,) = re.findall(r"^  python -m pilotrl (.*)$", first.stderr, re.MULTILINE)
     again = pilotrl(*shlex.split(line))
     assert again.returncode == 0, again.stderr

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pilotrl.engine.local import LocalEngine
 from pilotrl.models import policy
-from pilotrl.models.policy import Policy, learned, weights_sha256
+from pilotrl.models.policy import Policy, acting_sha256, learned, weights_sha256
 from pilotrl.types import Request
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
@@ -140,3 +140,21 @@ def test_adapters_of_a_bfloat16_model_learn_in_float32(training: Callable[..., A
     run.fit()
     assert run.module.metrics["train/grad_norm"] > 0
     assert (run.weights() - before).abs().max() == pytest.approx(1e-4, rel=0.1)
+
+
+def test_models_that_say_the_same_have_one_hash_however_their_new_adapters_were_drawn(tiny: Path) -> None:
+    torch.manual_seed(1)
+    first = with_adapters(tiny)
+    torch.manual_seed(2)
+    second = with_adapters(tiny)
+    assert weights_sha256(first) != weights_sha256(second)
+    assert acting_sha256(first) == acting_sha256(second)
+    name, frozen = next((name, p) for name, p in second.named_parameters() if not p.requires_grad)
+    with torch.no_grad():
+        frozen.view(-1)[0] += 1.0
+    assert acting_sha256(first) != acting_sha256(second), name
+    with torch.no_grad():
+        frozen.copy_(first.get_parameter(name))
+        assert acting_sha256(first) == acting_sha256(second)
+        next(p for name, p in second.named_parameters() if "lora_B" in name).view(-1)[0] = 1e-8
+    assert acting_sha256(first) != acting_sha256(second)

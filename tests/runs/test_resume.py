@@ -129,6 +129,17 @@ def test_the_same_command_twice_gives_the_same_run(whole: Whole, play: Play, tmp
     assert all(line["train/grad_norm"] > 0 for line in metrics(one))  # there was something to learn
 
 
+def test_the_calls_of_the_first_step_are_kept_too_unless_none_are(whole: Whole, play: Play, tmp_path: Path) -> None:
+    """So that a short run has a step to look at; and whether they are kept changes nothing else."""
+    *with_calls, kept, policy = result(whole("grpo"))
+    assert kept == ["step-000001.pt", "step-000003.pt"]
+    *without, none, same = result(play(tmp_path, "grpo", "checkpoint.calls_every=0"))
+    assert none == []
+    for one in (with_calls, without):
+        one[0].pop("config_sha256")
+    assert (without, same) == (with_calls, policy)
+
+
 def test_measuring_drift_changes_nothing_else(whole: Whole, play: Play, tmp_path: Path) -> None:
     """Also for the planner, which makes no calls in this training: its plans are the teacher's."""
     unwatched, watched = metrics(play(tmp_path, "grpo", "drift.every=0")), metrics(whole("grpo"))

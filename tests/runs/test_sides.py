@@ -191,6 +191,6 @@ def test_the_papers_table_of_two_checkpoints_is_what_their_episodes_say(
         assert first["by_env"][env]["after"]["turns"] == pytest.approx(np.mean([*means[1, env].values()]))
     both = [np.mean([*means[2, env].values()]) for env in ("toy", "maze")]
     assert second["averages"]["Avg"]["after"]["turns"] == pytest.approx(np.mean(both))
-    shown = capsys.readouterr().out.split("success by environment")[1]
+    shown = capsys.readouterr().out.split("success by environment")[1].split("\n\n")[0]
     rows = [line.split()[0] for line in shown.splitlines() if line[:2] == "  " != line[1:3]]
     assert rows == ["maze", "toy", "ID", "OOD", "Avg"]
