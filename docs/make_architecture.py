@@ -68,7 +68,7 @@ def imported(path: Path) -> Iterator[str]:
         for name in names:
             package, _, rest = name.partition(".")
             room = rest.split(".")[0]
-            if package == "pilotrl" and (PACKAGE / room).is_dir() | (PACKAGE / f"{room}.py").is_file():
+            if package == "pilotrl" and room and (PACKAGE / room).is_dir() | (PACKAGE / f"{room}.py").is_file():
                 yield room
 
 
