@@ -1,4 +1,4 @@
-"""PilotRL: train language-model agents that plan, and see with an interval whether planning helped."""
+"""PilotRL: train language-model agents that plan, and measure whether planning helped."""
 
 from pathlib import Path
 
