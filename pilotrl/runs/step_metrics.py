@@ -10,9 +10,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from pilotrl import prompts
 from pilotrl.config.schema import Config
 from pilotrl.rewards import terms
 from pilotrl.runs.describe import env_name, git_revision
+from pilotrl.tracking import sweeps
 from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.types import Episode
 
@@ -33,7 +35,7 @@ def run_info(config: Config, path: Path) -> RunInfo:
     }
     return RunInfo(
         experiment=config.tracking.experiment,
-        run_name=f"{config.stage.name}-{env_name(config)}-{config.seed}",
+        run_name=sweeps.run_name(path, stage=config.stage.name, env=env_name(config), seed=config.seed),
         params=params,
         tags={name: value for name, value in tags.items() if value},
         parent=config.parent,
@@ -41,6 +43,8 @@ def run_info(config: Config, path: Path) -> RunInfo:
         traces=config.tracking.traces,
         traces_every=config.checkpoint.calls_every,
         model_mb=config.tracking.model_mb,
+        prompt_set=config.model.prompts,
+        prompts=prompts.load(config.model.prompts, config.agent.plans),
     )
 
 
