@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pilotrl import prompts
 from pilotrl.config.schema import Config
 from pilotrl.rewards import terms
-from pilotrl.runs.describe import env_name, git_revision
+from pilotrl.runs.describe import env_name, git_revision, prompt_set
 from pilotrl.tracking import sweeps
 from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.types import Episode
@@ -22,6 +22,7 @@ from pilotrl.types import Episode
 def run_info(config: Config, path: Path) -> RunInfo:
     """What the run is called in MLflow."""
     params: Any = OmegaConf.to_container(config, resolve=True)
+    named = prompt_set(config)
     tags = {
         "stage": config.stage.name,
         "env": env_name(config),
@@ -43,8 +44,8 @@ def run_info(config: Config, path: Path) -> RunInfo:
         traces=config.tracking.traces,
         traces_every=config.checkpoint.calls_every,
         model_mb=config.tracking.model_mb,
-        prompt_set=config.model.prompts,
-        prompts=prompts.load(config.model.prompts, config.agent.plans),
+        prompt_set=named if isinstance(named, str) else str(named["_target_"]).rpartition(".")[2],
+        prompts=prompts.load(named, config.agent.plans),
     )
 
 

@@ -148,12 +148,13 @@ def table(jobs: Sequence[Job]) -> dict[str, Any]:
 def description(folder: str, jobs: Sequence[Job]) -> str:
     """Markdown for the page of the sweep's run; jobs beyond what MLflow keeps of a description are counted only."""
     columns = ["job", *jobs[0].settings, "status", *GAIN]
-    head = [f"A sweep of {len(jobs)} jobs.", "", f"Folder: `{folder}`", "", _row(columns), "|---" * len(columns) + "|"]
-    lines, size = [job.line() for job in jobs], sum(map(len, head))
+    head = [_row(columns), "|---" * len(columns) + "|"]  # first: MLflow shows the beginning and hides the rest
+    tail = ["", f"A sweep of {len(jobs)} jobs. Folder: `{folder}`"]
+    lines, size = [job.line() for job in jobs], sum(map(len, head + tail))
     ends = [size := size + len(line) + 1 for line in lines]
     kept = sum(end <= NOTE_SIZE for end in ends)
     rest = [] if kept == len(lines) else ["", f"... and {len(lines) - kept} more, all in `jobs.json`."]
-    return "\n".join([*head, *lines[:kept], *rest])
+    return "\n".join([*head, *lines[:kept], *rest, *tail])
 
 
 def _row(cells: Sequence[str]) -> str:
