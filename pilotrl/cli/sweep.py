@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pilotrl.cli import sweep_progress
 from pilotrl.cli.slurm import finished, reasons
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.tracking.sweeps import swept
 from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.tracking.tracker import Tracker
 
@@ -34,7 +35,8 @@ class Sweep:
                 values.setdefault(key.lstrip("+"), {})[value] = None
         tags = {"folder": str(self.folder.path.absolute()), "jobs": str(len(self.jobs))}
         params = {key: ",".join(each) for key, each in values.items()}
-        return RunInfo(self.experiment, self.folder.path.absolute().name, params, tags)
+        jobs = {str(folder.path.relative_to(self.folder.path)): words for folder, words in self.jobs.items()}
+        return RunInfo(self.experiment, self.folder.path.absolute().name, params, tags, jobs=swept(jobs))
 
     def unfinished(self, *, certain: bool) -> Iterator[str]:
         """Jobs without a summary, and why. Unless it is certain that all are over, a job may still wait or run."""

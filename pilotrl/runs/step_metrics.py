@@ -10,9 +10,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from pilotrl import prompts
 from pilotrl.config.schema import Config
 from pilotrl.rewards import terms
-from pilotrl.runs.describe import env_name, git_revision
+from pilotrl.runs.describe import env_name, git_revision, prompt_set
+from pilotrl.tracking import sweeps
 from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.types import Episode
 
@@ -20,6 +22,7 @@ from pilotrl.types import Episode
 def run_info(config: Config, path: Path) -> RunInfo:
     """Name, experiment, tags and parameters of the run in MLflow."""
     params: Any = OmegaConf.to_container(config, resolve=True)
+    named = prompt_set(config)
     tags = {
         "stage": config.stage.name,
         "env": env_name(config),
@@ -33,7 +36,7 @@ def run_info(config: Config, path: Path) -> RunInfo:
     }
     return RunInfo(
         experiment=config.tracking.experiment,
-        run_name=f"{config.stage.name}-{env_name(config)}-{config.seed}",
+        run_name=sweeps.run_name(path, stage=config.stage.name, env=env_name(config), seed=config.seed),
         params=params,
         tags={name: value for name, value in tags.items() if value},
         parent=config.parent,
@@ -41,6 +44,8 @@ def run_info(config: Config, path: Path) -> RunInfo:
         traces=config.tracking.traces,
         traces_every=config.checkpoint.calls_every,
         model_mb=config.tracking.model_mb,
+        prompt_set=named if isinstance(named, str) else str(named["_target_"]).rpartition(".")[2],
+        prompts=prompts.load(named, config.agent.plans),
     )
 
 

@@ -24,7 +24,8 @@ show what begins with its own name."""
 EXPERIMENT = {
     "mlflow.experimentKind": "custom_model_development",  # opens with the list of runs, not with statistics of traces
     "mlflow.note.content": "Runs of PilotRL. `panel/*` compares before and after on held-out tasks; `reward/*`, `env/*`, "
-    "`train/*`, `tokens/*` and `seconds/*` have one point a training step. docs/metrics.md says what each number means.",
+    "`train/*`, `tokens/*` and `seconds/*` have one point a training step; `eval/*` of a sweep has one for each of its "
+    "jobs. docs/metrics.md says what each number means.",
 }
 """Tags of an experiment that we make."""
 IMPATIENT = {
@@ -38,6 +39,7 @@ IMPATIENT = {
 QUIET = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR}
 """Loggers, and from which level on they say what we do not say ourselves."""
 GONE = "RESOURCE_DOES_NOT_EXIST"
+"""Code of an error of MLflow's."""
 
 
 def absolute(uri: str) -> str:
@@ -81,6 +83,14 @@ def complaint(uri: str, error: BaseException) -> str:
         error = cause
     reason = str(error).strip().partition("\n")[0][:200].replace(uri, "it")
     return f"MLflow at {hide_credentials(uri)} failed ({type(error).__name__}: {hide_credentials(reason)})"
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether MLflow was not there to answer, and may be later; else it did, and will not take what it was sent."""
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    return any(isinstance(each, OSError) for each in causes)  # all of requests' errors are of that kind
 
 
 def experiment(client: MlflowClient, name: str, uri: str) -> str:

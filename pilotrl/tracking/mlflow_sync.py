@@ -6,12 +6,15 @@ The folder is the truth: metrics.jsonl, episodes.jsonl, summary.json, policy/. W
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pilotrl.store.redact import hide_credentials
-from pilotrl.tracking import mlflow_client, registry
+from pilotrl.tracking import evaluation_dataset, mlflow_client, prompt_registry, registry, sweeps
+from pilotrl.tracking.evaluation_dataset import EvaluationSet
 from pilotrl.tracking.run_description import description, panel_points
 from pilotrl.tracking.sync_state import EPISODES, METRICS, Sent, Status, SyncState, sent_nothing
 from pilotrl.tracking.traces import Traces, is_shown
@@ -20,8 +23,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 SUMMARY = "summary.json"
-ARTIFACTS = ("panel.json", SUMMARY, "learning_curve.png", "report.html")
+PANEL = "panel.json"
+"""The evaluation set."""
+DATASET = "its evaluation dataset"
+"""What a warning calls it where MLflow does not take it."""
+JOBS = "jobs.json"
+"""A sweep's table of its jobs, among its files."""
+TABLES = "mlflow.loggedArtifacts"
+"""The tag that says which files MLflow shows as tables."""
+ARTIFACTS = (PANEL, SUMMARY, "learning_curve.png", "report.html")
 """Files of a run folder that MLflow gets as they are, once they exist, and again when they change."""
 AXES = ("step", "time")
 """Keys of a line of metrics.jsonl that say where it stands: training step, and seconds since 1970."""
@@ -46,6 +60,7 @@ class MlflowSync:
         self._experiment = ""
         self._sweep = registry.sweep_of(self._folder)
         self._status: Status | None = None
+        self._refused: set[str] = set()
 
     def send(self) -> None:
         """Sends what MLflow has not: parameters, complete lines of metrics, traces, files, the result, status.
@@ -57,9 +72,13 @@ class MlflowSync:
             sent = self._ledger.read()
             self._send_place(client, sent)
             self._send_metrics(client, sent)
+            self._send_prompts(client, sent)
+            self._send_dataset(client, sent)
+            sent = self._ledger.read()
             self._send_traces(client, sent)
             self._send_files(client, sent)
             self._send_result(client, sent)
+            self._send_jobs(client, sent)
             self._send_status(client, sent)
             self._client = (
                 client  # kept when all went well: else whatever MLflow is when it comes back is looked at anew
@@ -100,13 +119,70 @@ class MlflowSync:
             client.log_batch(sent["run_id"], metrics=metrics[first : first + BATCH])
         self._ledger.move(METRICS, sent, start + sum(map(len, lines)))
 
+    def _attempt(self, what: str, sent: Sent, send: Callable[[], T]) -> T | None:
+        """What `send` returns; None, and one warning, where MLflow cannot keep such a thing: nothing else waits for it.
+
+        It is tried again when the run is over. Raises what `send` does while MLflow is not there at all."""
+        if what in self._refused and sent["status"] == "RUNNING":
+            return None
+        try:
+            return send()
+        except Exception as error:
+            if mlflow_client.unreachable(error):
+                raise
+            if what not in self._refused:
+                log.warning("%s; it has everything of this run but %s", self.complaint(error), what)
+            self._refused.add(what)
+        return None
+
+    def _send_prompts(self, client: MlflowClient, sent: Sent) -> None:
+        """The texts that the run plays with, and on the run's page which versions of them."""
+        if not sent["prompts"] or sent["prompt_versions"] is not None:
+            return
+
+        def send() -> None:
+            given, model = (sent["prompt_set"], sent["prompts"]), sent["tags"].get("model", "")
+            versions = prompt_registry.send_prompts(client, self._experiment, *given, model)
+            for tag, value in prompt_registry.linked(versions).items():
+                client.set_tag(sent["run_id"], tag, value)
+            self._ledger.update(prompt_versions=versions)
+
+        self._attempt("its prompts", sent, send)
+
+    def _send_dataset(self, client: MlflowClient, sent: Sent) -> None:
+        """The evaluation set, as a dataset of MLflow's where it has those, and as an input of the run."""
+        waits = DATASET in self._refused and sent["status"] == "RUNNING"
+        if waits or sent["dataset"] is not None or (panel := self._evaluation_set()) is None:
+            return
+        made = self._attempt(DATASET, sent, lambda: evaluation_dataset.send_dataset(client, self._experiment, panel))
+        run = client.get_run(sent["run_id"])
+        self._attempt(DATASET, sent, lambda: evaluation_dataset.link_run(client, run, panel, made))
+        if made is not None:
+            self._ledger.update(dataset=made.dataset_id)
+
+    def _evaluation_set(self) -> EvaluationSet | None:
+        try:
+            return EvaluationSet.of(json.loads((self._folder / PANEL).read_text()))
+        except (OSError, ValueError, KeyError):  # not there yet, or an older kind
+            return None
+
     def _send_traces(self, client: MlflowClient, sent: Sent) -> None:
         """The episodes of the sample, a few at a time; those of a training step once it is over and has its time."""
         if not sent["traces"]:
             return
         end, lines = self._ledger.fresh(EPISODES, sent)
         times = self._ledger.times() if lines else {}
-        traces = Traces(self._uri, self._experiment, sent["run_id"], sent["judge"])
+        versions = sent["prompt_versions"] or []
+        prompts = prompt_registry.linked(versions)
+        traces = Traces(self._uri, self._experiment, sent["run_id"], sent["judge"], prompts)
+
+        def send() -> None:
+            made = traces.send()
+            if versions and made:
+                what = "the link from traces to prompts"
+                self._attempt(what, sent, lambda: prompt_registry.link_traces(client, made, versions))
+            self._ledger.move(EPISODES, sent, end)
+
         for line in lines:
             record = json.loads(line)
             if is_shown(record, sent["traces"], sent["traces_every"]):
@@ -115,10 +191,8 @@ class MlflowSync:
                 traces.add(record, when)
             end += len(line)
             if len(traces) == TRACES:
-                traces.send()
-                self._ledger.move(EPISODES, sent, end)
-        traces.send()
-        self._ledger.move(EPISODES, sent, end)
+                send()
+        send()
 
     def _send_files(self, client: MlflowClient, sent: Sent) -> None:
         there = dict(sent["artifacts"])
@@ -139,16 +213,38 @@ class MlflowSync:
             return
         summary = json.loads(path.read_text())
         model = registry.send_model(client, self._experiment, sent, summary, self._folder / "policy")
-        over = max(self._ledger.times().values(), default=sent["created"])
+        if model and (prompts := prompt_registry.linked(sent["prompt_versions"] or [])):
+            client.set_logged_model_tags(model, prompts)
+        over, panel = max(self._ledger.times().values(), default=sent["created"]), self._evaluation_set()
         points = [
-            _metric(name, value, step, over if step else sent["created"], model if step else None)
+            _metric(name, value, step, over, model, panel) if step else _metric(name, value, step, sent["created"])
             for name, value, step in panel_points(summary)
         ]
         client.log_batch(sent["run_id"], metrics=points)
-        before = description(sent["tags"], {})
-        if client.get_run(sent["run_id"]).data.tags.get(NOTE) == before:  # nobody has written another
-            client.set_tag(sent["run_id"], NOTE, description(sent["tags"], summary))
+        self._send_note(client, sent, description(sent["tags"], summary))
         self._ledger.update(result=result, model_id=model)
+
+    def _send_jobs(self, client: MlflowClient, sent: Sent) -> None:
+        """Of a sweep: what became of its jobs, as points, as a table and in the description, whenever that changes."""
+        if not sent["jobs"]:
+            return
+        jobs = sweeps.jobs_of(self._folder, sent["jobs"])
+        if (marks := [job.mark for job in jobs]) == sent["jobs_sent"]:
+            return
+        points = [_metric(*point, when) for point, when in sweeps.points(jobs, sent["created"])]
+        for first in range(0, len(points), BATCH):
+            client.log_batch(sent["run_id"], metrics=points[first : first + BATCH])
+        client.log_dict(sent["run_id"], sweeps.table(jobs), JOBS)
+        client.set_tag(sent["run_id"], TABLES, json.dumps([{"path": JOBS, "type": "table"}]))
+        self._send_note(client, sent, sweeps.description(sent["tags"]["folder"], jobs))
+        self._ledger.update(jobs_sent=marks)
+
+    def _send_note(self, client: MlflowClient, sent: Sent, text: str) -> None:
+        """The description, unless somebody has written another than those that were sent before."""
+        there = client.get_run(sent["run_id"]).data.tags.get(NOTE, "")
+        if there != text and (there == description(sent["tags"], {}) or _digest(there) in sent["notes"]):
+            self._ledger.update(notes=[*sent["notes"][-1:], _digest(text)])  # before: a crash in between is harmless
+            client.set_tag(sent["run_id"], NOTE, text)
 
     def _send_status(self, client: MlflowClient, sent: Sent) -> None:
         if sent["status"] == self._status:
@@ -166,11 +262,18 @@ def _metrics(line: Mapping[str, Any], created: float) -> list[Metric]:
     return [_metric(key, value, line["step"], line.get("time", created)) for key, value in numbers.items()]
 
 
-def _metric(name: str, value: float, step: int, when: float, model: str | None = None) -> Metric:
-    """A point; `when` in seconds since 1970; `model` is the one that was measured."""
+def _metric(
+    name: str, value: float, step: int, when: float, model: str | None = None, panel: EvaluationSet | None = None
+) -> Metric:
+    """A point; `when` in seconds since 1970; `model` is the one that was measured, `panel` what it was measured on."""
     from mlflow.entities import Metric
 
-    return Metric(name, float(value), int(1000 * when), step, model_id=model)
+    on = {"dataset_name": panel.name, "dataset_digest": panel.digest} if model and panel else {}
+    return Metric(name, float(value), int(1000 * when), step, model_id=model, **on)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _when(record: Mapping[str, Any], times: Mapping[int, float], sent: Sent) -> float | None:

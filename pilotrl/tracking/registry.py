@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def send_model(
     run = client.get_run(sent["run_id"])
     tags = {**sent["tags"], "folder": str(policy.absolute()), "weights_sha256": str(summary.get("weights_sha256"))}
     model = _made(client, experiment, run) or client.create_logged_model(
-        experiment, name=sent["run_name"], source_run_id=run.info.run_id, tags=tags, model_type="policy"
+        experiment, name=_allowed(sent["run_name"]), source_run_id=run.info.run_id, tags=tags, model_type="policy"
     )
     files = [path for path in sorted(policy.rglob("*")) if path.is_file()]
     weights = sum(path.stat().st_size for path in files if path.suffix in WEIGHTS)
@@ -80,6 +81,11 @@ def send_model(
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, summary["train"]["steps"])])
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
+
+
+def _allowed(name: str) -> str:
+    """Without the characters that MLflow takes in names of runs and not of models."""
+    return re.sub(r"""[/:.%"']""", "_", name)
 
 
 def _made(client: MlflowClient, experiment: str, run: Run) -> LoggedModel | None:

@@ -47,16 +47,17 @@ def _rows(measured: Mapping[str, Any], note: str) -> Iterator[str]:
     for name, after in measured["after"].items():
         if after is None or (note and name != "success"):
             continue
-        cells = [_shown(name, measured["before"][name]), _shown(name, after)]
+        cells = [shown(name, measured["before"][name]), shown(name, after)]
         paired = measured["paired"][name]
-        mean, low, high = (_shown(name, paired[key], "+") for key in ("mean", "low", "high"))
+        mean, low, high = (shown(name, paired[key], "+") for key in ("mean", "low", "high"))
         interval = "-" if paired["low"] is None else f"{low} to {high}"
         yield f"| {name.replace('_', ' ')}{note} | {' | '.join(cells)} | {mean} | {interval} |"
         if name == "success" and measured.get("greedy"):
             yield from _rows(measured["greedy"], ", greedy")
 
 
-def _shown(name: str, value: float | None, sign: str = "") -> str:
+def shown(name: str, value: float | None, sign: str = "") -> str:
+    """The value of a measure as a person reads it, in percent where it is a rate; `sign="+"` for differences."""
     if value is None:
         return "-"
     return f"{100 * value:{sign}.1f} %" if name in RATES else f"{value:{sign}.1f}"

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -48,6 +48,12 @@ class RunInfo:
     """Steps between those of which a group of training episodes is shown, too; 0: none."""
     model_mb: float = 0.0
     """Weights of at most so many megabytes are copied to MLflow."""
+    prompt_set: str = ""
+    """What the configuration calls the prompts."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Their texts by the names of their files."""
+    jobs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of a sweep, by the folder of each job below the sweep's own: the settings in which the jobs differ."""
 
 
 class SyncState:
@@ -60,7 +66,7 @@ class SyncState:
     def read(self) -> dict[str, Any]:
         """Raises OSError or ValueError where the file is not there or was damaged."""
         sent: dict[str, Any] = json.loads((self.folder / STATE_FILE).read_text())
-        return sent
+        return LATER | sent
 
     def begin(self, uri: str, run_info: RunInfo) -> None:
         """The run begins, or goes on. Of it, what was sent before stays noted."""
@@ -109,7 +115,12 @@ class SyncState:
 
 def sent_nothing() -> dict[str, Any]:
     """The part of `mlflow.json` that says what MLflow has, for a run of which it has nothing."""
-    return {METRICS: START, EPISODES: START, "artifacts": {}, "model_id": None, "result": None}
+    none: dict[str, Any] = {"prompt_versions": None, "dataset": None, "jobs_sent": None, "notes": []}
+    return {METRICS: START, EPISODES: START, "artifacts": {}, "model_id": None, "result": None} | none
+
+
+LATER = {"prompt_set": "", "prompts": {}, "jobs": {}} | sent_nothing()
+"""What a file lacks that an earlier version has written."""
 
 
 def _tail(file: IO[bytes], end: int) -> str:

@@ -39,10 +39,13 @@ def is_shown(record: Record, tasks: int, every: int) -> bool:
 class Traces:
     """Traces of one run that wait to be sent.
 
-    uri: where MLflow is. judge: who gave the verdicts."""
+    uri: where MLflow is. judge: who gave the verdicts. tags: of every trace, beside its own."""
 
-    def __init__(self, uri: str, experiment: str, run_id: str, judge: str) -> None:
+    def __init__(
+        self, uri: str, experiment: str, run_id: str, judge: str, tags: Mapping[str, str] | None = None
+    ) -> None:
         self.uri, self.experiment, self.run_id, self.judge = uri, experiment, run_id, judge
+        self.tags = dict(tags or {})
         self._waiting: list[tuple[TraceInfo, list[Span]]] = []
 
     def __len__(self) -> int:
@@ -53,8 +56,8 @@ class Traces:
         start = int(1000 * when) - record["group"]  # MLflow shows the latest first: tasks in their order
         self._waiting.append(_Episode(self, record, start).trace())
 
-    def send(self) -> None:
-        """Both requests replace what has the same ids."""
+    def send(self) -> list[str]:
+        """Both requests replace what has the same ids. Returns the ids of the traces."""
         from mlflow.tracing.client import TracingClient
 
         client, waiting = TracingClient(self.uri), self._waiting
@@ -62,6 +65,7 @@ class Traces:
             client.start_trace(info)
         client.log_spans(self.experiment, [span for _, spans in waiting for span in spans])
         self._waiting = []
+        return [info.trace_id for info, _ in waiting]
 
 
 @dataclass
@@ -104,11 +108,21 @@ class _Episode:
             request_preview=record["observation"][:PREVIEW],
             response_preview=f"{record['outcome']}, {len(record['turns'])} turns; {self.when}, {self.protocol}",
             execution_duration=self.now,
-            trace_metadata={"mlflow.sourceRun": self.run.run_id, "mlflow.trace.tokenUsage": json.dumps(usage)},
+            trace_metadata={
+                "mlflow.sourceRun": self.run.run_id,
+                "mlflow.trace.session": self.session,
+                "mlflow.trace.tokenUsage": json.dumps(usage),
+            },
             tags=self._tags(),
             assessments=[*self._scores(), *self.verdicts],
         )
         return info, self.spans
+
+    @property
+    def session(self) -> str:
+        """What MLflow opens side by side: in training the members of a group; of an evaluation, whatever was played on
+        the same task before training, or after it."""
+        return f"{self.run.run_id[:12]}-{self.when.replace(' ', '-')}-group-{self.record['group']}"
 
     def _task(self) -> dict[str, Any]:
         task = self.record["task"]
@@ -116,7 +130,7 @@ class _Episode:
 
     def _tags(self) -> dict[str, str]:
         record = self.record
-        return {
+        return self.run.tags | {
             "mlflow.traceName": f"{record['task']['env']} {record['task']['id']}",
             "when": self.when,
             "protocol": self.protocol,

@@ -91,6 +91,23 @@ def test_the_jobs_of_a_sweep_stand_under_it(sweep: Sweep) -> None:
     sweep.keep("nested")
 
 
+def test_a_sweeps_page_says_what_became_of_its_jobs(
+    page: Any, tmp_path: Path, finished: Callable[[Path], SyncState]
+) -> None:
+    client = MlflowClient(page.server)
+    experiment = client.create_experiment("looked at", tags={"mlflow.experimentKind": "custom_model_development"})
+    state = SyncState(tmp_path)
+    jobs = {"0": {"algorithm": "grpo"}, "1": {"algorithm": "ppo"}}
+    state.begin(page.server, RunInfo("looked at", "the sweep", {}, {"jobs": "2", "folder": "here"}, jobs=jobs))
+    finished(tmp_path / "1")
+    MlflowSync(state, page.server).send()
+    page.goto(f"{page.server}/#/experiments/{experiment}/runs/{state.read()['run_id']}")
+    page.get_by_role("row", name=re.compile("1 ppo FINISHED 100.0 % 100.0 %")).wait_for()
+    page.get_by_role("row", name=re.compile("0 grpo WAITING")).wait_for()
+    if folder := os.environ.get("PILOTRL_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / "sweep.png", timeout=PATIENCE)
+
+
 def test_a_curve(sweep: Sweep) -> None:
     page = sweep.open(f"runs/{sweep.jobs[0]}/model-metrics")
     run_info = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text="panel/adherence")
@@ -106,3 +123,12 @@ def test_an_episode_turn_by_turn(sweep: Sweep) -> None:
     page.get_by_test_id(re.compile("^span-title-row-")).filter(has_text="verdict").click()
     page.get_by_test_id(re.compile("^assessment-tag-")).first.wait_for()
     sweep.keep("episode")
+
+
+def test_what_was_played_on_one_task_opens_on_one_page(sweep: Sweep) -> None:
+    traces = MlflowClient(sweep.page.server).search_traces(locations=[sweep.experiment])
+    session = traces[0].info.trace_metadata["mlflow.trace.session"]
+    page = sweep.open(f"chat-sessions/{session}")
+    page.get_by_text(session).first.wait_for()
+    page.get_by_text("Turn 1").first.wait_for()
+    sweep.keep("session")

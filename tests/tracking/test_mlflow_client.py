@@ -94,7 +94,10 @@ def test_traces_and_the_policy_go_through_a_server_too(
     server: Any, tmp_path: Path, finished: Callable[[Path], SyncState]
 ) -> None:
     sync_state = finished(tmp_path / "run")
-    sync_state.begin(server.uri, replace(CARD, traces=1, model_mb=1))
+    panel = {"env": "toy", "split": "test", "tasks": ["red"], "samples": 1, "sha256": "0" * 64}
+    (tmp_path / "run" / "panel.json").write_text(json.dumps(panel))
+    info = replace(CARD, traces=1, model_mb=1, prompt_set="short", prompts={"act": "Act.", "plan": "Plan {next}."})
+    sync_state.begin(server.uri, info)
     sync_state.end("FINISHED", 1.9e9)
 
     def there() -> tuple[Any, ...]:
@@ -103,12 +106,18 @@ def test_traces_and_the_policy_go_through_a_server_too(
         traces = client.search_traces(locations=[run.info.experiment_id], run_id=sent["run_id"])
         (model,) = client.search_logged_models([run.info.experiment_id])
         files = [file.path for file in client.list_logged_model_artifacts(model.model_id)]
-        return run.to_dictionary(), [trace.to_dict() for trace in traces], model.model_id, files
+        (dataset,) = client.search_datasets([run.info.experiment_id])
+        (given,) = run.inputs.dataset_inputs
+        shared = dataset.name, dataset.profile, given.dataset.to_dictionary(), sent["prompt_versions"]
+        return run.to_dictionary(), [trace.to_dict() for trace in traces], model.model_id, files, shared
 
     MlflowSync(sync_state, server.uri).send()
     once = there()
     assert [len(trace["data"]["spans"]) for trace in once[1]] == [6, 6]
     assert once[3] == ["config.json", "model.safetensors"]
-    sync_state.update(**{METRICS: START, EPISODES: START, "result": None, "artifacts": {}, "model_id": None})
+    assert [version["version"] for version in once[4][3]] == ["1", "1"]
+    assert json.loads(once[4][1]) == {"num_records": 1}
+    sync_state.update(**{METRICS: START, EPISODES: START, **dict.fromkeys(("result", "model_id", "dataset"))})
+    sync_state.update(artifacts={}, prompt_versions=None)
     MlflowSync(sync_state, server.uri).send()
     assert there() == once

@@ -196,6 +196,23 @@ def test_ids_follow_from_the_run_and_what_was_played() -> None:
         assert not set(usual) & set(other)
 
 
+def test_a_session_is_a_group_before_after_or_in_one_step_of_one_run() -> None:
+    def session(phase: str, played: Episode, run: str = "run") -> str:
+        traces = Traces("sqlite://", "1", run, "RuleJudge")
+        traces.add(to_record(played, phase, 5), 1.7e9)
+        metadata = traces._waiting[0][0].trace_metadata
+        assert "mlflow.trace.user" not in metadata
+        return str(metadata["mlflow.trace.session"])
+
+    member = by_policy()
+    assert session("train", member) == session("train", replace(member, sample=3))
+    assert session("after/own plans, sampled", member) == session("after/teacher's plans, greedy", member)
+    others = [("train", member), ("train", replace(member, group=1)), ("before/own plans, sampled", member)]
+    others += [("after/own plans, sampled", member)]
+    told = [session(phase, played) for phase, played in others] + [session("train", member, "other")]
+    assert len(set(told)) == len(told)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Of a run that is over, with two tasks in each of two panels and a group in each of two steps."""
@@ -238,6 +255,15 @@ def test_mlflow_has_the_sample_once_however_often_it_is_sent(sent: Callable[[], 
     SyncState(folder).update(**{"episodes.jsonl": {"bytes": 7, "tail": "of another file"}})  # as though it was cut back
     again = sent()
     assert [trace.to_dict() for trace in again] == [trace.to_dict() for trace in once]
+
+
+def test_members_of_a_group_are_found_by_their_session(sent: Callable[[], list[Any]], tmp_path: Path) -> None:
+    member = next(trace for trace in sent() if trace.info.tags["when"] == "step 2")
+    session = member.info.trace_metadata["mlflow.trace.session"]
+    found = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_traces(
+        locations=[member.info.experiment_id], filter_string=f"metadata.`mlflow.trace.session` = '{session}'"
+    )
+    assert sorted(trace.info.tags["sample"] for trace in found) == ["0", "1"]
 
 
 def test_a_steps_episodes_wait_until_it_is_over(sent: Callable[[], list[Any]], folder: Path) -> None:
