@@ -1,4 +1,4 @@
-"""One run, from a checked configuration to summary.json: panel, training, panel."""
+"""One run, from a checked configuration to summary.json: evaluate, train, evaluate again."""
 
 from __future__ import annotations
 

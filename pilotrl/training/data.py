@@ -22,8 +22,8 @@ from pilotrl.rewards.judge import Judge, RemoteJudge
 from pilotrl.rewards.judge.grading import begin, grade
 from pilotrl.rewards.terms import Term, score
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, RunEpisodes
-from pilotrl.rollout.schedule import schedule
 from pilotrl.rollout.scheduler import run_episodes
+from pilotrl.rollout.task_schedule import schedule
 from pilotrl.training.batch import Batch, collate
 from pilotrl.types import Episode, Role, Task, UserError
 

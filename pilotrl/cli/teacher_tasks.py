@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pilotrl import envs
 from pilotrl.config.schema import Config
 from pilotrl.envs import Env
-from pilotrl.rollout.schedule import drawn, schedule
+from pilotrl.rollout.task_schedule import drawn, schedule
 
 
 def environment(config: Config, split: str) -> Env:
