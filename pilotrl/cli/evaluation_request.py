@@ -31,7 +31,7 @@ Side = tuple[Config, RunFolder | None]
 
 
 ALIKE = ("env.", "panel.", "judge.", "model.prompts", "model.max_")
-"""Keys that make a panel the same."""
+"""Keys that make an evaluation set the same."""
 
 
 def evaluated(argv: Sequence[str]) -> list[Side]:

@@ -175,7 +175,7 @@ def check_parent(parent: str, model: str) -> None:
 
 @functools.cache
 def check_env(settings: str) -> None:
-    """Build the world once, for what only building it shows: data that is not there, or cannot be read."""
+    """Build the environment once, for what only building it shows: data that is not there, or cannot be read."""
     from pilotrl.envs import build
 
     try:

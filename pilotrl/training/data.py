@@ -50,7 +50,7 @@ class Scoring:
     """Reward terms beside ours, by name."""
 
     def __call__(self, episodes: Sequence[Episode]) -> None:
-        """Grade every turn against the step in force, and plans, then fill in terms and rewards."""
+        """Grade every turn against the current step, and plans, then fill in terms and rewards."""
         for env, judge in self.judges.items():
             grade(judge, [episode for episode in episodes if episode.task.env == env], self.unselected)
         for episode in episodes:
