@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from pilotrl import PACKAGE
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.types import Episode
 from tests.runs.test_resume import SMALL
 
 BOTH: dict[str, Any] = {"trains": ["planner", "executor"], "agent_spec": {"teacher_plans": False}}
@@ -35,11 +36,16 @@ CASES: dict[str, dict[str, Any]] = {
 """With one group the second rank has no episodes."""
 
 
+def spread(episodes: Sequence[Episode]) -> None:
+    """Every group has something to learn, and every episode has come to its reward."""
+    for episode in episodes:
+        episode.outcome, episode.reward = "failed", (1 + episode.sample + episode.group % 2) / 5
+
+
 def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
     """By gradient descent: Adam would divide the rounding of a gradient near 0 by a number that is as small."""
     run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600, seed=1)
-    if case == "nothing to learn":
-        run.graded(lambda episodes: None)
+    run.graded(spread if case != "nothing to learn" else lambda episodes: None)
     learned = [p for p in run.module.parameters() if p.requires_grad]
     run.module.configure_optimizers = lambda: [torch.optim.SGD([{"params": learned, "initial_lr": 0.1}], lr=0.1)]
     start = run.weights()
