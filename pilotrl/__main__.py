@@ -22,7 +22,7 @@ from pilotrl.cli.exit_codes import refused
 from pilotrl.cli.preflight import ParsedCommand, as_it_was, prepare
 from pilotrl.cli.slurm import Stopped, reasons
 from pilotrl.cli.sweep import run_sweep
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RUN, RunFolder
@@ -95,7 +95,7 @@ def job(config: DictConfig) -> str | None:
     number = context.job.num if swept else 0
     for source in context.runtime.config_sources:
         if source.provider == "command-line":  # -cd; a job of a cluster has not parsed it
-            folders.add(Path(source.path))
+            search_path.add(Path(source.path))
     sweep_progress.announce(number)
     try:
         play(typed(config), folder)

@@ -25,9 +25,9 @@ from pilotrl import CONF, envs, teacher
 from pilotrl.cli import stage_chain
 from pilotrl.cli.compose import Job, composed_job, key_of, parse
 from pilotrl.cli.exit_codes import ended
-from pilotrl.cli.nearest import nearest
 from pilotrl.cli.preflight import check_endpoints
-from pilotrl.cli.task_lists import environment, teacher_tasks
+from pilotrl.cli.suggestions import nearest
+from pilotrl.cli.teacher_tasks import environment, teacher_tasks
 from pilotrl.cli.validate import check
 from pilotrl.config.schema import Config, Plans
 from pilotrl.envs import Env, home

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from pilotrl import CONF, PACKAGE, prompts
 from pilotrl.analysis.statistics import panel_block
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.models import from_scratch, policy
@@ -79,13 +79,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """What is tested beside ours: the examples, and a folder of the user's own."""
     for place in (PACKAGE.parent / "examples", config.getoption("--own")):
         if place and Path(place).is_dir():
-            folders.add(Path(place))
+            search_path.add(Path(place))
 
 
 @pytest.fixture(autouse=True)
 def _own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that a test names with -cd is forgotten after it."""
-    monkeypatch.setattr(folders, "FOLDERS", [*folders.FOLDERS])
+    monkeypatch.setattr(search_path, "FOLDERS", [*search_path.FOLDERS])
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 

@@ -2,7 +2,7 @@
 have moved them.
 
 Everything is a mean over tasks of a mean over the samples of a task, so that a task with a broken sample weighs as much
-as any other. Intervals are over tasks, because tasks are what a panel draws; samples of one task are not independent.
+as any other. Intervals are over tasks, because tasks are what an evaluation set draws; samples of one task are not independent.
 Where several seeds were run, a second interval covers the luck of training as well.
 """
 
@@ -46,7 +46,7 @@ MEASURES: dict[str, Callable[[Episode], float | None]] = {
     "turns": lambda episode: float(len(episode.turns)),
     "tokens": lambda episode: float(episode.tokens),
 }
-"""What a panel reports, one number an episode; None where the episode does not define it."""
+"""What an evaluation reports, one number an episode; None where the episode does not define it."""
 
 
 def summarize(episodes: Iterable[Episode]) -> Summary:

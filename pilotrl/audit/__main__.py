@@ -23,7 +23,7 @@ from rich.console import Console
 from pilotrl.audit.adversarial import Judges
 from pilotrl.audit.episodes import JUDGED, read
 from pilotrl.audit.findings import audit
-from pilotrl.audit.page import show
+from pilotrl.audit.output import show
 from pilotrl.cli.compose import composed_job, key_of, parse, stored_config
 from pilotrl.cli.evaluation_request import listed
 from pilotrl.cli.exit_codes import ended

@@ -31,10 +31,10 @@ from yaml import YAMLError
 
 from pilotrl import CONF
 from pilotrl.cli import renamed, synonyms
-from pilotrl.cli.nearest import nearest
 from pilotrl.cli.open_nodes import OPEN
+from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.validate import config_keys, flat
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise UserError(f"{DRY}: only python -m pilotrl has it; leave it out")
         raise UserError(f"{word}: there is no such flag; the nearest is {nearest(word, flags)}")
     if arguments.config_dir and Path(arguments.config_dir).is_dir():
-        folders.add(Path(arguments.config_dir))
+        search_path.add(Path(arguments.config_dir))
     return arguments
 
 

@@ -19,8 +19,8 @@ from pilotrl.cli.compose import (
     read_elsewhere,
     resolved,
 )
-from pilotrl.cli.nearest import nearest
 from pilotrl.cli.preflight import check_endpoints, check_language_model, check_taught
+from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.validate import check, flat
 from pilotrl.config.schema import Config
 from pilotrl.store.run_folder import RunFolder
@@ -31,7 +31,7 @@ Side = tuple[Config, RunFolder | None]
 
 
 ALIKE = ("env.", "panel.", "judge.", "model.prompts", "model.max_")
-"""Keys that make a panel the same."""
+"""Keys that make an evaluation set the same."""
 
 
 def evaluated(argv: Sequence[str]) -> list[Side]:

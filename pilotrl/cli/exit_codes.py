@@ -1,4 +1,4 @@
-"""How a command ends: with what it did, with what it is for, or with one line about what the user got wrong."""
+"""Exit codes and last lines of a command: 0, or 2 after one line about what the user got wrong."""
 
 from __future__ import annotations
 

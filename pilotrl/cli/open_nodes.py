@@ -1,4 +1,4 @@
-"""Nodes of the configuration that stand for an object: `_target_` names a class, the other keys are that class's keywords.
+"""Checks nodes of the configuration that name a class under `_target_`: it can be imported, has the methods, takes the keywords.
 
 The class may be anybody's: it is imported, and held against the methods that are asked of it, before anything is built.
 """
@@ -16,8 +16,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl.cli.nearest import nearest, show
 from pilotrl.cli.renamed import CLASSES
+from pilotrl.cli.suggestions import nearest, show
 from pilotrl.types import UserError
 
 OPEN = ("env", "teacher", "judge", "algorithm", "engine")

@@ -1,4 +1,4 @@
-"""What a command line asks for, checked as a whole before anything is created.
+"""Preflight: every job of a command line is composed, validated and given a folder before anything is created.
 
 Hydra writes `.hydra/` before it calls the job, lets `+key=value` past the types, and ends with a traceback and code 1.
 So every job of a command is composed and checked here first, and its folder looked at. The text half: no torch.
@@ -33,7 +33,7 @@ from pilotrl.cli.compose import (
 )
 from pilotrl.cli.open_nodes import locate
 from pilotrl.cli.sweep import Sweep
-from pilotrl.cli.task_lists import environment, teacher_tasks
+from pilotrl.cli.teacher_tasks import environment, teacher_tasks
 from pilotrl.cli.validate import check, check_plans
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Config

@@ -8,7 +8,7 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any
 
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.config.schema import Config, Scratch
 
 PLANS = r"always|once|never|asked|every [1-9]\d{0,5}"
@@ -86,7 +86,7 @@ def _acting(config: Config) -> dict[str, Rule]:
         "stage.demonstrations": at_least(1),
         "stage.detours": within(0, 1),
         "stage.observation_weight": within(0, 1 if config.stage.actor == "expert" else 0),
-        "stage.agents": any_of(folders.options("agent")),
+        "stage.agents": any_of(search_path.options("agent")),
         "reward.overlong_buffer": within(0, 1),
         "reward.overlong_penalty": at_least(0),
     }

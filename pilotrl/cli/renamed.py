@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pilotrl.config import folders
+from pilotrl.config import search_path
 
 KEYS = {
     "stage.plays": "stage.actor",
@@ -50,7 +50,7 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _opened(node: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """An algorithm's or engine's options, without those that it did not read, under the class of its name."""
-    path = folders.find(node, str(values.get("name")))
+    path = search_path.find(node, str(values.get("name")))
     own = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
     assert isinstance(own, dict)
     known = {key: value for key, value in values.items() if key in own}

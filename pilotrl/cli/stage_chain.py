@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from pilotrl import CONF
 from pilotrl.cli.compose import Job, composed_job, key_of, parse, stored_config
-from pilotrl.cli.nearest import nearest, show
+from pilotrl.cli.suggestions import nearest, show
 from pilotrl.config.schema import Config
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.types import UserError

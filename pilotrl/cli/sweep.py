@@ -1,5 +1,4 @@
-"""What a sweep is beside its jobs: a run in MLflow above theirs and, at its end, a table of all and a word on those that are not
-finished."""
+"""Runs the jobs of a sweep under one MLflow run, prints their table at the end, and says what is left to do."""
 
 from __future__ import annotations
 

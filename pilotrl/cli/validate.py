@@ -1,4 +1,4 @@
-"""Is this configuration one that can run? Asked of values before anything is created; every refusal is one line.
+"""Validates the values of one configuration against each other and against what they point to; every refusal is one line.
 
 Types are checked by composition against `pilotrl.config.schema`. Ranges and known names are in `pilotrl.cli.ranges`. Here:
 what depends on several values, and whether what a value points to exists. Nodes with `_target_` are in `open_nodes`; what an
@@ -19,9 +19,9 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import PACKAGE, prompts
-from pilotrl.cli.nearest import nearest, show
 from pilotrl.cli.open_nodes import OPEN, check_target
 from pilotrl.cli.ranges import rules
+from pilotrl.cli.suggestions import nearest, show
 from pilotrl.config.schema import Config
 from pilotrl.rewards.terms import TERMS
 from pilotrl.store.run_folder import RunFolder
@@ -175,7 +175,7 @@ def check_parent(parent: str, model: str) -> None:
 
 @functools.cache
 def check_env(settings: str) -> None:
-    """Build the world once, for what only building it shows: data that is not there, or cannot be read."""
+    """Build the environment once, for what only building it shows: data that is not there, or cannot be read."""
     from pilotrl.envs import build
 
     try:

@@ -1,4 +1,4 @@
-"""What a node of the configuration stands for: its `_target_` is a class, its other keys are that class's keywords."""
+"""Makes the object that a node of the configuration stands for: `_target_` is a class, the other keys are its keywords."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Agent:
     thinks: bool = MISSING
     """The executor writes a thought before its action (ReAct)."""
     context: str = MISSING
-    """`append` (everything in order, old plans stay) or `current` (history, then only the plan in force)."""
+    """`append` (everything in order, old plans stay) or `current` (history, then only the current plan)."""
     window: int | None = MISSING
     """Observations kept whole, the last k; null keeps all."""
 
@@ -203,7 +203,7 @@ class Drift:
     """How far training moves each role, measured on episodes that are played before it, by the policy's own plans."""
 
     tasks: int = MISSING
-    """Of the panel's tasks, that are played once each."""
+    """Tasks of the evaluation set that are run once each."""
     every: int = MISSING
     """Steps between measurements, beside that at the end; 0: none at all."""
 
@@ -239,7 +239,7 @@ class Tracking:
     experiment: str = MISSING
     """Of MLflow, that runs are filed under."""
     traces: int = MISSING
-    """Tasks of each panel whose first episode MLflow shows turn by turn, beside a group of each training step whose calls
+    """Tasks of each evaluation whose first episode MLflow shows turn by turn, beside a group of each training step whose calls
     are kept; 0: no episodes at all."""
     model_mb: int = MISSING
     """Megabytes of weights that are copied to MLflow with the policy; of larger ones it is told where they lie."""

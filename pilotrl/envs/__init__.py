@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
 from pilotrl.types import UserError
 
@@ -90,9 +90,9 @@ def settings_of(name: str, key: str = "env") -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
-    path = folders.find("env", name)
+    path = search_path.find("env", name)
     if path is None:
-        known = ", ".join(folders.options("env"))
+        known = ", ".join(search_path.options("env"))
         raise UserError(f"{key}={name}: there is no such environment; there are {known}; -cd FOLDER adds yours")
     held = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(held, dict)

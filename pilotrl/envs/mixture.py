@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.envs import MIXTURE, Env, Expert, Info, build, home, settings_of
 from pilotrl.types import UserError
 
@@ -94,7 +94,7 @@ def members(
     changes = {name: dict(values) for name, values in dict(options or {}).items()}
     for key, names in (("env.trains", trains), ("env.holds_out", holds_out)):
         for name in names:
-            own = _read(name, key, tuple(folders.FOLDERS))
+            own = _read(name, key, tuple(search_path.FOLDERS))
             if str(own["_target_"]).startswith(f"{__name__}."):
                 raise UserError(f"{key}={name}: is a mixture itself; name its environments")
             if name in found:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
 from pilotrl.types import UserError
 
@@ -32,8 +32,8 @@ def _shipped(name: str) -> dict[str, str]:
     files = sorted((FOLDER / name).glob("*.txt"))
     if files:
         return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in files}
-    if (path := folders.find("prompts", name)) is None:
-        known = ", ".join([*sets(), *folders.options("prompts")])
+    if (path := search_path.find("prompts", name)) is None:
+        known = ", ".join([*sets(), *search_path.options("prompts")])
         raise UserError(
             f"model.prompts={name}: there is no such set of prompts; there are {known}; -cd FOLDER adds yours"
         )

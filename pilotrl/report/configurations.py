@@ -1,4 +1,4 @@
-"""Runs to configurations, equal but for the seed. They are compared within an evaluation set, and nowhere else."""
+"""Groups runs into configurations, equal but for the seed, within each evaluation set."""
 
 from __future__ import annotations
 

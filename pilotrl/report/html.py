@@ -1,4 +1,4 @@
-"""The page, the tables and the pictures of a report: what is written, and under which name."""
+"""Writes a report's HTML page, with its tables as Markdown and CSV and its plots as PNG."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _length(episode: Episode, limits: Mapping[Role, int]) -> float:
 
 
 def unscored_verdicts(episode: Episode) -> int:
-    """Turns that had a plan step in force, and plans to be graded, that have no verdict."""
+    """Turns that had a current step, and plans to be graded, that have no verdict."""
     plans = sum(written.scores is None for written in _plans(episode))
     return plans + sum(turn.adherence is None for turn in _due(episode))
 

@@ -32,7 +32,7 @@ BEFORE = "before.json"
 
 
 def recalled(folder: RunFolder, when: str) -> EpisodesByProtocol:
-    """The panel that was played `before` or `after` training, by protocol."""
+    """The evaluation that was run `before` or `after` training, by protocol."""
     played: EpisodesByProtocol = {}
     with open(folder.episodes, encoding="utf-8") as lines:
         for line in lines:

@@ -13,7 +13,7 @@ from pilotrl import prompts
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.envs import MIXTURE, home
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
-from pilotrl.rollout.schedule import drawn
+from pilotrl.rollout.task_schedule import drawn
 from pilotrl.runs.describe import as_dict, env_name, environments, prompt_set
 from pilotrl.runs.setup import EvalSetup
 from pilotrl.types import Episode, Task

@@ -1,4 +1,4 @@
-"""One run, from a checked configuration to summary.json: panel, training, panel."""
+"""One run, from a checked configuration to summary.json: evaluate, train, evaluate again."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Run:
         return FirstEvaluation.of(self.folder, self.config, self.panel.sha256, self.setup.policy, self.device)
 
     def load_probe(self, last: Path | None) -> None:
-        """What drift is measured on: a small panel at the temperature of training, by the policy's own plans."""
+        """What drift is measured on: a few evaluation tasks at the temperature of training, with the policy's own plans."""
         config, setup, path, heat = self.config, self.setup, self.folder / "probe.pt", self.config.train.temperature
         few = self.panel.tasks[: config.drift.tasks]
         panel = replace(self.panel, tasks=few, samples=1, temperature=heat, top_p=1.0)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pilotrl.store.redact import hide_credentials
-from pilotrl.tracking import evaluation_dataset, mlflow_client, prompt_registry, registry, sweeps
+from pilotrl.tracking import evaluation_dataset, mlflow_client, model_registry, prompt_registry, sweeps
 from pilotrl.tracking.evaluation_dataset import EvaluationSet
 from pilotrl.tracking.run_description import description, panel_points
 from pilotrl.tracking.sync_state import EPISODES, METRICS, Sent, Status, SyncState, sent_nothing
@@ -58,7 +58,7 @@ class MlflowSync:
         self._uri = uri
         self._client: MlflowClient | None = None
         self._experiment = ""
-        self._sweep = registry.sweep_of(self._folder)
+        self._sweep = model_registry.sweep_of(self._folder)
         self._status: Status | None = None
         self._refused: set[str] = set()
 
@@ -96,8 +96,8 @@ class MlflowSync:
         if run.info.run_id != sent["run_id"]:
             self._ledger.update(uri=hide_credentials(self._uri), run_id=run.info.run_id, **sent_nothing())
         mlflow_client.send_params(client, run, sent["params"])
-        if (parent := registry.parent_in(self._uri, sent["parent"])) is not None:
-            registry.link_parent(client, run, parent)
+        if (parent := model_registry.parent_in(self._uri, sent["parent"])) is not None:
+            model_registry.link_parent(client, run, parent)
         self._status = run.info.status
         return client
 
@@ -107,7 +107,7 @@ class MlflowSync:
 
     def _send_place(self, client: MlflowClient, sent: Sent) -> None:
         """Below the run of its sweep, as soon as that is in MLflow, which may be later than this one."""
-        if self._sweep and (sweep := registry.parent_in(self._uri, str(self._sweep))) is not None:
+        if self._sweep and (sweep := model_registry.parent_in(self._uri, str(self._sweep))) is not None:
             client.set_tag(sent["run_id"], "mlflow.parentRunId", sweep.run_id)
             self._sweep = None
 
@@ -212,7 +212,7 @@ class MlflowSync:
         if not path.exists() or sent["result"] == (result := path.stat().st_mtime_ns):
             return
         summary = json.loads(path.read_text())
-        model = registry.send_model(client, self._experiment, sent, summary, self._folder / "policy")
+        model = model_registry.send_model(client, self._experiment, sent, summary, self._folder / "policy")
         if model and (prompts := prompt_registry.linked(sent["prompt_versions"] or [])):
             client.set_logged_model_tags(model, prompts)
         over, panel = max(self._ledger.times().values(), default=sent["created"]), self._evaluation_set()

@@ -43,7 +43,7 @@ class RunInfo:
     judge: str = "judge"
     """Who gives verdicts."""
     traces: int = 0
-    """Tasks of each panel whose first episode is shown as a trace; 0: no traces at all."""
+    """Tasks of each evaluation whose first episode is shown as a trace; 0: no traces at all."""
     traces_every: int = 0
     """Steps between those of which a group of training episodes is shown, too; 0: none."""
     model_mb: float = 0.0

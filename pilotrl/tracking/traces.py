@@ -1,4 +1,4 @@
-"""Episodes as MLflow shows them: a trace each, with spans for every turn, plan, action, answer of the world and verdict.
+"""Episodes as MLflow shows them: a trace each, with spans for every turn, plan, action, answer of the environment and verdict.
 
 A trace is built from a line of episodes.jsonl, and everything in it, ids too, follows from that line and the run: sent
 twice it is the same trace. Nobody measures how long a call takes where episodes are played side by side, so the clock
@@ -29,7 +29,7 @@ PREVIEW = 500
 
 
 def is_shown(record: Record, tasks: int, every: int) -> bool:
-    """Whether an episode is in the sample: the first of each of the first `tasks` tasks of a panel and, in every
+    """Whether an episode is in the sample: the first of each of the first `tasks` tasks of an evaluation and, in every
     `every`-th step of training (0: in none), the whole first group, whose members are credited against each other."""
     if record["phase"] == "train":
         return tasks > 0 and every > 0 and record["step"] % every == 0 and record["group"] == 0

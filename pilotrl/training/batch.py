@@ -283,7 +283,7 @@ class _BatchBuilder:
             self._call(place[id(call)], call, _places(call), call.logprobs)
 
     def _call(self, row: int, call: Call | None, places: Sequence[int], logprobs: Sequence[float]) -> None:
-        """A call in a row, or the words of the world there, with the places of its tokens."""
+        """A call in a row, or the environment's words there, with the places of its tokens."""
         self.token_row += [row] * len(places)
         self.token_position += places
         self.token_call += [len(self.call_row)] * len(places)

@@ -22,8 +22,8 @@ from pilotrl.rewards.judge import Judge, RemoteJudge
 from pilotrl.rewards.judge.grading import begin, grade
 from pilotrl.rewards.terms import Term, score
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, RunEpisodes
-from pilotrl.rollout.schedule import schedule
 from pilotrl.rollout.scheduler import run_episodes
+from pilotrl.rollout.task_schedule import schedule
 from pilotrl.training.batch import Batch, collate
 from pilotrl.types import Episode, Role, Task, UserError
 
@@ -50,7 +50,7 @@ class Scoring:
     """Reward terms beside ours, by name."""
 
     def __call__(self, episodes: Sequence[Episode]) -> None:
-        """Grade every turn against the step in force, and plans, then fill in terms and rewards."""
+        """Grade every turn against the current step, and plans, then fill in terms and rewards."""
         for env, judge in self.judges.items():
             grade(judge, [episode for episode in episodes if episode.task.env == env], self.unselected)
         for episode in episodes:

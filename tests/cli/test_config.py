@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from pilotrl import CONF, PACKAGE
 from pilotrl.cli.compose import composed_job, parse
-from pilotrl.cli.nearest import nearest
 from pilotrl.cli.open_nodes import GIVEN, NAMED, OPEN, keywords, locate
+from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.validate import config_keys, flat
 from pilotrl.config import schema
 

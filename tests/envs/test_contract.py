@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from pilotrl.cli.open_nodes import locate
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.envs import Env, load, settings_of
 from tests.envs.page import written
 
 OTHERS = {"agentgym", "gymnasium"}
 """Worlds that are somebody else's and have to be named first: they have tests of their own."""
 PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
-folders.add(written(PAGE, Path(mkdtemp(prefix="page"))))
-ALL = folders.options("env")
+search_path.add(written(PAGE, Path(mkdtemp(prefix="page"))))
+ALL = search_path.options("env")
 """Ours, those of `examples/` and of `--own FOLDER`, and the one that the page on environments of one's own shows."""
 NAMES = [name for name in ALL if name not in OTHERS]
 SPLITS = ("train", "valid", "test")

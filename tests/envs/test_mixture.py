@@ -18,7 +18,7 @@ from pilotrl.analysis.terminal import by_env
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.envs import Env, home, load
 from pilotrl.envs.mixture import Mixture, blended
-from pilotrl.rollout.schedule import drawn, schedule
+from pilotrl.rollout.task_schedule import drawn, schedule
 from pilotrl.runs import run as running
 from pilotrl.runs.setup import scoring
 from pilotrl.store.records import from_record

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pilotrl.envs import load
-from pilotrl.envs.webshop import WebShop, catalogue, generator, pages, resolve, world
+from pilotrl.envs.webshop import WebShop, catalogue, generator, pages, resolve, tasks
 from pilotrl.envs.webshop.catalogue import Goal, Product
 from pilotrl.envs.webshop.expert import WebShopExpert
 from pilotrl.envs.webshop.score import alike, score, type_factor
@@ -40,8 +40,8 @@ def session_of(env: WebShop) -> Session:
     return env._session
 
 
-def goals_of(env: WebShop) -> dict[str, world.Placed]:
-    return world.worlds(env._source)
+def goals_of(env: WebShop) -> dict[str, tasks.Placed]:
+    return tasks.worlds(env._source)
 
 
 def some(env: WebShop, count: int) -> list[str]:
@@ -264,7 +264,7 @@ def write_one(folder: Path) -> str:
 
 def lamp(folder: Path, **overrides: Any) -> WebShop:
     folder_name = write_one(folder)
-    split = catalogue.split_of("B00LAMP001", world.SHARES)
+    split = catalogue.split_of("B00LAMP001", tasks.SHARES)
     return shop(data_dir=folder_name, split=split, **overrides)
 
 

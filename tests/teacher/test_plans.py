@@ -23,7 +23,7 @@ import pytest
 from pilotrl import endpoint, plans
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.cli.preflight import prepare
-from pilotrl.cli.task_lists import teacher_tasks
+from pilotrl.cli.teacher_tasks import teacher_tasks
 from pilotrl.envs import load
 from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.teacher import ExpertTeacher, plan_dataset

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.rewards.judge import PlanItem
-from pilotrl.rollout.schedule import schedule
+from pilotrl.rollout.task_schedule import schedule
 from pilotrl.training.batch import Batch
 from pilotrl.training.data import Rollouts
 from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, WrittenPlan

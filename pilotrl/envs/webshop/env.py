@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pilotrl.envs import Info, replay
-from pilotrl.envs.webshop import pages, world
+from pilotrl.envs.webshop import pages, tasks
 from pilotrl.envs.webshop.expert import WebShopExpert
 from pilotrl.envs.webshop.generator import Source
 from pilotrl.envs.webshop.session import Layout, Session
@@ -67,7 +67,7 @@ class WebShop:
         self._source = Source(data_dir, split, seed, confusable, max_attributes, max_options)
         self._layout = _layout(fidelity, given)
         self.max_turns = self._layout.max_turns
-        self.tasks = world.solvable(self._source, self._layout)
+        self.tasks = tasks.solvable(self._source, self._layout)
         if not self.tasks:
             limits = f"env.max_turns={self.max_turns}: no task of split {split} can be solved in so few"
             raise UserError(f"{limits}, with env.title_words={self._layout.title_words}; raise one of them")
@@ -78,9 +78,9 @@ class WebShop:
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Starts `options["task"]`, or the task that `seed` picks. KeyError for a task that is not of this split."""
         task = (options or {}).get("task", self.tasks[(seed or 0) % len(self.tasks)])
-        goal, store = world.worlds(self._source)[task]
+        goal, store = tasks.worlds(self._source)[task]
         self._session, self._task, self._actions = Session(store, goal, self._layout), task, []
-        par = world.efficient(self._source, self._layout, task)
+        par = tasks.efficient(self._source, self._layout, task)
         return pages.render(self._session), self._info(self._session, True) | {"par": par}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:

@@ -1,6 +1,6 @@
 """SFT: make the demonstrated tokens likely. Cross entropy, the mean over all trained tokens of the minibatch.
 
-It is the policy gradient with advantage 1 everywhere (less for the world's words, where a stage learns those too).
+It is the policy gradient with advantage 1 everywhere (less for the environment's words, where a stage learns those too).
 Rewards are not read: which demonstrations are worth learning from is decided where they are played.
 Degenerate case: a micro-batch without trained tokens has loss 0 and gradient 0.
 """

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from pilotrl.config import folders
+from pilotrl.config import search_path
 from pilotrl.training.algorithms import Algorithm, Loss, build
 from pilotrl.types import UserError
 from tests.training.algorithms.records import played, scored
@@ -23,13 +23,13 @@ def settings(path: Path) -> dict[str, Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "algorithm" in metafunc.fixturenames:
-        names = folders.options("algorithm")
+        names = search_path.options("algorithm")
         metafunc.parametrize("algorithm", names, indirect=True)
 
 
 @pytest.fixture
 def algorithm(request: pytest.FixtureRequest) -> Algorithm:
-    path = folders.find("algorithm", request.param)
+    path = search_path.find("algorithm", request.param)
     assert path is not None
     return build(settings(path))
 
@@ -179,7 +179,7 @@ def test_learns_a_trivial_task_and_nothing_from_shuffled_rewards(algorithm: Algo
     ],
 )
 def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], says: str) -> None:
-    path = folders.find("algorithm", name)
+    path = search_path.find("algorithm", name)
     assert path is not None
     with pytest.raises(UserError, match=says):
         build({**settings(path), **options})

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pilotrl import envs
 from pilotrl.config.schema import Config
 from pilotrl.envs import Env
-from pilotrl.rollout.schedule import drawn, schedule
+from pilotrl.rollout.task_schedule import drawn, schedule
 
 
 def environment(config: Config, split: str) -> Env:
@@ -20,7 +20,7 @@ def environment(config: Config, split: str) -> Env:
 
 
 def teacher_tasks(config: Config, trains: bool = True) -> dict[str, list[str]]:
-    """By split, the tasks that a run with a teacher asks it about: those of its panel and, where it trains, of its steps."""
+    """By split, the tasks that a run with a teacher asks it about: of its evaluation set and its training steps."""
     train, found = config.train, defaultdict[str, list[str]](list)
     if trains:
         names = environment(config, split := config.env["split"]).tasks[: config.stage.demonstrations]
