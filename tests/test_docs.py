@@ -11,11 +11,14 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from pilotrl import envs
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.cli.validate import check
 from pilotrl.rewards.judge.rule import verdict
+from pilotrl.training import algorithms
+from tests.training.algorithms.records import played
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")]
@@ -80,7 +83,7 @@ def keydoor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     page = (ROOT / "docs" / "tutorial.md").read_text()
     blocks = [dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", page, re.MULTILINE)]
     (code,) = [block for block in blocks if "class KeyDoor" in block]
-    (values,) = [block for block in blocks if "_target_" in block]
+    (values,) = [block for block in blocks if "_target_: keydoor" in block]
     (tmp_path / "keydoor.py").write_text(code)
     (tmp_path / "env").mkdir()
     (tmp_path / "env" / "keydoor.yaml").write_text(values)
@@ -108,3 +111,21 @@ def test_the_environment_of_the_tutorial_can_be_trained_in(keydoor: Path, split:
             over, turns = terminated or truncated, turns + 1
         assert info["solved"]
         assert turns == par
+
+
+def test_the_algorithm_of_the_tutorial_is_that_of_the_reference_and_leaves_out_what_has_no_reward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [(ROOT / "docs" / name).read_text() for name in ("tutorial.md", "extending.md")]
+    one, other = (
+        [dedent(b).strip() for b in re.findall(r"(?:^(?:    .*)?\n)+", page, re.MULTILINE) if "class Rloo" in b]
+        for page in pages
+    )
+    assert one == other
+    (tmp_path / "rloo.py").write_text(one[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "rloo", raising=False)
+    algorithm = algorithms.build({"_target_": "rloo.Rloo", "name": "rloo"})
+    rewards = torch.tensor([1.0, 0.25, 0.25, torch.nan], dtype=torch.float64)
+    found = algorithm.advantages(played(rewards, torch.zeros(4).long(), torch.arange(4))).advantages
+    assert found.tolist() == [0.75, -0.375, -0.375, 0.0]

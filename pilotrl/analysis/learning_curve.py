@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pilotrl.analysis.measures import LIVE, LOSS, ON_POLICY
+from pilotrl.analysis.measures import LIVE, LOSS, plays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ def learning_curve(metrics: Path, picture: Path) -> None:
     What no step has is not drawn; without any step no picture is written.
     """
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    curves = PLAYED if any(ON_POLICY in line for line in lines) else LOSS | CURVES
+    curves = PLAYED if plays(lines) else LOSS | CURVES
     drawn = {title: points for key, title in curves.items() if (points := _series(lines, key))}
     if not drawn:
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 LOSS = {"train/loss": "loss", "valid/loss": "loss on held-out tasks"}
 """Shown instead of those where demonstrations are learned from, whose rewards are their expert's. Elsewhere a loss says little:
 that of a policy gradient is near zero by construction."""
-ON_POLICY = "train/clip_ratio"
-"""A metric that only a run has which learns from its own episodes."""
 BLOCKS = {"eval": "own plans", "eval_teacher": "teacher's plans"}
 """Blocks of summary.json, and whose plans they are about."""
 RATES = ("success", "score", "adherence", "plan_quality")
@@ -22,3 +23,8 @@ MEANINGS = {
 """What each measure is, in a line."""
 LIVE = {"reward/total": "reward", "env/success": "success", "reward/adherence": "adherence"}
 """Metrics shown beside the bar, and what they are called there."""
+
+
+def plays(lines: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a run learns from its own episodes, whatever its algorithm logs: some step generated tokens."""
+    return any(line.get("tokens/generated") for line in lines)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from pilotrl.analysis.measures import BLOCKS, LIVE, LOSS, MEANINGS, ON_POLICY, RATES
+from pilotrl.analysis.measures import BLOCKS, LIVE, LOSS, MEANINGS, RATES, plays
 from pilotrl.store.redact import hide_credentials
 
 PLAIN_EVERY = 10
@@ -297,9 +297,7 @@ def _cell(value: float | None, scale: float, form: str, unit: str = "") -> str:
 
 
 def _live(metrics: Mapping[str, float | None]) -> list[str]:
-    shown = (
-        LIVE if ON_POLICY in metrics or "train/loss" not in metrics else LOSS
-    )  # a step that taught nothing has neither
+    shown = LIVE if plays([metrics]) or "train/loss" not in metrics else LOSS
     return [f"{name} {value:.2f}" for key, name in shown.items() if (value := metrics.get(key)) is not None]
 
 

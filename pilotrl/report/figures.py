@@ -13,7 +13,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from pilotrl.analysis.learning_curve import smooth
-from pilotrl.analysis.measures import LOSS, ON_POLICY
+from pilotrl.analysis.measures import LOSS, plays
 from pilotrl.analysis.statistics import Contrast
 from pilotrl.report.comparisons import Comparison
 from pilotrl.report.configurations import Configuration, Panel
@@ -130,7 +130,7 @@ def _curves(panel: Panel) -> dict[str, str]:
     """Metrics that some run has, and titles. A loss is only drawn where demonstrations are learned from."""
     known = dict.fromkeys(key for run in panel.runs for line in run.metrics for key in line if line[key] is not None)
     terms = {key: f"reward term: {key.removeprefix(TERM)} [0 to 1]" for key in known if key.startswith(TERM)}
-    losses = {} if ON_POLICY in known else LOSS
+    losses = {} if any(plays(run.metrics) for run in panel.runs) else LOSS
     named = {**REWARDS, **(terms | REWARDS), **CURVES, **losses}
     return {key: name for key, name in named.items() if any(_shared(one, key) for one in panel.configurations)}
 

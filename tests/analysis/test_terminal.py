@@ -25,7 +25,7 @@ METRICS: dict[str, float | None] = {
     "env/success": 0.43,
     "reward/adherence": None,
     "train/loss": 1e-9,
-    "train/clip_ratio": 0.1,
+    "tokens/generated": 2763,
 }
 
 
@@ -144,7 +144,7 @@ def test_bars_go_when_a_run_fails() -> None:
 def test_demonstrations_show_their_loss_and_not_the_reward_of_their_expert() -> None:
     console = _console(terminal=False)
     with Display(console) as display:
-        display.update(1, 10, {"reward/total": 1.0, "train/loss": 0.25})
+        display.update(1, 10, {"reward/total": 1.0, "train/loss": 0.25, "tokens/generated": 0})
     assert _written(console).split() == ["step", "1/10", "loss", "0.25"]
 
 

@@ -62,7 +62,7 @@ def line(rng: np.random.Generator, step: int, steps: int) -> dict[str, Any]:
     rates = {f"reward/{name}": done * 0.3 + 0.4 + rng.normal() / 20 for name in ("total", "format", "adherence")}
     dead = {"train/frac_reward_zero_std": 0.2 + 0.3 * done, "train/frac_groups_unsolved": 0.2 - 0.1 * done}
     dead |= {"env/episodes": 4, "train/broken": 1}
-    played = {"env/success": 0.5 + done * 0.2 + rng.normal() / 20, "env/turns": 3 - done, "train/clip_ratio": 0.0}
+    played = {"env/success": 0.5 + done * 0.2 + rng.normal() / 20, "env/turns": 3 - done, "tokens/generated": 100}
     return {"step": step, **rates, **dead, **played, "train/entropy": 0.6 - 0.4 * done, "train/grad_norm": None}
 
 
