@@ -43,8 +43,9 @@ def spread(episodes: Sequence[Episode]) -> None:
 
 
 def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
-    """By gradient descent: Adam would divide the rounding of a gradient near 0 by a number that is as small."""
-    run = make(**CASES[case], steps=2, lr=1e-3, micro_tokens=600, seed=1)
+    """A step by gradient descent: Adam would divide the rounding of a gradient near 0 by a number that is as small, and in a
+    second step rounding may decide which token is sampled."""
+    run = make(**CASES[case], steps=1, lr=1e-3, micro_tokens=600, seed=1)
     run.graded(spread if case != "nothing to learn" else lambda episodes: None)
     learned = [p for p in run.module.parameters() if p.requires_grad]
     run.module.configure_optimizers = lambda: [torch.optim.SGD([{"params": learned, "initial_lr": 0.1}], lr=0.1)]
