@@ -77,9 +77,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """What is tested beside ours: the examples, and a folder of the user's own."""
-    for place in (PACKAGE.parent / "examples", config.getoption("--own")):
-        if place and Path(place).is_dir():
-            search_path.add(Path(place))
+    own = config.getoption("--own")
+    if own and not Path(own).is_dir():
+        raise pytest.UsageError(f"--own {own}: is no folder")
+    for place in (PACKAGE.parent / "examples", *([own] if own else [])):
+        search_path.add(Path(place))
 
 
 @pytest.fixture(autouse=True)

@@ -66,8 +66,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if word == DRY:
             raise UserError(f"{DRY}: only python -m pilotrl has it; leave it out")
         raise UserError(f"{word}: there is no such flag; the nearest is {nearest(word, flags)}")
-    if arguments.config_dir and Path(arguments.config_dir).is_dir():
-        search_path.add(Path(arguments.config_dir))
+    if arguments.config_dir:
+        folder = Path(arguments.config_dir)
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {folder}: is no folder; name the one that holds your options")
+        if option := search_path.shadowed(folder):
+            raise UserError(f"--config-dir {folder}: {option} is an option of ours; give yours another name")
+        search_path.add(folder)
     return arguments
 
 
@@ -140,6 +145,8 @@ def composed_job(arguments: argparse.Namespace, lines: list[str]) -> Job:
         job = Job(typed(raw), raw.hydra)
         resolved(job.config)
         return job
+    except YAMLError as error:
+        raise UserError(f"a file of the configuration cannot be read: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explained(error, lines, arguments) from error
 
@@ -246,7 +253,8 @@ def explained(error: Exception, lines: Sequence[str], arguments: argparse.Namesp
         if here := synonyms.meant(option):
             return UserError(f"{group}={option}: there is no such option (of {options}); here that is {here}")
         return UserError(
-            f"{group}={option}: there is no such option; the nearest is {nearest(option, error.options)} (of {options})"
+            f"{group}={option}: there is no such option; the nearest is {nearest(option, error.options)} (of {options});"
+            " -cd FOLDER adds yours"
         )
     if arguments and isinstance(error, MissingConfigException):
         return no_config(arguments)

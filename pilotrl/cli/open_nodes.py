@@ -51,7 +51,7 @@ def check_target(node: str, settings: DictConfig) -> None:
     cls = locate(f"{node}._target_", target)
     kind = node if node in METHODS else node.rpartition(".")[0]
     for method in METHODS.get(kind, ()):
-        if not any(method in vars(base) for base in cls.__mro__):
+        if not any(method in vars(base) and not getattr(base, "_is_protocol", False) for base in cls.__mro__):
             what = CALLED.get(kind, kind)
             raise UserError(f"{node}._target_={target}: has no method {method}, which every {what} needs")
     hints = keywords(cls)
@@ -59,7 +59,12 @@ def check_target(node: str, settings: DictConfig) -> None:
     own = [key for key in map(str, settings) if key != "_target_" and not (key == "name" and node in NAMED)]
     for key in own:
         check_value(node, key, settings[key], target, hints, schema)
-    given = (*own, *GIVEN.get(node.split(".")[0], ()))
+    added = GIVEN.get(node, ())
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
+    for key in added:
+        if key not in hints and not open_ended:
+            raise UserError(f"{node}._target_={target}: takes no keyword {key}, which every {node} is given")
+    given = (*own, *added)
     for key, parameter in inspect.signature(cls).parameters.items() if hints else ():
         named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if named and parameter.default is parameter.empty and key not in given:
@@ -92,10 +97,11 @@ def locate(key: str, target: str) -> type:
         raise UserError(f"{key}={target}: is called {CLASSES[old] + target.removeprefix(old)} now")
     try:
         cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{key}={target}: cannot be imported ({error}); give the dotted path of a class, and -cd the folder it lies in"
-        ) from error
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        needs = error.name if isinstance(error, ModuleNotFoundError) else None
+        theirs = needs is not None and not module.startswith(needs)
+        remedy = f"install {needs}" if theirs else "give MODULE.CLASS, and -cd the folder it lies in"
+        raise UserError(f"{key}={target}: cannot be imported ({error}); {remedy}") from error
     if not inspect.isclass(cls):
         raise UserError(f"{key}={target}: is not a class; give the dotted path of a class")
     return cls

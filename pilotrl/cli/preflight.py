@@ -105,6 +105,7 @@ def check_algorithm(config: Config) -> None:
         raise UserError("algorithm.name: has no value; say what summaries are to call it, name: NAME in its file")
     try:
         algorithm = algorithms.build(settings)
+        algorithms.check(algorithm)
     except UserError as error:
         raise UserError(f"algorithm.{error}") from error
     name, stage, size = settings["name"], config.stage, config.train.group_size

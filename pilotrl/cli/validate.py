@@ -22,6 +22,7 @@ from pilotrl import PACKAGE, prompts
 from pilotrl.cli.open_nodes import OPEN, check_target
 from pilotrl.cli.ranges import rules
 from pilotrl.cli.suggestions import nearest, show
+from pilotrl.config import search_path
 from pilotrl.config.schema import Config
 from pilotrl.rewards.terms import TERMS
 from pilotrl.store.run_folder import RunFolder
@@ -34,6 +35,9 @@ def check(config: Config) -> None:
     """Raises UserError for the first value that cannot be run. The configuration is typed and has no unknown keys."""
     for key in sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{key}: has no value; give it one on the command line, or choose an option that does")
+    for name in config.reward.terms:
+        if name not in config.reward.weights:
+            raise UserError(f"reward.terms.{name}: has no weight; set reward.weights.{name}")
     for key, (holds, allowed) in rules(config).items():
         value = OmegaConf.select(cast(DictConfig, config), key)
         if value is not None and not holds(value):
@@ -76,16 +80,16 @@ def check_weights(config: Config) -> None:
     for name in own:
         if name in TERMS:
             raise UserError(f"reward.terms.{name}: is a term of ours; give yours another name")
-        if name not in weights:
-            raise UserError(f"reward.terms.{name}: has no weight; set reward.weights.{name}")
     if not any(weights[term] for term in config.stage.terms):
         raise UserError(f"stage.terms={show(config.stage.terms)}: all have weight 0 in reward.weights; raise one")
 
 
 def check_prompts(named: Any) -> None:
     """The set of prompts is there and whole."""
-    if not isinstance(named, str):
-        check_target("model.prompts", named)
+    path = search_path.find("prompts", named) if isinstance(named, str) else None
+    node = OmegaConf.load(path) if path else named
+    if not isinstance(node, str):
+        check_target("model.prompts", cast(DictConfig, node))
     prompts.load(named if isinstance(named, str) else cast(dict[str, Any], OmegaConf.to_container(named, resolve=True)))
 
 

@@ -17,12 +17,19 @@ def add(folder: Path) -> None:
     if path not in FOLDERS:
         FOLDERS.insert(0, path)
     if str(path) not in sys.path:
-        sys.path.insert(0, str(path))
+        sys.path.append(str(path))  # last: a file of theirs called random.py replaces nothing
 
 
 def find(group: str, name: str) -> Path | None:
     """The file of `group=name`, where there is one."""
     return next((path for folder in FOLDERS if (path := folder / group / f"{name}.yaml").is_file()), None)
+
+
+def shadowed(folder: Path) -> str | None:
+    """An option of a folder, as group=name, that has the name of one of ours, which would be taken in its place."""
+    ours = {(path.parent.name, path.stem) for path in CONF.glob("*/*.yaml")}
+    theirs = ((path.parent.name, path.stem) for path in sorted(folder.glob("*/*.yaml")))
+    return next((f"{group}={name}" for group, name in theirs if (group, name) in ours), None)
 
 
 def options(group: str) -> list[str]:

@@ -74,15 +74,23 @@ def score(
     Raises UserError for a term that does not exist or has no weight, and for a value outside of [0, 1].
     """
     _check(terms, weights, own)
-    episode.terms = {name: term(episode) for name, term in {**TERMS, **own}.items()}
-    for name in own:
-        if (value := episode.terms[name]) is not None and not 0 <= value <= 1:
-            raise UserError(f"reward.terms.{name}: gave {value} of an episode; must be from 0 to 1, or None")
+    episode.terms = {name: term(episode) for name, term in TERMS.items()}
+    if own:
+        episode.terms |= _own_terms(episode, own)
     counted = [name for name in terms if weights[name] > 0]
     episode.reward = _weighted_mean(episode, counted, weights)
     _note_process_rewards(episode, counted)
     if episode.reward is not None:
         episode.reward -= overlong_penalty * overlong(_length(episode, trains), overlong_buffer)
+
+
+def _own_terms(episode: Episode, own: Mapping[str, Term]) -> dict[str, float | None]:
+    """Terms of a user's own. Raises UserError for a value outside of [0, 1]."""
+    values = {name: term(episode) for name, term in own.items()}
+    for name, value in values.items():
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise UserError(f"reward.terms.{name}: gave {value} of an episode; must be from 0 to 1, or None")
+    return values
 
 
 def overlong(length: float, buffer: float) -> float:

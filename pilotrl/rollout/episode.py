@@ -56,7 +56,8 @@ class EpisodeRunner:
             steps: Plan | PendingPlan | None = self.agent.teacher.plan(self.env, self.episode, self.steps)
             if isinstance(steps, Future):
                 steps = yield from self._await(steps)
-            assert steps is not None
+            if not isinstance(steps, tuple | list):
+                raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
             kept = again and steps == self.steps[self.turn - 1 :]
             if not self._record_text("planner", ask, KEEP if kept else number(steps, self.turn)):
                 return False

@@ -123,3 +123,105 @@ def test_a_run_with_things_of_ones_own_goes_on_with_the_folder_named_again(
     made.config.write_text(capsys.readouterr().out.rpartition("\nmemory")[0])
     assert main(["-cd", str(folder), f"resume={made}", "train.steps=3"]) == 2
     assert "train.steps=3: resume= goes on with the run's own configuration" in capsys.readouterr().err
+
+
+ALGORITHMS = """
+import torch
+from dataclasses import dataclass
+from pilotrl.training.algorithms import Algorithm, Credit, Loss
+
+
+class Base(Algorithm):
+    def advantages(self, played):
+        return Credit(torch.zeros(len(played.episode)).double())
+
+    def loss(self, scored):
+        return Loss(-scored.logprobs.sum())
+
+
+class NoLoss(Algorithm):
+    def advantages(self, played):
+        return Credit(torch.zeros(len(played.episode)).double())
+
+
+class Bare(Base):
+    def loss(self, scored):
+        return -scored.logprobs.sum()
+
+
+class PerEpisode(Base):
+    def advantages(self, played):
+        return Credit(played.rewards)
+
+
+class NotFinite(Base):
+    def advantages(self, played):
+        return Credit(torch.full((len(played.episode),), float("nan")))
+
+
+class Unlearned(Base):
+    def loss(self, scored):
+        return Loss(torch.tensor(1.0))
+
+
+class Engine:
+    def __init__(self, *, slots: int) -> None: ...
+    def submit(self, request): ...
+    def step(self): ...
+    def release(self, session): ...
+"""
+WRONG = {
+    "NoLoss": "has no method loss, which every algorithm needs",
+    "Bare": "algorithm.loss: gave tensor(3., grad_fn=<NegBackward0>); must be a Loss whose value is a scalar with gradient",
+    "PerEpisode": "algorithm.advantages: gave Credit(",
+    "NotFinite": "of three calls; must be a Credit with a finite number a call",
+    "Unlearned": "must be a Loss whose value is a scalar with gradient",
+    "Missing": "cannot be imported (module",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_algorithm_that_gives_something_else_is_told_before_anything_is_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    module = f"odd_{folder.name}"
+    (folder / f"{module}.py").write_text(ALGORITHMS)
+    (folder / "algorithm" / "odd.yaml").write_text(f"_target_: {module}.{name}\nname: odd\n")
+    assert main(["-cd", str(folder), "env=toy", "algorithm=odd", "hydra.run.dir=run"]) == 2
+    err = capsys.readouterr().err
+    assert WRONG[name] in err
+    assert err.count("\n") == 1
+    assert not (folder / "run").exists()
+
+
+def test_folders_and_files_that_cannot_be_used_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = f"odd_{folder.name}"
+    (folder / f"{module}.py").write_text(ALGORITHMS)
+    cases = {
+        (str(folder / "nowhere"), "--help"): "is no folder; name the one that holds your options",
+        (str(folder), f"engine._target_={module}.Engine"): "takes no keyword model, which every engine is given",
+        (str(folder), "algorithm=mine"): "-cd FOLDER adds yours",
+        (str(folder), "engine._target_=nodots"): "give MODULE.CLASS",
+    }
+    for words, says in cases.items():
+        assert main(["-cd", *words]) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert err.count("\n") == 1
+    (folder / "algorithm" / "torn.yaml").write_text("name: [")
+    assert main(["-cd", str(folder), "env=toy", "algorithm=torn"]) == 2
+    assert "torn.yaml" in capsys.readouterr().err
+    (folder / "broken.py").write_text("def (")
+    assert main(["-cd", str(folder), "env=toy", "engine._target_=broken.X"]) == 2
+    assert "engine._target_=broken.X: cannot be imported (invalid syntax" in capsys.readouterr().err
+    (folder / "needs.py").write_text("import no_such_package")
+    assert main(["-cd", str(folder), "env=toy", "engine._target_=needs.X"]) == 2
+    assert "install no_such_package" in capsys.readouterr().err
+
+
+def test_an_option_with_the_name_of_ours_is_refused_not_ignored(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "algorithm" / "grpo.yaml").write_text("_target_: mine.Grpo\nname: grpo\n")
+    assert main(["-cd", str(folder), "env=toy"]) == 2
+    assert "algorithm=grpo is an option of ours; give yours another name" in capsys.readouterr().err

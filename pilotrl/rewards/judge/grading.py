@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from pilotrl.rewards.judge import Item, Judge, PlanItem, RemoteJudge
-from pilotrl.types import Call, Episode, PlanScores, Turn, WorldError, WrittenPlan
+from pilotrl.types import Call, Episode, PlanScores, Turn, UserError, WorldError, WrittenPlan
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -21,12 +21,28 @@ def grade(judge: Judge, episodes: Sequence[Episode], unselected: bool) -> None:
 
     unselected: candidate plans that were not selected are graded too."""
     turns = [pair for episode in episodes for pair in due(episode)]
-    for (turn, _), verdict in zip(turns, _retried(judge.grade, [item for _, item in turns]), strict=True):
+    verdicts = _retried(judge.grade, [item for _, item in turns])
+    _check(verdicts, len(turns), lambda verdict: verdict in (0, 1, 2), "0, 1, 2 or None an action")
+    for (turn, _), verdict in zip(turns, verdicts, strict=True):
         turn.adherence = verdict
     plans = [pair for episode in episodes for pair in plans_due(episode, unselected)]
     if plans:
-        for (written, _), scores in zip(plans, _retried(judge.grade_plans, [item for _, item in plans]), strict=True):
+        graded = _retried(judge.grade_plans, [item for _, item in plans])
+        _check(graded, len(plans), _are_scores, "PlanScores of 1 to 5 or None a plan")
+        for (written, _), scores in zip(plans, graded, strict=True):
             written.scores = scores
+
+
+def _check(verdicts: Sequence[V | None], count: int, fits: Callable[[V], bool], allowed: str) -> None:
+    """Raises UserError for a judge that says something else than verdicts."""
+    strange = next((verdict for verdict in verdicts if verdict is not None and not fits(verdict)), None)
+    if len(verdicts) != count or strange is not None:
+        said = f"{len(verdicts)} verdicts on {count}" if strange is None else repr(strange)
+        raise UserError(f"judge: gave {said}; must be {allowed}")
+
+
+def _are_scores(scores: PlanScores) -> bool:
+    return isinstance(scores, PlanScores) and all(1 <= score <= 5 for score in scores)
 
 
 def begin(judge: Judge, episode: Episode, unselected: bool) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from pilotrl.config.instantiate import make
@@ -104,7 +105,7 @@ class Loss:
 
     value: Tensor
     """Scalar with gradient; the parts of micro-batches and ranks add up to the minibatch's."""
-    stats: Mapping[str, Tensor] = field(default_factory=dict)
+    stats: Mapping[str, Tensor | float] = field(default_factory=dict)
     """Detached scalars to log as train/NAME, which add up likewise."""
 
 
@@ -140,6 +141,57 @@ def build(settings: Mapping[str, Any]) -> Algorithm:
     """
     algorithm: Algorithm = make({key: value for key, value in settings.items() if key != "name"})
     return algorithm
+
+
+def check(algorithm: Algorithm) -> None:
+    """Ask an algorithm for credit and loss of two made-up episodes, so that what does not fit is known before a run.
+
+    Raises UserError for what is no `Credit` with a finite number a call, or no `Loss` that is a scalar.
+    """
+    calls = torch.arange(3)
+    told = Played(
+        rewards=torch.tensor([1.0, 0.0], dtype=torch.float64),
+        group=torch.zeros(2, dtype=torch.long),
+        success=torch.tensor([True, False]),
+        terminated=torch.tensor([True, True]),
+        episode=torch.tensor([0, 0, 1]),
+        turn=torch.tensor([1, 2, 1]),
+        role=torch.ones(3, dtype=torch.long),
+        observation=torch.tensor([0, 1, 0]),
+        plan=torch.tensor([0, 0, 1]),
+        followed=torch.ones(3, dtype=torch.bool),
+        process_rewards=torch.full((2, 3), torch.nan, dtype=torch.float64),
+        step_rewards=torch.zeros(3, dtype=torch.float64),
+        values=torch.zeros(3) if algorithm.critic else torch.empty(0),
+    )
+    credit: Any = algorithm.advantages(told)
+    if not (isinstance(credit, Credit) and credit.advantages.shape == (3,) and credit.advantages.isfinite().all()):
+        raise UserError(
+            f"advantages: gave {_brief(credit)} of three calls; must be a Credit with a finite number a call"
+        )
+    logprobs = torch.full((3,), -1.0, requires_grad=True)
+    returns = torch.full((3,), torch.nan) if credit.returns is None else credit.returns
+    shown = Scored(
+        logprobs=logprobs,
+        old_logprobs=logprobs.detach(),
+        entropy=torch.zeros(3),
+        advantages=credit.advantages,
+        token_call=calls,
+        call=calls,
+        values=told.values,
+        returns=returns,
+        played=told,
+        tokens=3.0,
+        calls=3.0,
+        targets=3.0,
+    )
+    loss: Any = algorithm.loss(shown)
+    if not (isinstance(loss, Loss) and loss.value.shape == () and loss.value.requires_grad):
+        raise UserError(f"loss: gave {_brief(loss)}; must be a Loss whose value is a scalar with gradient")
+
+
+def _brief(thing: Any) -> str:
+    return " ".join(repr(thing).split())[:60]
 
 
 def check_ranges(algorithm: Any, **ranges: tuple[float, float]) -> None:

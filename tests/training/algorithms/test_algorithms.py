@@ -76,9 +76,8 @@ def test_parts_add_up_to_the_whole(algorithm: Algorithm) -> None:
     for mine, other in zip(gradients(total, leaves), gradients(whole.value, leaves), strict=True):
         torch.testing.assert_close(mine, other)
     for name, value in whole.stats.items():
-        torch.testing.assert_close(torch.stack([one.stats[name] for one in parts]).sum(), value)
-        assert value.ndim == 0
-        assert not value.requires_grad
+        torch.testing.assert_close(sum(float(one.stats[name]) for one in parts), float(value))
+        assert not isinstance(value, Tensor) or (value.ndim == 0 and not value.requires_grad)
 
 
 def gradients(loss: Tensor, leaves: Leaves) -> tuple[Tensor, ...]:
@@ -91,7 +90,7 @@ def test_an_empty_minibatch_is_zero_not_nan(algorithm: Algorithm) -> None:
     loss = algorithm.loss(scored(nothing, torch.empty(0), torch.empty(0), values=values, tokens=0, calls=0, targets=0))
     loss.value.backward()  # type: ignore[no-untyped-call]
     assert loss.value.item() == 0
-    assert all(value.item() == 0 for value in loss.stats.values())
+    assert all(float(value) == 0 for value in loss.stats.values())
 
 
 def test_advantages_are_finite_one_a_call_and_nothing_where_the_reward_is_missing(algorithm: Algorithm) -> None:
