@@ -82,7 +82,7 @@ def test_a_part_of_a_question_can_be_run(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["-cn", "grpo_ppo_shufled"], "there is no grpo_ppo_shufled.yaml in {place}; the nearest is grpo_ppo_shuffled"),
-        (["-cd", "nowhere", "-cn", "mine"], "--config-dir nowhere: is no folder; name the one that holds mine.yaml"),
+        (["-cd", "nowhere", "-cn", "mine"], "--config-dir nowhere: is no folder; name the one that holds your options"),
         (["-cn", "grpo_ppo_shuffled", "arm=pop"], "arm=pop: there is no such option; the nearest is ppo"),
         (["-cn", "grpo_ppo_shuffled", "arn=ppo"], "arn=ppo: there is no such key; the nearest is arm"),
         (["-cn", "grpo_ppo_shuffled", "train.steps=0"], "train.steps=0: must be at least 1"),

@@ -268,10 +268,8 @@ def explained(error: Exception, lines: Sequence[str], arguments: argparse.Namesp
 
 
 def no_config(arguments: argparse.Namespace) -> UserError:
-    """What `--config-dir` or `--config-name` should have been."""
+    """What `--config-name` should have been."""
     name, place = arguments.config_name, Path(arguments.config_dir or CONF)
-    if not place.is_dir():
-        return UserError(f"--config-dir {place}: is no folder; name the one that holds {name}.yaml")
     names = [path.stem for path in place.glob("*.yaml")] or ["config"]
     near = f"the nearest is {nearest(name, names)}, and --config-dir names another folder"
     return UserError(f"--config-name {name}: there is no {name}.yaml in {place}; {near}")

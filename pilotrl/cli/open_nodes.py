@@ -59,11 +59,13 @@ def check_target(node: str, settings: DictConfig) -> None:
     own = [key for key in map(str, settings) if key != "_target_" and not (key == "name" and node in NAMED)]
     for key in own:
         check_value(node, key, settings[key], target, hints, schema)
-    added = GIVEN.get(node, ())
+    added = GIVEN.get(node.split(".")[0], ())
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
     for key in added:
         if key not in hints and not open_ended:
-            raise UserError(f"{node}._target_={target}: takes no keyword {key}, which every {node} is given")
+            raise UserError(
+                f"{node}._target_={target}: takes no keyword {key}, which every {node.split('.')[0]} is given"
+            )
     given = (*own, *added)
     for key, parameter in inspect.signature(cls).parameters.items() if hints else ():
         named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
