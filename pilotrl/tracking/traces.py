@@ -29,10 +29,12 @@ PREVIEW = 500
 
 
 def is_shown(record: Record, tasks: int, every: int) -> bool:
-    """Whether an episode is in the sample: the first of each of the first `tasks` tasks of an evaluation and, in every
-    `every`-th step of training (0: in none), the whole first group, whose members are credited against each other."""
+    """Whether an episode is in the sample: the first of each of the first `tasks` tasks of an evaluation and, in the
+    first and every `every`-th step of training (0: in none), the whole first group, whose members are credited against each
+    other."""
     if record["phase"] == "train":
-        return tasks > 0 and every > 0 and record["step"] % every == 0 and record["group"] == 0
+        kept = every > 0 and (record["step"] == 1 or record["step"] % every == 0)
+        return tasks > 0 and kept and record["group"] == 0
     return bool(record["group"] < tasks and record["sample"] == 0)
 
 

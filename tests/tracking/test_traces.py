@@ -83,6 +83,7 @@ def root(spans: Sequence[Any]) -> Any:
         ({"phase": "train", "step": 6, "sample": 7}, True),
         ({"phase": "train", "step": 6, "group": 1}, False),
         ({"phase": "train", "step": 5}, False),
+        ({"phase": "train", "step": 1}, True),
     ],
 )
 def test_the_sample(changes: dict[str, Any], shown: bool) -> None:
