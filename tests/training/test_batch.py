@@ -33,8 +33,8 @@ def episode(calls: Sequence[Call], *, group: int = 0, sample: int = 0, reward: f
 
 
 def turn(number: int) -> Turn:
-    """Every second one says the same; its action was worth its number."""
-    return Turn((), "", "act", f"seen {number % 2}", True, True, 0.0, reward=float(number))
+    """The first leads back to where the episode began; an action is worth the number of its turn."""
+    return Turn((), "", "act", "look" if number == 1 else f"seen {number}", True, True, 0.0, reward=float(number))
 
 
 def batch_of(episodes: Sequence[Episode], trains: Sequence[str] = ROLES, groups: int = 8) -> Batch:
@@ -412,7 +412,7 @@ def test_an_algorithm_is_told_what_each_call_saw_followed_and_brought() -> None:
     told = batch.played(torch.empty(0))
     assert told.role.tolist() == [0, 1] * 6
     assert told.turn.tolist() == [1, 1, 2, 2, 3, 3] * 2
-    assert told.observation.tolist() == [0, 0, 1, 1, 2, 2] * 2  # "look", "seen 1", "seen 0"
+    assert told.observation.tolist() == [0, 0, 0, 0, 1, 1] * 2  # "look", "look", "seen 2"
     assert told.plan.tolist() == [0] * 6 + [1] * 6
     assert told.step_rewards.tolist() == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0] * 2
 

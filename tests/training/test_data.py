@@ -144,13 +144,15 @@ def test_shuffled_rewards_are_the_same_rewards_given_to_others(training: Callabl
                 episode.reward = None if i == 5 else i / 100
                 for t, call in enumerate(episode.calls):
                     call.process_reward = (i + t) % 3 / 2
+                for t, turn in enumerate(episode.turns):
+                    turn.reward = 10 * i + t
 
         source.scoring = Graded(scoring)  # type: ignore[assignment]
         played: Batch = source.batch(0)
         return played
 
     plain, control, again = batch(), batch(shuffle_rewards=True), batch(shuffle_rewards=True)
-    for name in ("rewards", "process_rewards"):
+    for name in ("rewards", "process_rewards", "step_rewards"):
         true, dealt = getattr(plain, name), getattr(control, name)
         assert torch.equal(dealt.nan_to_num(-1), getattr(again, name).nan_to_num(-1))
         assert torch.equal(dealt.isnan(), true.isnan())

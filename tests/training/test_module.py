@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from pilotrl.training.batch import Batch
+from pilotrl.training.algorithms import Credit, Loss, Played, Scored
+from pilotrl.training.algorithms.grpo import Grpo
+from pilotrl.training.batch import ROLES, Batch
 from pilotrl.types import Call
 
 Make = Callable[..., Any]
@@ -299,3 +302,27 @@ def test_muon_learns_matrices_inside_the_blocks_and_adam_the_rest(training: Make
         assert (id(parameter) in held[1]) == ("layers." in name and parameter.ndim == 2), name
         assert (id(parameter) in held[0]) != (id(parameter) in held[1])
         assert not torch.equal(parameter, before[name])
+
+
+def test_an_algorithm_is_shown_which_call_each_token_is_of(training: Make) -> None:
+    """Tokens of a micro-batch point to its calls, and those to the calls of the step: with whole calls, in every minibatch."""
+    run, seen = training("grpo", steps=1, minibatches=2, micro_tokens=300, trains=ROLES), []
+
+    @dataclass(frozen=True)
+    class Watched(Grpo):
+        def advantages(self, played: Played) -> Credit:
+            return Credit(torch.arange(1.0, len(played.episode) + 1).double())
+
+        def loss(self, scored: Scored) -> Loss:
+            seen.append(scored)
+            return super().loss(scored)
+
+    run.module.algorithm = Watched(**asdict(run.module.algorithm))  # type: ignore[call-overload]
+    run.fit()
+    assert len(seen) > 2
+    for scored in seen:
+        assert torch.equal(scored.advantages, scored.call[scored.token_call] + 1.0)
+        assert scored.token_call.unique().tolist() == list(range(len(scored.call)))
+    calls = torch.cat([scored.call for scored in seen])
+    assert calls.sort()[0].tolist() == list(range(len(seen[0].played.episode)))
+    assert {scored.calls for scored in seen} == {len(calls) / 2}  # of a minibatch, whatever its micro-batches hold
