@@ -34,7 +34,7 @@ from pilotrl.cli.compose import (
 from pilotrl.cli.open_nodes import locate
 from pilotrl.cli.sweep import Sweep
 from pilotrl.cli.teacher_tasks import environment, teacher_tasks
-from pilotrl.cli.validate import check, check_plans
+from pilotrl.cli.validate import check, check_plans, prompt_set
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Config
 from pilotrl.rewards import judge
@@ -133,12 +133,7 @@ def check_language_model(config: Config) -> None:
         model_info.check_targets(str(Path(parent) / "policy") if parent else model.path, model.lora.targets)
     if strange:
         template = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, model.template), resolve=True))
-        model_info.check_model(model.path, template, "system" in prompts.load(_prompts(config)))
-
-
-def _prompts(config: Config) -> str | dict[str, Any]:
-    named = config.model.prompts
-    return named if isinstance(named, str) else cast(dict[str, Any], OmegaConf.to_container(named, resolve=True))
+        model_info.check_model(model.path, template, "system" in prompts.load(prompt_set(model.prompts)))
 
 
 def check_endpoints(config: Config) -> None:

@@ -90,7 +90,12 @@ def check_prompts(named: Any) -> None:
     node = OmegaConf.load(path) if path else named
     if not isinstance(node, str):
         check_target("model.prompts", cast(DictConfig, node))
-    prompts.load(named if isinstance(named, str) else cast(dict[str, Any], OmegaConf.to_container(named, resolve=True)))
+    prompts.load(prompt_set(named))
+
+
+def prompt_set(named: Any) -> str | dict[str, Any]:
+    """What `model.prompts` says: the name of a set, or the settings of a class."""
+    return named if isinstance(named, str) else cast(dict[str, Any], OmegaConf.to_container(named, resolve=True))
 
 
 def check_plans(config: Config) -> None:

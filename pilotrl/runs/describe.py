@@ -22,12 +22,6 @@ def as_dict(node: Any) -> dict[str, Any]:
     return {str(key): value for key, value in held.items()}
 
 
-def prompt_set(config: Config) -> str | dict[str, Any]:
-    """Which prompts are used: a name, or the settings of a class."""
-    named = config.model.prompts
-    return str(named) if isinstance(named, str) else as_dict(named)
-
-
 def env_name(config: Config) -> str:
     """Name of the environment: webshop, from `_target_: pilotrl.envs.webshop.WebShop`."""
     return envs.name_of(config.env)

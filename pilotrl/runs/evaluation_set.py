@@ -11,10 +11,11 @@ from typing import Any
 
 from pilotrl import prompts
 from pilotrl.analysis.statistics import panel_block
+from pilotrl.cli.validate import prompt_set
 from pilotrl.envs import MIXTURE, home
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.task_schedule import drawn
-from pilotrl.runs.describe import as_dict, env_name, environments, prompt_set
+from pilotrl.runs.describe import as_dict, env_name, environments
 from pilotrl.runs.setup import EvalSetup
 from pilotrl.types import Episode, Task
 
@@ -77,7 +78,7 @@ def panel_of(setup: EvalSetup) -> Panel:
         protocol={
             "env": {**as_dict(config.env), "split": config.panel.split},
             "agent": as_dict(config.agent),
-            "prompts": prompts.load(prompt_set(config), config.agent.plans),
+            "prompts": prompts.load(prompt_set(config.model.prompts), config.agent.plans),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": environments(config)} if env == MIXTURE else {}),
         },

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
 from pilotrl import CONF, engine, envs, prompts, teacher
+from pilotrl.cli.validate import prompt_set
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Agent, Config
 from pilotrl.engine import Engine, ForkableEngine
@@ -34,7 +35,7 @@ from pilotrl.rewards.judge import Judge
 from pilotrl.rollout.agent import AgentSpec
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
-from pilotrl.runs.describe import as_dict, environments, prompt_set
+from pilotrl.runs.describe import as_dict, environments
 from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.training import algorithms
 from pilotrl.training.algorithms import Algorithm
@@ -61,7 +62,7 @@ class EvalSetup:
         config, agent = self.config, agent or self.config.agent
         return AgentSpec(
             chat=self.chat,
-            prompts=prompts.load(prompt_set(config), agent.plans),
+            prompts=prompts.load(prompt_set(config.model.prompts), agent.plans),
             plans=agent.plans,
             thinks=agent.thinks,
             context=agent.context,
@@ -218,7 +219,7 @@ def model_path(config: Config, folder: Path) -> str:
             draft = Path(temporary) / target.name
             from_scratch.build(
                 draft,
-                [*corpus, *words(prompt_set(config))],
+                [*corpus, *words(prompt_set(config.model.prompts))],
                 seed=config.seed,
                 **sizes(config),
             )

@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pilotrl import prompts
+from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
 from pilotrl.rewards import terms
-from pilotrl.runs.describe import env_name, git_revision, prompt_set
+from pilotrl.runs.describe import env_name, git_revision
 from pilotrl.tracking import sweeps
 from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.types import Episode
@@ -22,7 +23,7 @@ from pilotrl.types import Episode
 def run_info(config: Config, path: Path) -> RunInfo:
     """Name, experiment, tags and parameters of the run in MLflow."""
     params: Any = OmegaConf.to_container(config, resolve=True)
-    named = prompt_set(config)
+    named = prompt_set(config.model.prompts)
     tags = {
         "stage": config.stage.name,
         "env": env_name(config),
