@@ -117,13 +117,17 @@ def job(config: DictConfig) -> str | None:
 
 def play(config: Config, path: Path) -> None:
     """The run itself, unless it is finished."""
-    if RunFolder(path).finished:
+    folder = RunFolder(path)
+    begun = folder.begun
+    if folder.finished:
         print(f"{path}: this run is finished, nothing was changed; its result is in summary.json")
         return
     from pilotrl.runs.run import run  # here and not above: whoever asks for help does not wait for torch
 
     if config.stage.order:
         from pilotrl.runs.progressive import run
+    if begun and not folder.begun:  # while torch was loaded
+        raise UserError(f"{path}: was removed while the run was starting; start it again")
     os.environ[RUN] = str(path)
     try:
         run(config, path)

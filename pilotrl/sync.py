@@ -24,21 +24,24 @@ def sync(folder: Path, uri: str | None = None) -> int:
 
     uri: MLflow's tracking URI, instead of the run's own. Raises UserError if the folder holds no tracked run, if the run is
     still going (it sends to MLflow itself), or if MLflow fails."""
-    sync_state = SyncState(folder)
-    try:
-        known = sync_state.read()
-    except (OSError, ValueError):
+    sync_state, run = SyncState(folder), RunFolder(folder)
+    if not (folder / STATE_FILE).exists():
         raise UserError(
-            f"folder={folder}: no readable {STATE_FILE}; name a run folder that was not started with tracking=off"
-        ) from None
+            f"folder={folder}: has no {STATE_FILE}; name a run folder that was not started with tracking=off"
+        )
+    known = sync_state.read()
+    if run.finished:
+        run.check_whole()
     if uri is None and has_credentials(known["uri"]):
         raise UserError(f"uri={known['uri']}: credentials are not kept in a run folder; give them with --uri")
     feed = MlflowSync(sync_state, absolute(uri or known["uri"]))
-    with RunFolder(folder).lock():
+    with run.lock():
         if known["status"] == "RUNNING":  # but no process holds the lock: the run was killed
             sync_state.end("KILLED", max(sync_state.times().values(), default=time.time()))
         try:
             feed.send()
+        except UserError:
+            raise
         except Exception as error:  # of any kind: here they all come from MLflow
             raise UserError(
                 f"{feed.complaint(error)}; run this again once it works, or name another with --uri"
@@ -63,7 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, code = parser.parse_args(arguments), 0
     for folder in (each for place in given.folders for each in (place, *jobs(place))):
         try:
-            print(f"{folder}: {sync(folder, given.uri)} bytes of metrics were new to MLflow")
+            new = sync(folder, given.uri)
+            told = f"{new} bytes of metrics were new to MLflow"
+            if new < 0:
+                told = (
+                    f"metrics.jsonl has {-new} bytes less than MLflow was sent: lines were lost, or cut off by a resume"
+                )
+            print(f"{folder}: {told}")
         except Exception as error:
             code = refused(error)
     return code

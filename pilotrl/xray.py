@@ -8,7 +8,6 @@ every `checkpoint.calls_every` steps. Without --episode: a list of the step's ep
 from __future__ import annotations
 
 import argparse
-import pickle
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,11 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pilotrl.cli.compose import key_of, read_elsewhere
+from pilotrl.cli.compose import hydra_node, key_of, read_elsewhere, typed_words
 from pilotrl.cli.exit_codes import ended
 from pilotrl.models.policy import load_tokenizer
 from pilotrl.runs.setup import model_path
+from pilotrl.store.reading import read_json, unreadable
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.training import batch_file
 from pilotrl.training.batch import Batch, rows_of
 from pilotrl.types import Call, UserError
 
@@ -121,35 +122,31 @@ def _table(*headings: str) -> Table:
 
 def kept(folder: RunFolder, step: int | None) -> Batch:
     """The batch of a step that the run has kept, the last one if none is named. Raises UserError where there is none."""
-    known = {int(path.stem.partition("-")[2]): path for path in sorted(folder.calls.glob("step-*.pt"))}
+    places = sorted(folder.calls.glob("step-*.safetensors"))
+    known = {int(number): path for path in places if (number := path.stem.partition("-")[2]).isdigit()}
     if not known:
+        folder.check_version()
         stages = ", ".join(str(path.parent) for path in sorted(folder.path.glob("*-*/calls")))
         remedy = f"of its stages {stages} do" if stages else how_to_keep(folder)
         raise UserError(f"{folder}: holds no calls/ of a step; {remedy}")
     if step is not None and step not in known:
-        raise UserError(f"--step {step}: was not kept; there are {', '.join(map(str, known))}")
+        raise UserError(f"--step {step}: was not kept in {folder.calls}; there are {', '.join(map(str, known))}")
     path = known[max(known) if step is None else step]
-    try:
-        batch: Batch = torch.load(path, map_location="cpu", weights_only=False)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: cannot be read, it was not written to its end; name another with --step") from error
-    return batch
+    return batch_file.read(path, "name another step with --step, or the same run with checkpoint.calls_every=1")[0]
 
 
 def how_to_keep(folder: RunFolder) -> str:
     """What to type so that there is a step to look at: go on with a run that has none yet, or this run once more."""
     key = "checkpoint.calls_every"
-    if not folder.finished and not folder.metrics.is_file() and read_elsewhere(folder).checkpoint.calls_every:
+    if not folder.metrics.is_file() and not folder.finished and read_elsewhere(folder).checkpoint.calls_every:
         return f"its first step is not over; python -m pilotrl resume={shlex.quote(str(folder))} goes on"
-    typed = folder.config.parent / "overrides.yaml"
-    lines = [str(line) for line in OmegaConf.load(typed)] if typed.is_file() else []
-    words = [*given_flags(folder), *(line for line in lines if key_of(line) != key), f"{key}=1"]
+    words = [*given_flags(folder), *(line for line in typed_words(folder) if key_of(line) != key), f"{key}=1"]
     return f"the same run with its calls kept: python -m pilotrl {shlex.join(words)}"
 
 
 def given_flags(folder: RunFolder) -> list[str]:
     """`--config-dir` and `--config-name` of the command that began a run, where it had them."""
-    found = OmegaConf.load(folder.hydra).hydra if folder.hydra.is_file() else OmegaConf.create()
+    found = hydra_node(folder)
     sources = OmegaConf.select(found, "runtime.config_sources", default=[])
     places = [source.path for source in sources if source.provider == "command-line"]
     name = OmegaConf.select(found, "job.config_name", default="config")
@@ -162,6 +159,8 @@ def given_flags(folder: RunFolder) -> list[str]:
 def tokenizer_of(folder: RunFolder) -> Any:
     """The run's own where it has left a policy, else that of what it started from. Raises UserError where both are gone."""
     path = str(folder.policy) if folder.policy.is_dir() else model_path(read_elsewhere(folder), folder.path)
+    if folder.policy.is_dir():
+        read_json(folder.policy / "tokenizer.json")
     try:
         return load_tokenizer(path)
     except (OSError, ValueError) as error:
@@ -196,7 +195,11 @@ def show(folder: RunFolder, episode: int | None, step: int | None, each: bool, c
     console.print(head, style="bold", markup=False)
     legend = [*INK.items(), ("trained, better than expected", GOOD), ("worse", BAD), ("no difference", "underline")]
     console.print(Text("  ").join(Text(name, style) for name, style in legend))
-    found = rows(batch, episode)
+    try:
+        found = rows(batch, episode)
+    except (AssertionError, LookupError, ValueError) as error:
+        remedy = "it is not what a run writes; name another step with --step"
+        raise unreadable(folder.calls, f"step {batch.step + 1}, {error}", remedy) from error
     for number, tokens in enumerate(found, start=1):
         trained = sum(token.call is not None for token in tokens)
         console.rule(f"row {number} of {len(found)}: {len(tokens)} tokens, {trained} trained, all as they were sampled")

@@ -48,6 +48,8 @@ TARGETS = ["q_proj", "v_proj", "down_proj"]
 LOCAL = {"_target_": "pilotrl.engine.local.LocalEngine", "slots": 16}
 LIMITS: dict[Role, int] = {"planner": 48, "executor": 24}
 """Tokens of a reply."""
+RESULTS = '{"train": {}, "panel": {}}'
+"""The least that is a summary.json."""
 """Layers that get adapters."""
 
 

@@ -10,14 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 
-import torch
-
 from pilotrl.cli.compose import stored_config
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
 from pilotrl.runs.setup import load_model, model_path
 from pilotrl.store.run_folder import RunFolder
-from pilotrl.training.batch import Batch
+from pilotrl.training import batch_file
 
 TIMES = 3
 
@@ -33,11 +31,11 @@ def learned(policy: Policy, micro_batches: Iterable[MicroBatch]) -> tuple[float,
 
 def main(folder: str) -> None:
     run = RunFolder(Path(folder))
-    config, kept = stored_config(run), sorted(run.calls.glob("step-*.pt"))
+    config, kept = stored_config(run), sorted(run.calls.glob("step-*.safetensors"))
     policy = Policy(load_model(config, model_path(config, run.path)), critic=False)
     print(f"{'step':>6} {'tokens alone':>13} {'in a trie':>10} {'seconds alone':>14} {'in a trie':>10}")
     for path in kept:
-        batch: Batch = torch.load(path, weights_only=False)
+        batch, _ = batch_file.read(path)
         taken: dict[int, list[tuple[float, int]]] = {0: [], 1: []}
         for _ in range(TIMES):
             taken[0].append(learned(policy, (batch.micro_batch([row]) for row in range(len(batch.rows)))))

@@ -16,9 +16,12 @@ from rich.console import Console
 from pilotrl import xray
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.training import batch_file
 from pilotrl.training.batch import Batch
 from pilotrl.types import UserError
-from tests.conftest import Training
+from tests.conftest import RESULTS, Training
+
+NAME = "step-000001.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +46,9 @@ def folder(batch: Batch, warm: Path, tmp_path: Path) -> RunFolder:
     """Of a run that kept this step."""
     made = RunFolder(tmp_path / "run")
     made.calls.mkdir(parents=True)
-    torch.save(batch, made.calls / "step-000001.pt")
+    batch_file.write(batch, made.calls / NAME)
     made.config.parent.mkdir()
-    OmegaConf.save({"model": {"path": str(warm), "scratch": None}, "parent": None}, made.config)
+    OmegaConf.save({"model": {"path": str(warm), "scratch": None}, "parent": None, "seed": 0}, made.config)
     return made
 
 
@@ -79,7 +82,7 @@ def test_recomputed_are_of_the_weights_that_played_and_not_of_those_that_have_le
 
 
 def test_what_was_not_sampled_is_not_shown_as_if_it_had_been(batch: Batch, folder: RunFolder) -> None:
-    kept = torch.load(folder.calls / "step-000001.pt", weights_only=False)
+    kept, _ = batch_file.read(folder.calls / NAME)
     kept.rows[0][kept.token_position[0]] += 1
     with pytest.raises(AssertionError, match="is trained"):
         xray.rows(kept, kept.row_episode[0])
@@ -96,20 +99,20 @@ def test_a_row_in_words(batch: Batch, folder: RunFolder) -> None:
 
 
 def test_a_step_without_recomputed_ones_says_so(folder: RunFolder) -> None:
-    path = folder.calls / "step-000001.pt"
-    kept = torch.load(path, weights_only=False)
+    path = folder.calls / NAME
+    kept, _ = batch_file.read(path)
     kept.recomputed = None
-    torch.save(kept, path)
+    batch_file.write(kept, path)
     assert "only the sampled ones are known" in shown(folder)
 
 
 def finish(run: RunFolder) -> None:
-    run.summary.write_text("{}")
+    run.summary.write_text(RESULTS)
 
 
 def test_what_to_type_where_nothing_was_kept_is_this_run_again(folder: RunFolder, tmp_path: Path) -> None:
     """Composed from the line that is named, it is the run that was, but for the calls that it keeps."""
-    (folder.calls / "step-000001.pt").unlink()
+    (folder.calls / NAME).unlink()
     mine = tmp_path / "my conf"
     (mine / "agent").mkdir(parents=True)
     (mine / "agent" / "mine.yaml").write_text("defaults: [react]\nwindow: 3\n")
@@ -131,7 +134,7 @@ def test_what_to_type_where_nothing_was_kept_is_this_run_again(folder: RunFolder
 
 
 def test_a_run_whose_first_step_is_not_over_is_gone_on_with(folder: RunFolder) -> None:
-    (folder.calls / "step-000001.pt").unlink()
+    (folder.calls / NAME).unlink()
     OmegaConf.save(composed_job(parse([]), ["env=toy"]).config, folder.config)
     with pytest.raises(UserError, match=r"its first step is not over; python -m pilotrl resume=.*run goes on"):
         shown(folder)
@@ -147,16 +150,16 @@ def test_without_an_episode_there_is_a_list_to_choose_from(batch: Batch, folder:
         assert int(cells[7]) == sum(token.call is not None for row in xray.rows(batch, number) for token in row)
 
 
-GONE = {"model": {"path": "/gone/policy", "scratch": None}, "parent": None}
+GONE = {"model": {"path": "/gone/policy", "scratch": None}, "parent": None, "seed": 0}
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda run: {"episode": 99}, "--episode 99: step 1 has episodes 0 to 11"),
-        (lambda run: {"step": 7}, "--step 7: was not kept; there are 1"),
+        (lambda run: {"step": 7}, "--step 7: was not kept in .*/calls; there are 1"),
         (
-            lambda run: (run.calls / "step-000001.pt").unlink() or finish(run) or {},
+            lambda run: (run.calls / NAME).unlink() or finish(run) or {},
             "holds no calls/ of a step; the same run with its calls kept: python -m pilotrl checkpoint.calls_every=1$",
         ),
         (
@@ -164,7 +167,7 @@ GONE = {"model": {"path": "/gone/policy", "scratch": None}, "parent": None}
             "of its stages .*run/1-a do",
         ),
         (lambda run: run.config.unlink() or {}, "is not a run folder"),
-        (lambda run: (run.calls / "step-000001.pt").write_bytes(b"PK") and {}, "step-000001.pt: cannot be read"),
+        (lambda run: (run.calls / NAME).write_bytes(b"PK") and {}, "step-000001.safetensors: is cut off or broken"),
         (lambda run: OmegaConf.save(GONE, run.config) or {}, "started from /gone/policy, which has no tokenizer"),
     ],
 )
@@ -179,14 +182,14 @@ def test_a_parent_is_where_it_was_when_the_run_began(
     """Named as the command named it, and read from another working folder."""
     (tmp_path / "there" / "before").mkdir(parents=True)
     (tmp_path / "there" / "before" / "policy").symlink_to(warm)
-    OmegaConf.save({"model": {"path": "pilotrl:nano", "scratch": None}, "parent": "before"}, folder.config)
+    OmegaConf.save({"model": {"path": "pilotrl:nano", "scratch": None}, "parent": "before", "seed": 0}, folder.config)
     OmegaConf.save({"hydra": {"runtime": {"cwd": str(tmp_path / "there")}}}, folder.hydra)
     monkeypatch.chdir(tmp_path)
     assert "step 1, episode 0" in shown(folder)
 
 
 def test_a_run_that_is_over_needs_no_parent(folder: RunFolder, warm: Path) -> None:
-    OmegaConf.save({"model": {"path": str(warm), "scratch": None}, "parent": "deleted"}, folder.config)
+    OmegaConf.save({"model": {"path": str(warm), "scratch": None}, "parent": "deleted", "seed": 0}, folder.config)
     folder.policy.symlink_to(warm)
     assert "step 1, episode 0" in shown(folder)
 

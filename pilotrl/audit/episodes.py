@@ -14,6 +14,7 @@ from pilotrl.analysis.statistics import MEASURES as PANEL
 from pilotrl.rewards.judge.grading import due
 from pilotrl.rewards.judge.plan_rules import restates
 from pilotrl.rewards.judge.step_parser import Step, read_step
+from pilotrl.store.reading import unreadable
 from pilotrl.store.records import from_record
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, UserError
@@ -81,6 +82,8 @@ def read(folder: RunFolder, learns_by_playing: bool) -> RecordedEpisodes:
     """The episodes of a run, also of one that is still being written.
 
     learns_by_playing: it trains on the policy's own rollouts. Raises UserError for a line that cannot be parsed."""
+    if folder.finished:
+        folder.check_whole()
     recorded = RecordedEpisodes()
     for number, line in enumerate(_lines(folder), start=1):
         try:
@@ -93,13 +96,15 @@ def read(folder: RunFolder, learns_by_playing: bool) -> RecordedEpisodes:
                 recorded.training[record["step"]].append(_measured(_episode(record)))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{folder.episodes}, line {number}: is no episode ({error}); restore the file") from error
+    if not recorded.panels:
+        raise unreadable(folder.episodes, "holds no episodes of an evaluation", "audit the run again once it has some")
     return recorded
 
 
-def _lines(folder: RunFolder) -> Iterator[str]:
+def _lines(folder: RunFolder) -> Iterator[bytes]:
     """The complete lines: the last one may still be being written."""
-    with open(folder.episodes, encoding="utf-8") as lines:
-        yield from (line for line in lines if line.endswith("\n"))
+    with open(folder.episodes, "rb") as lines:
+        yield from (line for line in lines if line.endswith(b"\n"))
 
 
 def _episode(record: Mapping[str, Any]) -> Episode:

@@ -36,6 +36,7 @@ from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.validate import config_keys, flat
 from pilotrl.config import search_path
 from pilotrl.config.schema import Config
+from pilotrl.store.reading import read_yaml, read_yaml_list, unreadable
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import UserError
@@ -45,6 +46,9 @@ DRY = "--dry-run"
 
 FREE = ("hydra", "reward.weights", "reward.terms", "stage.lengths", "model.template", "model.endpoint", "model.prompts")
 """Nodes whose keys are not those of a class of `pilotrl.config.schema`, beside the open ones."""
+
+ELSEWHERE = "put a whole copy of it back, or start a run in a new folder"
+"""What helps where the configuration of a run is broken."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -187,24 +191,47 @@ def resolved(config: Config) -> dict[str, Any]:
 def stored_config(folder: RunFolder) -> Config:
     """The configuration that a run folder holds. Raises UserError when it cannot be read."""
     try:
-        held = OmegaConf.load(folder.config)
         if renamed.is_old(_plain(folder)):
             raise UserError(
                 f"{folder}: was begun before keys were renamed, and cannot go on; start a new run, parent={folder}"
             )
-        return typed(cast(DictConfig, held))
-    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+        config = typed(read_yaml(folder.config, ELSEWHERE))
+        if lost := sorted(OmegaConf.missing_keys(config)):
+            raise unreadable(folder.config, f"is cut off, or of an older version: {lost[0]} is not in it", ELSEWHERE)
+        return config
+    except (ValueError, AttributeError, OmegaConfBaseException) as error:
         line = str(error).splitlines()[0]
-        raise UserError(f"{folder}: its configuration cannot be read ({line}); start a run in a new folder") from error
+        raise unreadable(folder.config, f"cannot be read ({line})", ELSEWHERE) from error
 
 
 def _plain(folder: RunFolder) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder.config)))
+    held = read_yaml(folder.config, ELSEWHERE)
+    if "seed" not in held:  # among its last lines, in every version
+        raise unreadable(folder.config, "is cut off, seed is not in it", ELSEWHERE)
+    return cast(dict[str, Any], OmegaConf.to_container(held))
+
+
+def hydra_node(folder: RunFolder) -> DictConfig:
+    """What Hydra knew when it began a run; empty where nobody knows. Raises UserError where its file is broken."""
+    if not folder.hydra.exists():
+        return OmegaConf.create()
+    remedy = "put a whole copy of it back, or delete it: relative paths then count from where you are"
+    held = read_yaml(folder.hydra, remedy)
+    if not isinstance(held.get("hydra"), DictConfig) or OmegaConf.select(held, "hydra.runtime.cwd") is None:
+        raise unreadable(folder.hydra, "is cut off, hydra.runtime.cwd is not in it", remedy)
+    return cast(DictConfig, held.hydra)
+
+
+def typed_words(folder: RunFolder) -> list[str]:
+    """The overrides of the command that began a run; none where nobody knows. Raises UserError where their file is broken."""
+    path = folder.config.parent / "overrides.yaml"
+    words = read_yaml_list(path, "put a whole copy of it back, or delete it") if path.exists() else []
+    return list(map(str, words))
 
 
 def began_in(folder: RunFolder) -> Path:
     """The working folder of the command that began a run: where relative paths in its configuration count from."""
-    return Path(OmegaConf.load(folder.hydra).hydra.runtime.cwd) if folder.hydra.is_file() else Path()
+    return Path(str(OmegaConf.select(hydra_node(folder), "runtime.cwd", default=".")))
 
 
 def read_elsewhere(folder: RunFolder) -> Config:
@@ -212,7 +239,7 @@ def read_elsewhere(folder: RunFolder) -> Config:
     begun before keys were renamed is read with the names of today."""
     try:
         config = typed(OmegaConf.create(renamed.translated(_plain(folder))))
-    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+    except (ValueError, AttributeError, OmegaConfBaseException):
         config = stored_config(folder)  # which says what is wrong
     if config.parent is not None and (there := began_in(folder) / config.parent).is_dir():
         config.parent = str(there)

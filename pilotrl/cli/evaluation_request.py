@@ -23,6 +23,7 @@ from pilotrl.cli.preflight import check_endpoints, check_language_model, check_t
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.validate import check, flat
 from pilotrl.config.schema import Config
+from pilotrl.store.reading import check_policy
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import UserError
 
@@ -80,10 +81,11 @@ def elsewhere(arguments: Any, lines: list[str]) -> Side:
 def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
     """A run's own configuration with changes."""
     if not folder.begun or not folder.policy.is_dir():
-        raise UserError(
-            f"checkpoint={folder}: is not the folder of a finished run; give one that holds policy/, or several: [A,B]"
-        )
+        lacks = "policy/" if folder.begun else ".hydra/config.yaml"
+        why = f"is not the folder of a finished run, it lacks {lacks}"
+        raise UserError(f"checkpoint={folder}: {why}; give one that holds both, or several: [A,B]")
     config = read_elsewhere(folder)
+    check_policy(folder.policy)
     model, roles = config.model.name, config.model.roles
     for override in changes:
         change(config, str(override.input_line), override.value())

@@ -17,12 +17,12 @@ from typing import Any, cast
 
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pilotrl import CONF, envs, prompts, teacher
 from pilotrl.cli import slurm, stage_chain
 from pilotrl.cli.compose import (
     Job,
+    began_in,
     composed_job,
     composed_jobs,
     flags_of,
@@ -30,6 +30,7 @@ from pilotrl.cli.compose import (
     parse,
     resolved,
     stored_config,
+    typed_words,
 )
 from pilotrl.cli.open_nodes import locate
 from pilotrl.cli.sweep import Sweep
@@ -38,6 +39,7 @@ from pilotrl.cli.validate import check, check_plans, prompt_set
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Config
 from pilotrl.rewards import judge
+from pilotrl.store.reading import unreadable
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import UserError
 
@@ -198,6 +200,8 @@ def resumed(argv: Sequence[str]) -> RunFolder:
     if not folder.begun:
         raise UserError(f"resume={name}: is not a run folder; give one that holds .hydra/config.yaml")
     stored_config(folder)
+    began_in(folder)
+    typed_words(folder)
     if not folder.finished:
         stage_chain.jobs_of(folder)
         folder.check_writable()
@@ -208,11 +212,13 @@ def resumed(argv: Sequence[str]) -> RunFolder:
 def as_it_was(folder: RunFolder) -> None:
     """The working folder and the log of the command that began the run: paths in its configuration count from there."""
     path = folder.path.absolute()
+    if (path / "pilotrl.log").is_dir():
+        raise unreadable(path / "pilotrl.log", "is a folder", "remove it: the log is written there")
     logging = OmegaConf.load(CONF / "hydra" / "job_logging" / "pilotrl.yaml")
     names = {"job": {"name": "pilotrl"}, "runtime": {"output_dir": str(path)}, "job_logging": logging}
     configure_log(OmegaConf.create({"hydra": names}).hydra.job_logging)
-    with contextlib.suppress(OSError, OmegaConfBaseException, AttributeError):  # moved to another machine: stay here
-        os.chdir(OmegaConf.load(folder.hydra).hydra.runtime.cwd)
+    with contextlib.suppress(OSError):  # moved to another machine: stay here
+        os.chdir(began_in(folder))
 
 
 def check_folder(folder: RunFolder, job: Job) -> bool:

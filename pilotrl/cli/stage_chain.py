@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf, open_dict
-from yaml import YAMLError
 
 from pilotrl import CONF
 from pilotrl.cli.compose import Job, composed_job, key_of, parse, stored_config
 from pilotrl.cli.suggestions import nearest, show
 from pilotrl.config.schema import Config
+from pilotrl.store.reading import read_yaml
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.types import UserError
 
@@ -53,10 +53,7 @@ def jobs_of(folder: RunFolder) -> list[Job]:
     config = stored_config(folder)
     if not config.stage.order:
         return []
-    try:
-        return stage_jobs(config, OmegaConf.load(folder.hydra).hydra)
-    except (OSError, AttributeError, YAMLError) as error:
-        raise UserError(f"{folder.hydra}: cannot be read; start the chain in a new folder") from error
+    return stage_jobs(config, read_yaml(folder.hydra, "start the chain in a new folder").hydra)
 
 
 def lengths(config: Config) -> list[int]:
@@ -109,6 +106,8 @@ def begin_stage(stage: RunFolder, job: Job, parent: Path | None) -> Config:
             job.hydra.overrides.task += own
             job.hydra.runtime.output_dir = str(stage.path.absolute())
         hidden = stage.config.parent
+        for place in (stage.path, hidden):  # the chain's own folder is not made anew where somebody has removed it
+            place.mkdir(exist_ok=True)
         write_whole(hidden / "overrides.yaml", OmegaConf.to_yaml(job.hydra.overrides.task))
         write_whole(stage.hydra, OmegaConf.to_yaml(OmegaConf.create({"hydra": job.hydra})))
         write_whole(stage.config, OmegaConf.to_yaml(job.config))  # last: a folder that has it is begun

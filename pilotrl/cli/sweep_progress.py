@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,10 +57,7 @@ def conclude(number: int, folder: Path, reason: str | None) -> None:
 
 def summary_of(folder: RunFolder) -> dict[str, Any] | None:
     """summary.json; None of a run that is not finished."""
-    if not folder.finished:
-        return None
-    found: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
-    return found
+    return folder.results() if folder.finished else None
 
 
 def show(folder: Path, jobs: Jobs, uri: str | None) -> None:

@@ -25,6 +25,7 @@ from pilotrl.cli.suggestions import nearest, show
 from pilotrl.config import search_path
 from pilotrl.config.schema import Config
 from pilotrl.rewards.terms import TERMS
+from pilotrl.store.reading import check_policy, read_json, read_yaml, unreadable
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import UserError
 
@@ -133,8 +134,11 @@ def check_lora(config: Config) -> None:
     policy = Path(parent or "") / "policy"
     adapter = next(policy.glob("**/adapter_config.json"), None)
     if model.lora.rank is not None and parent is not None and adapter is not None:
-        theirs = json.loads(adapter.read_text())
-        held = {"rank": theirs["r"], "alpha": theirs["lora_alpha"], "targets": sorted(theirs["target_modules"])}
+        theirs = read_json(adapter)
+        try:
+            held = {"rank": theirs["r"], "alpha": theirs["lora_alpha"], "targets": sorted(theirs["target_modules"])}
+        except (LookupError, TypeError) as error:
+            raise unreadable(adapter, f"is not as peft writes it ({error})") from error
         ours = {"rank": model.lora.rank, "alpha": model.lora.alpha, "targets": sorted(model.lora.targets)}
         if key := next((key for key in held if held[key] != ours[key]), None):
             raise UserError(f"model.lora.{key}={ours[key]}: the adapters of parent={parent} have {held[key]}; use that")
@@ -151,7 +155,7 @@ def check_roles(config: Config) -> None:
         )
     if parent is None or not RunFolder(parent).begun:
         return
-    theirs = OmegaConf.load(RunFolder(parent).config).model.get("roles", "shared")
+    theirs = model_of(RunFolder(parent)).get("roles", "shared")
     if theirs not in ("shared", model.roles) and (theirs, model.roles) != ("separate", "isolated"):
         raise UserError(
             f"model.roles={model.roles}: parent={parent} has roles that are {theirs}; set model.roles={theirs}"
@@ -177,9 +181,18 @@ def check_parent(parent: str, model: str) -> None:
         raise UserError(f"parent={parent}: is not a run folder; give one that holds .hydra/config.yaml and policy/")
     if not folder.policy.is_dir():
         raise UserError(f"parent={parent}: has no policy/ yet; finish that run with resume={parent}")
-    theirs = OmegaConf.load(folder.config).model.name
+    theirs = model_of(folder).get("name")
     if theirs != model:
         raise UserError(f"parent={parent}: holds a checkpoint of model={theirs}, and this run has model={model}")
+    check_policy(folder.policy)
+
+
+def model_of(folder: RunFolder) -> Any:
+    """The node `model` of the configuration that a run folder holds, of any version. Raises UserError where there is none."""
+    held = read_yaml(folder.config)
+    if not isinstance(held.get("model"), DictConfig) or "seed" not in held:
+        raise unreadable(folder.config, "is cut off")
+    return held.model
 
 
 @functools.cache

@@ -6,7 +6,6 @@ each with that one: a letter such as A, or what picks it, such as baseline=algor
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from pilotrl.report.html import PAGE, View, files, findings
 from pilotrl.report.runs import Refused, Run, find, read
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.mlflow_client import absolute, complaint, send_files
-from pilotrl.tracking.sync_state import STATE_FILE
+from pilotrl.tracking.sync_state import STATE_FILE, SyncState
 from pilotrl.types import UserError
 
 
@@ -33,6 +32,8 @@ def command(words: Sequence[str]) -> None:
             runs.append(read(name, folder))
         except Refused as why:
             notes.append(f"{name} is left out: it {why}")
+    if not runs:
+        raise UserError(f"no run can be reported: {'; '.join(notes)}")
     panels, more = sorted_out(runs)
     against: list[Configuration | None] = [None] * len(panels)
     if baseline is not None:
@@ -43,6 +44,7 @@ def command(words: Sequence[str]) -> None:
         f"evaluation set {view.panel.name}: {view.without_effects}" for view in views if view.without_effects
     ]
     written = files(places[0].resolve().name, [str(place) for place in places], views, notes)
+    out.mkdir(parents=True, exist_ok=True)
     for name, content in written.items():
         write_whole(out / name, content)
     notes += [line for place in places for line in tracked(place, [out / name for name in written])]
@@ -72,13 +74,15 @@ def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None]:
 def tracked(place: Path, report: Sequence[Path]) -> list[str]:
     """Give the report to the run in MLflow of a folder, a sweep's or a chain's too. Returns a line where that failed."""
     path = place / STATE_FILE
-    if not path.is_file():
+    if not path.exists():
         return []
     uri = "its address"
     try:
-        parent = json.loads(path.read_text(encoding="utf-8"))
+        parent = SyncState(place).read()
         uri = absolute(parent["uri"])
         send_files(uri, parent["run_id"], report)
+    except UserError as error:
+        return [f"{error}; the report is not in MLflow"]
     except Exception as error:  # of any kind: the report is written, whatever happens in MLflow
         return [f"{complaint(uri, error)}; the report is not in MLflow"]
     return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from pilotrl.analysis.statistics import MEASURES, per_task
 from pilotrl.cli.compose import began_in
 from pilotrl.cli.renamed import METRICS, translated
 from pilotrl.cli.validate import flat
-from pilotrl.store.records import from_record
+from pilotrl.store.reading import read_json, read_lines, read_yaml
+from pilotrl.store.records import read_episodes
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Task, UserError
@@ -96,7 +96,8 @@ def find(places: Sequence[Path]) -> dict[str, RunFolder]:
     for place in places:
         folders = [place] if RunFolder(place).begun else _runs_below(place)
         if not folders:
-            raise UserError(f"{place}: holds no run; name folders of runs, of sweeps, or one that holds some of them")
+            known = "name folders of runs, of sweeps, or one that holds some of them"
+            raise UserError(f"{place}: holds no run, that is no .hydra/config.yaml; {known}")
         found |= {folder.resolve(): RunFolder(folder) for folder in sorted(folders, key=natural)}
     parts = [path.parts for path in found]
     shared = 0
@@ -122,11 +123,13 @@ def read(name: str, folder: RunFolder) -> Run:
     try:
         if not folder.finished:
             raise Refused(f"is not finished ({_progress(folder)}); python -m pilotrl resume={folder} goes on with it")
-        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        summary = folder.results()
         if summary["schema"] != SCHEMA:
             raise Refused(f"has a summary.json of schema {summary['schema']}, and schema {SCHEMA} is read here")
         values = _values(folder.episodes, summary)
-        return Run(name, *configuration(folder), summary, _metrics(folder.metrics), _panel(folder, summary), *values)
+        return Run(name, *configuration(folder), summary, _metrics(folder, summary), _panel(folder, summary), *values)
+    except UserError as error:
+        raise Refused(f"is broken: {error}") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]
         raise Refused(f"is broken and cannot be read ({type(error).__name__}: {reason})") from error
@@ -141,7 +144,7 @@ def block(summary: Mapping[str, Any], of: str, decoding: str) -> Mapping[str, An
 def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
     """What decides what a run learns, under dotted keys; a parent stands for its configuration, not for its folder. And the
     seeds, of the run and of those that its weights come from: two runs that share both are the same run."""
-    stored: Any = without_secrets(OmegaConf.to_container(OmegaConf.load(folder.config)))
+    stored: Any = without_secrets(OmegaConf.to_container(read_yaml(folder.config)))
     keys = flat(OmegaConf.create(translated(stored)))
     parent, seeds = keys.get("parent"), [int(keys["seed"])]
     kept = {key: value for key, value in keys.items() if key.split(".")[0] not in ASIDE}
@@ -152,21 +155,23 @@ def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
     return kept, seeds
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
+def _metrics(folder: RunFolder, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every step's, in the names of today: a run that was resumed after a renaming has both."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines, steps = list(read_lines(folder.metrics)), summary["train"]["steps"]
+    if len(lines) != steps:
+        raise Refused(f"is broken: metrics.jsonl has {len(lines)} lines of {steps} steps")
     return [{METRICS.get(key, key): value for key, value in line.items()} for line in lines]
 
 
 def _progress(folder: RunFolder) -> str:
-    done = folder.metrics.read_text(encoding="utf-8").count("\n") if folder.metrics.is_file() else 0
-    return f"{done} of {OmegaConf.load(folder.config).train.steps} steps"
+    done = folder.metrics.read_bytes().count(b"\n") if folder.metrics.is_file() else 0
+    return f"{done} of {read_yaml(folder.config).train.steps} steps"
 
 
 def _panel(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
     """panel.json in the names of today, where it is that of the summary."""
     path, sha256 = folder / "panel.json", summary["panel"]["sha256"]
-    record = translated(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    record = translated(read_json(path)) if path.exists() else {}
     return record if record.get("sha256") == sha256 else {"sha256": sha256}
 
 
@@ -194,9 +199,6 @@ def _check(cell: Cell, when: str, mean: float | None, values: Mapping[Task, floa
 def _played(path: Path) -> dict[str, list[Episode]]:
     """The episodes of evaluations, by phase; those of training are most of the file, and are not parsed."""
     played: defaultdict[str, list[Episode]] = defaultdict(list)
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            if not line.startswith('{"phase": "train"'):
-                record = json.loads(line)
-                played[record["phase"]].append(from_record(record))
+    for phase, episode in read_episodes(path, lambda line: not line.startswith('{"phase": "train"')):
+        played[phase].append(episode)
     return played

@@ -21,7 +21,7 @@ from pilotrl.config.schema import Config
 from pilotrl.models.policy import Policy, acting_sha256
 from pilotrl.runs.describe import as_dict, git_revision
 from pilotrl.runs.evaluation_set import TEACHER, EpisodesByProtocol
-from pilotrl.store.records import from_record
+from pilotrl.store.records import from_record, read_episodes
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.types import UserError
 
@@ -34,11 +34,8 @@ BEFORE = "before.json"
 def recalled(folder: RunFolder, when: str) -> EpisodesByProtocol:
     """The evaluation that was run `before` or `after` training, by protocol."""
     played: EpisodesByProtocol = {}
-    with open(folder.episodes, encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith(f'{{"phase": "{when}/'):  # episodes of training are most of the file, and not parsed
-                record = json.loads(line)
-                played.setdefault(record["phase"].partition("/")[2], []).append(from_record(record))
+    for phase, episode in read_episodes(folder.episodes, lambda line: line.startswith(f'{{"phase": "{when}/')):
+        played.setdefault(phase.partition("/")[2], []).append(episode)
     return played
 
 
@@ -50,18 +47,21 @@ def handed_over(config: Config, panel: str, weights: str) -> EpisodesByProtocol:
     parent = RunFolder(Path(config.parent or "/dev/null"))
     if not (parent.begun and parent.finished):
         return {}
-    summary = json.loads(parent.summary.read_text(encoding="utf-8"))
+    summary = parent.results()
     try:
         theirs = stored_config(parent)
     except UserError:  # of a revision that had other keys
         return {}
-    same = (summary["panel"]["sha256"], summary["weights_sha256"], summary["git_revision"]) == (
+    same = (summary["panel"].get("sha256"), summary.get("weights_sha256"), summary.get("git_revision")) == (
         panel,
         weights,
         git_revision(),
     )
     played = recalled(parent, "after") if same and _alike(theirs, config) else {}
-    return _of_teacher(played, theirs, config)
+    tasks, samples = (summary["panel"].get(name) for name in ("tasks", "samples_per_task"))
+    whole = {False: tasks and samples and tasks * samples, True: tasks}  # what has lost episodes is played again
+    kept = {protocol: each for protocol, each in played.items() if len(each) == whole[protocol.endswith("greedy")]}
+    return _of_teacher(kept, theirs, config)
 
 
 def _alike(theirs: Config, ours: Config) -> bool:
@@ -125,6 +125,7 @@ class FirstEvaluation:
                 OSError,
                 ValueError,
                 LookupError,
+                TypeError,
                 UserError,
             ):  # it has begun anew meanwhile, or is of another revision
                 continue
@@ -140,7 +141,7 @@ def _complete(folder: RunFolder, counts: Mapping[str, int]) -> EpisodesByProtoco
             for line in takewhile(lambda line: line.startswith('{"phase": "before/'), lines):
                 record = json.loads(line)
                 played.setdefault(record["phase"].partition("/")[2], []).append(from_record(record))
-    except (OSError, ValueError):  # it has begun anew meanwhile
+    except (OSError, ValueError, LookupError, TypeError):  # it has begun anew meanwhile, or is broken
         return {}
     return {
         protocol: episodes

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 import pilotrl
 from pilotrl.analysis.measures import BLOCKS, MEANINGS, RATES
 from pilotrl.analysis.terminal import INTERVAL, evaluation_set, excludes_zero, interval
-from pilotrl.cli.compose import read_elsewhere
+from pilotrl.cli.compose import read_elsewhere, typed_words
 from pilotrl.config.schema import Config
 from pilotrl.models.policy import ROLES, base_of, resolve
 from pilotrl.store.redact import hide_credentials, without_secrets
@@ -110,8 +109,7 @@ def licence(config: Config, base: str) -> str | None:
 
 def overrides(folder: RunFolder) -> list[str]:
     """What was typed, without secrets; of an absolute path the last part stays."""
-    path = folder.config.parent / "overrides.yaml"
-    typed = [str(line) for line in OmegaConf.load(path)] if path.is_file() else []
+    typed = typed_words(folder)
     return [PLACE.sub("", hide_credentials(line)) for line in typed if _is_public(*line.partition("=")[::2])]
 
 

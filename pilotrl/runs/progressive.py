@@ -29,6 +29,7 @@ from pilotrl.runs.describe import averages, identity
 from pilotrl.runs.evaluation_cache import recalled
 from pilotrl.runs.evaluation_set import compared
 from pilotrl.runs.step_metrics import run_info
+from pilotrl.store.reading import read_bytes, read_lines
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.tracker import Tracker
 
@@ -75,17 +76,17 @@ def curves(stages: Sequence[RunFolder]) -> Iterator[dict[str, Any]]:
     """Lines of metrics.jsonl of all stages, with steps that count on."""
     done = 0
     for stage in stages:
-        lines = [json.loads(line) for line in stage.metrics.read_text(encoding="utf-8").splitlines()]
+        lines = list(read_lines(stage.metrics))
         yield from ({**line, "step": done + line["step"]} for line in lines)
         done += len(lines)
 
 
 def finish(config: Config, folder: RunFolder, stages: Sequence[RunFolder]) -> dict[str, Any]:
     """Write the files of a run for the chain as a whole; returns the summary."""
-    summaries = [json.loads(stage.summary.read_text(encoding="utf-8")) for stage in stages]
+    summaries = [stage.results() for stage in stages]
     results = summary(config, stages, summaries)
     write_whole(folder.episodes, "".join(map(_line, panels(stages, results["train"]["steps"]))))
-    write_whole(folder / "panel.json", (stages[-1] / "panel.json").read_bytes())
+    write_whole(folder / "panel.json", read_bytes(stages[-1] / "panel.json"))
     for stage, name in ((stages[-1], "policy"), (stages[0], "scratch")):
         if (stage / name).is_dir() and not (folder / name).exists():
             os.symlink(Path(stage.path.name) / name, folder / name)
@@ -118,10 +119,9 @@ def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dic
 def panels(stages: Sequence[RunFolder], steps: int) -> Iterator[dict[str, Any]]:
     """Lines of episodes.jsonl: the evaluations before the first stage and after the last, at step `steps`."""
     for stage, when, step in ((stages[0], "before", 0), (stages[-1], "after", steps)):
-        with open(stage.episodes, encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith(f'{{"phase": "{when}/'):
-                    yield {**json.loads(line), "step": step}
+        wanted = f'{{"phase": "{when}/'
+        for record in read_lines(stage.episodes, wanted=lambda line: line.startswith(wanted)):  # noqa: B023
+            yield {**record, "step": step}
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
+import safetensors.torch
 import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -30,10 +31,11 @@ from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, p
 from pilotrl.runs.model_card import model_card
 from pilotrl.runs.setup import TrainSetup, memory, silence_libraries
 from pilotrl.runs.step_metrics import TOTALS, episode_metrics, run_info, success_by_env
+from pilotrl.store.reading import read_lines
 from pilotrl.store.records import to_record
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.tracker import Tracker
-from pilotrl.training import checkpoint, role_kl
+from pilotrl.training import batch_file, checkpoint, role_kl
 from pilotrl.training.batch import Batch
 from pilotrl.training.data import Rollouts
 from pilotrl.training.module import PilotModule
@@ -47,6 +49,7 @@ def run(config: Config, path: Path) -> None:
     """
     silence_libraries()
     folder = RunFolder(path)
+    folder.check_version()
     if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
         Run(config, folder, None).train(checkpoint.latest(folder))
         return
@@ -77,17 +80,21 @@ class Run:
     def execute(self) -> dict[str, Any]:
         """Everything, in order; returns the summary."""
         folder, setup = self.folder, self.setup
+        folder.check_there()  # loading the model took a while
         last = checkpoint.latest(folder)
         folder.cut(checkpoint.offsets(last) if last else {})
+        for _ in read_lines(folder.metrics) if last else ():  # else the end of the run would find what is broken
+            pass
         write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
         with folder.lines("metrics.jsonl") as self.metrics_file, folder.lines("episodes.jsonl") as self.episodes_file:
             before = self.evaluated("before", 0) if last is None else recalled(folder, "before")
             self.load_probe(last)
             module = self.train(last)
             after = self.evaluated("after", int(module.version))
+        folder.check_there()
         policy.save(setup.policy.model, setup.tokenizer, folder.policy)
         if setup.policy.value is not None:
-            torch.save(setup.policy.value.state_dict(), folder / "value.pt")
+            write_whole(folder.value, safetensors.torch.save(setup.policy.value.state_dict()))
         summary = self.summary(module, before, after)
         write_whole(folder.policy / "README.md", model_card(self.config, folder, summary))
         learning_curve(folder.metrics, folder / "learning_curve.png")
@@ -128,14 +135,16 @@ class Run:
 
     def load_probe(self, last: Path | None) -> None:
         """What drift is measured on: a few evaluation tasks at the temperature of training, with the policy's own plans."""
-        config, setup, path, heat = self.config, self.setup, self.folder / "probe.pt", self.config.train.temperature
+        config, setup, path, heat = self.config, self.setup, self.folder.probe, self.config.train.temperature
         few = self.panel.tasks[: config.drift.tasks]
         panel = replace(self.panel, tasks=few, samples=1, temperature=heat, top_p=1.0)
         if config.drift.every and last is None:
             specs, make_env = panel.specs(setup.agent_spec(teacher_plans=False), False), partial(setup.env, panel.split)
             episodes = run_episodes(specs, make_env, setup.engine, ("drift", panel.sha256))
             role_kl.Probe.of(episodes, setup.policy, heat, config.train.micro_tokens).save(path)
-        self.probe: role_kl.Probe | None = torch.load(path, weights_only=False) if config.drift.every else None
+        self.probe: role_kl.Probe | None = None
+        if config.drift.every:
+            self.probe = role_kl.Probe.load(path, setup.policy, heat, config.train.micro_tokens)
 
     def train(self, last: Path | None) -> PilotModule:
         """Hand module and data source to Lightning."""
@@ -178,7 +187,9 @@ class Run:
         self.source = self.rollouts(config.env["split"], train.tasks, train.group_size, module, lightning)
         if train.validate_every:
             self.held_out = self.rollouts("valid", train.validate_tasks, 1, module, lightning).batch(0)
-        lightning.fit(module, DataLoader(self.source, batch_size=None), ckpt_path=last, weights_only=False)
+        if last is not None:
+            checkpoint.check_weights(last, module)
+        lightning.fit(module, DataLoader(self.source, batch_size=None), ckpt_path=last, weights_only=True)
         return module
 
     def rollouts(self, split: str, tasks: int, group_size: int, module: PilotModule, trainer: Trainer) -> Rollouts:
@@ -215,7 +226,7 @@ class Run:
         """The loss on held-out demonstrations has stopped falling. Read from metrics.jsonl: a resumed run knows it too."""
         if not (patience := self.config.train.patience):
             return False
-        lines = map(json.loads, self.folder.metrics.read_text(encoding="utf-8").splitlines())
+        lines = read_lines(self.folder.metrics)
         losses = [line["valid/loss"] for line in lines if line.get("valid/loss") is not None]
         return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
 
@@ -231,6 +242,7 @@ class Run:
 
     def after_step(self, batch: Batch, module: PilotModule) -> None:
         """One line for the step, one for each episode of all ranks, and what the terminal shows. The first rank writes."""
+        self.folder.check_there()
         counted = module.summed({"tokens/trained": len(batch.logprobs)} | self.spending())
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
             counted["valid/loss"] = module.held_out_loss(self.held_out)
@@ -256,7 +268,7 @@ class Run:
         self.metrics_file.write(line)
         if self.keeps_calls(batch):
             self.folder.calls.mkdir(exist_ok=True)
-            checkpoint.save_whole(batch, self.folder.calls / f"step-{batch.step + 1:06d}.pt")
+            batch_file.write(batch, self.folder.calls / f"step-{batch.step + 1:06d}.safetensors")
         if self.display:
             self.display.update(batch.step + 1, self.config.train.steps, line)
 
@@ -268,7 +280,7 @@ class Run:
     def summary(self, module: PilotModule, before: EpisodesByProtocol, after: EpisodesByProtocol) -> dict[str, Any]:
         """summary.json, as docs/metrics.md describes it."""
         config = self.config
-        lines = [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
+        lines = list(read_lines(self.folder.metrics))
         total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}
         asked = {name: sum((line.get(name, 0) for line in lines), late) for name, late in self.spending().items()}
         return {

@@ -36,6 +36,7 @@ from pilotrl.rollout.agent import AgentSpec
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
 from pilotrl.runs.describe import as_dict, environments
+from pilotrl.store.reading import check_policy
 from pilotrl.teacher import ExpertTeacher, Teacher
 from pilotrl.training import algorithms
 from pilotrl.training.algorithms import Algorithm
@@ -207,6 +208,7 @@ def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str) -> 
 def model_path(config: Config, folder: Path) -> str:
     """Path of the weights that this run starts from. A model from scratch is created, unless the folder has it."""
     if config.parent is not None:
+        check_policy(Path(config.parent) / "policy")
         return str(Path(config.parent) / "policy")
     scratch = config.model.scratch
     if scratch is None:

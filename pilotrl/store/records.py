@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from pilotrl.store.reading import RESTORE, read_lines, unreadable
 from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
 
@@ -41,6 +44,17 @@ def from_record(record: dict[str, Any]) -> Episode:
     kept = ("group", "sample", "observation", "par", "tokens", "outcome", "score", "terms", "reward")
     calls = [_sized(**call) for call in record["calls"]]
     return Episode(task=Task(**record["task"]), turns=turns, calls=calls, **{key: record[key] for key in kept})
+
+
+def read_episodes(path: Path, wanted: Callable[[str], bool], remedy: str = RESTORE) -> Iterator[tuple[str, Episode]]:
+    """Phase and episode of the lines of a file that are wanted; episodes of training are most of it, and need not be parsed.
+
+    Raises UserError for a line that is no record of an episode, and where there is no file."""
+    for record in read_lines(path, remedy, wanted):
+        try:
+            yield str(record["phase"]), from_record(record)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise unreadable(path, f"holds a line that is no episode ({error})", remedy) from error
 
 
 def _sized(

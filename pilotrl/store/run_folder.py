@@ -4,13 +4,16 @@ RUN/.hydra/           the configuration, as composed
 RUN/pilotrl.log       the log, as in the terminal
 RUN/metrics.jsonl     one line a step, from which MLflow is filled
 RUN/episodes.jsonl    one line for each episode
-RUN/calls/            ids, log-probabilities, masks and advantages of a kept sample of steps
-RUN/probe.pt          calls from before training, on which the KL of each role is measured
-RUN/checkpoints/      from which an interrupted run resumes
+RUN/calls/            a safetensors file for each of a kept sample of steps: ids, log-probabilities, masks, advantages
+RUN/probe.safetensors calls from before training, on which the KL of each role is measured
+RUN/checkpoints/      Lightning's, of tensors and numbers alone, from which an interrupted run resumes
 RUN/before.json       of a job of a sweep: what decided its first evaluation, once that is complete in episodes.jsonl
 RUN/policy/           the trained model, for `from_pretrained`
+RUN/value.safetensors the value head, where there is one
 RUN/summary.json      the results, written last: a run that has it is finished
 RUN/audit.json        the findings of `pilotrl.audit`, if it was run
+
+All of it is data, and nothing is unpickled. `store/reading.py` is how a file of it is opened.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from pilotrl.store.reading import read_json, read_lines, unreadable
 from pilotrl.types import UserError
 
 LINES = ("metrics.jsonl", "episodes.jsonl")
@@ -33,6 +37,8 @@ LINES = ("metrics.jsonl", "episodes.jsonl")
 RUN = "PILOTRL_RUN"
 """Environment variable that holds the run's folder while a run lasts. The ranks that Lightning starts get the same command
 line, in a sweep too, from which their folder does not follow: they take it from here."""
+OLD = ("probe.pt", "value.pt", "calls/*.pt")
+"""Files that versions before wrote, as pickles."""
 ROOM = 2**20
 """Free bytes below which a disk counts as full."""
 
@@ -50,6 +56,9 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.policy = self.path / "policy"
         self.summary = self.path / "summary.json"
+        self.probe = self.path / "probe.safetensors"
+        self.value = self.path / "value.safetensors"
+        self._locked: os.stat_result | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -61,7 +70,43 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return self.summary.is_file()
+        """Whether it holds the results of a run. Raises UserError for a summary.json that is none."""
+        return self.summary.exists() and bool(self.results())
+
+    def results(self) -> dict[str, Any]:
+        """What summary.json says. Raises UserError where it is no run's."""
+        remedy = f"delete it, and resume={self} writes it anew"
+        held = read_json(self.summary, remedy)
+        if not all(isinstance(held.get(node), dict) for node in ("train", "panel")):
+            raise unreadable(self.summary, "is not the summary of a run", remedy)
+        return held
+
+    def check_whole(self) -> None:
+        """Raises UserError where a finished run has lost lines of `LINES`."""
+        steps, lines = self.results()["train"].get("steps"), sum(1 for _ in read_lines(self.metrics))
+        if lines != steps:
+            raise unreadable(self.metrics, f"has {lines} lines of {steps} steps")
+        evaluations = read_lines(self.episodes, wanted=lambda line: not line.startswith('{"phase": "train"'))
+        phases = [str(record.get("phase")) for record in evaluations]
+        if not phases or not phases[-1].startswith("after/"):
+            raise unreadable(self.episodes, "has lost the episodes of the last evaluation")
+
+    def check_version(self) -> None:
+        """Raises UserError where it holds files of an older version, which are not opened: they are pickles."""
+        for path in (path for name in OLD for path in sorted(self.path.glob(name))):
+            why = "is of an older version, which wrote pickles; they can execute code, and are not opened"
+            raise unreadable(path, why, "start a new run")
+
+    def check_there(self) -> None:
+        """Raises UserError where the folder is not the one that was locked any more: half of one would be made anew."""
+        if self._locked is not None and not self._is_there(self._locked):
+            raise UserError(f"{self}: was removed or moved while it was written; start the run again, in a new folder")
+
+    def _is_there(self, before: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(before, os.stat(self.path))
+        except OSError:
+            return False
 
     def check_writable(self) -> None:
         """Raises UserError if the folder cannot be written, or cannot be created. Leaves no file behind.
@@ -85,10 +130,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def complains(self, then: str = "go on with resume={}") -> Iterator[None]:
-        """Turns any error inside that a full disk caused into a UserError; `then` says how to continue."""
+        """Turns any error inside that a full disk caused, or the folder's removal, into a UserError; `then` says how to
+        continue."""
         try:
             yield
         except Exception as error:
+            self.check_there()
             if not _is_full(error, self.path):
                 raise
             raise UserError(f"{self}: no space is left on its disk; free some, then {then.format(self)}") from error
@@ -100,7 +147,7 @@ class RunFolder:
         Raises UserError when another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "a+", encoding="ascii") as file:
+        with open(self.path / ".lock", "a+", encoding="ascii", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -110,6 +157,7 @@ class RunFolder:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            self._locked = os.stat(self.path)
             yield
 
     def lines(self, name: str) -> Lines:
@@ -132,6 +180,9 @@ class RunFolder:
         Raises UserError, before anything is cut, when a file is shorter than its checkpoint says.
         """
         sizes = {name: (self.path / name).stat().st_size for name in LINES if (self.path / name).exists()}
+        for name in sizes:
+            if not (self.path / name).is_file():
+                raise unreadable(self.path / name, "is no file")
         for name, offset in offsets.items():
             if sizes.get(name, 0) < offset:
                 raise UserError(f"{self / name}: has lost lines since the checkpoint; restore it, or start a new run")
@@ -166,8 +217,7 @@ class Lines:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: after a crash it is either the old one or the complete new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file atomically, in a folder that is there: after a crash it is either the old one or the complete new one."""
     data = content.encode() if isinstance(content, str) else content
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -176,8 +226,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except OSError:
+    except OSError as error:
         draft.unlink(missing_ok=True)
+        if path.is_dir():
+            raise unreadable(path, "is a folder", "remove it: a file is written there") from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

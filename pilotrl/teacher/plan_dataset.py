@@ -102,6 +102,7 @@ class PlanSet:
         self.path, self.settings = path, settings
         self.written: dict[Key, dict[int, Candidate]] = defaultdict(dict)
         check(path, settings)
+        path.mkdir(parents=True, exist_ok=True)
         write_whole(path / "settings.json", json.dumps(settings, indent=2) + "\n")
         for line in _whole_lines(path / "written.jsonl"):
             self._restore(line)
@@ -146,6 +147,7 @@ class PlanSet:
             rows[key[0]] += kept
             reasons += others
         who = {"teacher": called(self.settings["teacher"]), "judge": called(self.settings["judge"])}
+        (self.path / "data").mkdir(exist_ok=True)
         for split, kept in rows.items():
             table = pa.Table.from_pylist([_row(one) | who for one in kept], SCHEMA)
             sink = pa.BufferOutputStream()

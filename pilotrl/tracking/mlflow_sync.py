@@ -12,11 +12,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pilotrl.store.reading import read_json
 from pilotrl.store.redact import hide_credentials
 from pilotrl.tracking import evaluation_dataset, mlflow_client, model_registry, prompt_registry, sweeps
 from pilotrl.tracking.evaluation_dataset import EvaluationSet
 from pilotrl.tracking.run_description import description, panel_points
-from pilotrl.tracking.sync_state import EPISODES, METRICS, Sent, Status, SyncState, sent_nothing
+from pilotrl.tracking.sync_state import EPISODES, METRICS, Sent, Status, SyncState, parsed, sent_nothing
 from pilotrl.tracking.traces import Traces, is_shown
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ class MlflowSync:
     def _send_metrics(self, client: MlflowClient, sent: Sent) -> None:
         """MLflow drops what it has, and of steps that were played again it shows the later."""
         start, lines = self._ledger.fresh(METRICS, sent)
-        metrics = [metric for line in lines for metric in _metrics(json.loads(line), sent["created"])]
+        metrics = [
+            metric for line in parsed(self._folder / METRICS, lines) for metric in _metrics(line, sent["created"])
+        ]
         for first in range(0, len(metrics), BATCH):
             client.log_batch(sent["run_id"], metrics=metrics[first : first + BATCH])
         self._ledger.move(METRICS, sent, start + sum(map(len, lines)))
@@ -161,9 +164,11 @@ class MlflowSync:
             self._ledger.update(dataset=made.dataset_id)
 
     def _evaluation_set(self) -> EvaluationSet | None:
+        if not (self._folder / PANEL).exists():  # not there yet
+            return None
         try:
-            return EvaluationSet.of(json.loads((self._folder / PANEL).read_text()))
-        except (OSError, ValueError, KeyError):  # not there yet, or an older kind
+            return EvaluationSet.of(read_json(self._folder / PANEL))
+        except (ValueError, KeyError):  # an older kind
             return None
 
     def _send_traces(self, client: MlflowClient, sent: Sent) -> None:
@@ -183,8 +188,7 @@ class MlflowSync:
                 self._attempt(what, sent, lambda: prompt_registry.link_traces(client, made, versions))
             self._ledger.move(EPISODES, sent, end)
 
-        for line in lines:
-            record = json.loads(line)
+        for line, record in zip(lines, parsed(self._folder / EPISODES, lines), strict=True):
             if is_shown(record, sent["traces"], sent["traces_every"]):
                 if (when := _when(record, times, sent)) is None:
                     break
@@ -211,7 +215,7 @@ class MlflowSync:
         path = self._folder / SUMMARY
         if not path.exists() or sent["result"] == (result := path.stat().st_mtime_ns):
             return
-        summary = json.loads(path.read_text())
+        summary = read_json(path)
         model = model_registry.send_model(client, self._experiment, sent, summary, self._folder / "policy")
         if model and (prompts := prompt_registry.linked(sent["prompt_versions"] or [])):
             client.set_logged_model_tags(model, prompts)

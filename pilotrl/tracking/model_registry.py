@@ -36,8 +36,10 @@ def parent_in(uri: str, folder: str | None) -> Parent | None:
         sent = json.loads((Path(folder or "/dev/null") / STATE_FILE).read_text())
     except (OSError, ValueError):
         return None
+    if not isinstance(sent, dict):
+        return None
     known = sent.get("uri") == hide_credentials(uri) and sent.get("run_id")
-    return Parent(sent["run_id"], sent["model_id"]) if known else None
+    return Parent(sent["run_id"], sent.get("model_id")) if known else None
 
 
 def link_parent(client: MlflowClient, run: Run, parent: Parent) -> None:

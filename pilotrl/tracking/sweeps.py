@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotrl.analysis.measures import RATES
+from pilotrl.store.reading import read_json
 from pilotrl.tracking.run_description import Point, shown
 from pilotrl.tracking.sync_state import STATE_FILE, SyncState
 
@@ -97,8 +98,10 @@ class Job:
         """before, after and gain (with low and high) of each measure, own plans; empty while there are none."""
         if self.changed is None:
             return {}
-        block = json.loads((self.folder / SUMMARY).read_text()).get("eval")
-        return block and {
+        block = read_json(self.folder / SUMMARY).get("eval")
+        if not block:
+            return {}
+        return {
             name: {when: block[when].get(name) for when in ("before", "after")} | _gain(block["paired"].get(name) or {})
             for name in RATES
         }

@@ -7,11 +7,12 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from pilotrl.store.reading import read_json, reason, unreadable
 from pilotrl.store.redact import hide_credentials, without_secrets
 from pilotrl.store.run_folder import write_whole
 
@@ -64,9 +65,15 @@ class SyncState:
         self._lock = threading.Lock()
 
     def read(self) -> dict[str, Any]:
-        """Raises OSError or ValueError where the file is not there or was damaged."""
-        sent: dict[str, Any] = json.loads((self.folder / STATE_FILE).read_text())
-        return LATER | sent
+        """Raises UserError where the file is not there or was damaged."""
+        path, remedy = (
+            self.folder / STATE_FILE,
+            "put a whole copy of it back, or delete it: the run is then a new one in MLflow",
+        )
+        sent = LATER | read_json(path, remedy)
+        if lost := NEEDED - sent.keys():
+            raise unreadable(path, f"lacks {sorted(lost)[0]}", remedy)
+        return sent
 
     def begin(self, uri: str, run_info: RunInfo) -> None:
         """The run begins, or goes on. Of it, what was sent before stays noted."""
@@ -101,7 +108,8 @@ class SyncState:
     def times(self) -> dict[int, float]:
         """When each step of training was over, in seconds since 1970, where metrics.jsonl says so."""
         _, lines = self.fresh(METRICS, {METRICS: START})
-        return {line["step"]: line["time"] for line in map(json.loads, lines) if "time" in line}
+        known = parsed(self.folder / METRICS, lines)
+        return {line["step"]: line["time"] for line in known if "step" in line and "time" in line}
 
     def move(self, name: str, sent: Sent, end: int) -> None:
         """All bytes of a file before `end` have arrived."""
@@ -113,6 +121,15 @@ class SyncState:
                 self.update(**{name: cursor})
 
 
+def parsed(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    """The objects of complete lines of a file. Raises UserError for a line that is none."""
+    for line in lines:
+        try:
+            yield dict(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise unreadable(path, f"holds a line that {reason(error)}") from error
+
+
 def sent_nothing() -> dict[str, Any]:
     """The part of `mlflow.json` that says what MLflow has, for a run of which it has nothing."""
     none: dict[str, Any] = {"prompt_versions": None, "dataset": None, "jobs_sent": None, "notes": []}
@@ -121,6 +138,23 @@ def sent_nothing() -> dict[str, Any]:
 
 LATER = {"prompt_set": "", "prompts": {}, "jobs": {}} | sent_nothing()
 """What a file lacks that an earlier version has written."""
+
+
+NEEDED = {
+    "uri",
+    "status",
+    "ended",
+    "created",
+    "id",
+    "run_id",
+    "experiment",
+    "run_name",
+    "params",
+    "tags",
+    "traces",
+    "judge",
+}
+"""What every version has written."""
 
 
 def _tail(file: IO[bytes], end: int) -> str:

@@ -15,6 +15,7 @@ from types import TracebackType
 from pilotrl.tracking.mlflow_client import absolute
 from pilotrl.tracking.mlflow_sync import MlflowSync
 from pilotrl.tracking.sync_state import METRICS, STATE_FILE, RunInfo, Status, SyncState
+from pilotrl.types import UserError
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,17 @@ class Tracker:
         Returns whether MLflow now has everything; where not, a warning says how to send the rest later."""
         if self._thread is None:
             return True
+        if not self._folder.is_dir():  # somebody has removed it, and there is nothing to send
+            self._stop.set()
+            return False
         try:
             self._ledger.end(status, time.time())
-        except OSError as error:  # a full disk, mostly, and then that is what the run itself complains about
-            log.warning("%s: how the run ended cannot be noted (%s)", self._folder / STATE_FILE, error.strerror)
+        except (
+            OSError,
+            UserError,
+        ) as error:  # a full disk, mostly, and then that is what the run itself complains about
+            why = error.strerror if isinstance(error, OSError) else error
+            log.warning("%s: how the run ended cannot be noted (%s)", self._folder / STATE_FILE, why)
         self._stop.set()
         self._thread.join(GOODBYE if status == "FINISHED" else PAUSE)
         complete = not self._failed and not self._thread.is_alive()
@@ -85,7 +93,7 @@ class Tracker:
         try:
             self._feed.send()
         except Exception as error:  # whatever happens in MLflow must not end a run
-            if not self._failed:
+            if not self._failed and self._folder.is_dir():
                 log.warning("%s; the run goes on, and its metrics are kept in %s", self._feed.complaint(error), METRICS)
             self._failed = True
         else:

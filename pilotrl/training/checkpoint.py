@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,11 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from pilotrl.store.run_folder import RunFolder
+from pilotrl.models.policy import learned
+from pilotrl.store.reading import reason, unreadable
+from pilotrl.store.run_folder import LINES, RunFolder
 
-
-def save_whole(thing: Any, path: Path) -> None:
-    """`torch.save`, after which the file is there as a whole: a run killed meanwhile leaves none, or the old one."""
-    draft = path.with_suffix(".draft")
-    torch.save(thing, draft)
-    os.replace(draft, path)
+REMEDY = "delete it, and the run begins anew from its first step"
 
 
 class Checkpoints(Callback):
@@ -68,16 +67,23 @@ class Checkpoints(Callback):
                 old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
+        """Lists, numbers and tensors alone: a checkpoint is read without unpickling anything else."""
+        name, keys, *others = np.random.get_state()
         return {
             "offsets": self.folder.offsets(),
-            "random": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+            "python": random.getstate(),
+            "numpy": (str(name), [int(key) for key in keys], *map(float, others)),
+            "torch": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        python, numpy, tensor = state_dict["random"]
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(tensor)
+        try:
+            name, keys, position, has_gauss, gauss = state_dict["numpy"]
+            random.setstate(state_dict["python"])
+            np.random.set_state((name, keys, int(position), int(has_gauss), gauss))
+            torch.set_rng_state(state_dict["torch"])
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise unreadable(self.folder.checkpoints, "holds no random states", REMEDY) from error
 
 
 def latest(folder: RunFolder) -> Path | None:
@@ -85,8 +91,45 @@ def latest(folder: RunFolder) -> Path | None:
     return max(folder.checkpoints.glob("step-*.ckpt"), default=None)
 
 
-def offsets(checkpoint: Path) -> dict[str, int]:
+def offsets(path: Path) -> dict[str, int]:
     """Sizes of the run's files when the checkpoint was written."""
-    callbacks = torch.load(checkpoint, map_location="cpu", weights_only=False)["callbacks"]
-    sizes: dict[str, int] = next(state["offsets"] for name, state in callbacks.items() if "Checkpoints" in name)
+    callbacks = read(path).get("callbacks", {}).items()
+    sizes: dict[str, int] = next((state.get("offsets", {}) for name, state in callbacks if "Checkpoints" in name), {})
+    if {*sizes} != {*LINES} or not all(isinstance(size, int) and size >= 0 for size in sizes.values()):
+        raise unreadable(path, "does not say how long metrics.jsonl and episodes.jsonl were", REMEDY)
     return sizes
+
+
+def check_weights(path: Path, module: LightningModule) -> None:
+    """Raises UserError where a checkpoint is not one of this module's weights."""
+    own, kept = module.state_dict(), _loaded(path).get("state_dict", {})
+    for name, tensor in kept.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise unreadable(path, f"is of another model ({name} differs)", REMEDY)
+    if missing := learned(module).keys() - kept.keys():
+        raise unreadable(path, f"lacks {sorted(missing)[0]}", REMEDY)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint, which is tensors, numbers and lists: of anything else nothing is executed. Raises UserError for a file that
+    is not whole, or holds anything else."""
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as parts:
+            if (broken := parts.testzip()) is not None:  # torch itself does not look at the checksums
+                raise ValueError(f"the checksum of {broken} differs")
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise unreadable(path, reason(error), REMEDY) from error
+    return _loaded(path)
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    try:
+        held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        why = "holds more than tensors and numbers: it is of an older version of PilotRL, or no checkpoint, and not opened"
+        raise unreadable(path, why, REMEDY) from error
+    except (OSError, ValueError, RuntimeError, EOFError) as error:
+        raise unreadable(path, reason(error), REMEDY) from error
+    if not isinstance(held, dict):
+        raise unreadable(path, "is no checkpoint", REMEDY)
+    return held

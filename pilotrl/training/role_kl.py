@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pilotrl.models.policy import Policy
+from pilotrl.store.reading import unreadable
+from pilotrl.training import batch_file
 from pilotrl.training.batch import Batch, collate
-from pilotrl.training.checkpoint import save_whole
 from pilotrl.types import Episode, Role
 
 NOTHING = torch.empty(0)
@@ -44,7 +45,17 @@ class Probe:
 
     def save(self, path: Path) -> None:
         """A run that goes on later no longer has the initial weights."""
-        save_whole(self, path)
+        batch_file.write(self.batch, path, initial=self.initial)
+
+    @classmethod
+    def load(cls, path: Path, policy: Policy, temperature: float, micro_tokens: int) -> Probe:
+        """What `save` wrote, with the settings that it was made with. Raises UserError for a file that it did not write."""
+        remedy = "put a whole copy of it back, or delete checkpoints/ beside it and the run begins anew"
+        batch, more = batch_file.read(path, remedy, ["initial"])
+        words = min(layer.num_embeddings for layer in policy.modules() if isinstance(layer, nn.Embedding))
+        if any(int(row.max()) >= words for row in batch.rows):
+            raise unreadable(path, f"holds tokens that a model of {words} does not know", remedy)
+        return cls(batch, temperature, micro_tokens, more["initial"])
 
     def drift(self, policy: Policy) -> dict[str, float]:
         """Nats a token, by role; without a role that said nothing."""

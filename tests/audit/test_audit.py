@@ -366,7 +366,7 @@ def test_a_run_that_cannot_be_read_ends_the_audit_before_any_is_written(
     config = OmegaConf.load(tmp_path / "second" / ".hydra" / "config.yaml")
     OmegaConf.save(OmegaConf.merge(config, {"reward": {"gone": 1}}), tmp_path / "second" / ".hydra" / "config.yaml")
     assert main([str(first), str(tmp_path / "second")]) == 2
-    assert "second: its configuration cannot be read" in capsys.readouterr().err
+    assert "second/.hydra/config.yaml: cannot be read" in capsys.readouterr().err
     assert not (first / "audit.json").exists()
 
 

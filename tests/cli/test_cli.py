@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from pilotrl.__main__ import COMMANDS, RUN, main
 from pilotrl.cli.evaluation_request import evaluated
 from pilotrl.cli.preflight import prepare
 from pilotrl.types import UserError
+from tests.conftest import RESULTS
 
 SMALL = ("env=toy", "model=scratch", "tracking.uri=off")
 """A world that is built at once, a model that needs no weights, and no MLflow."""
@@ -252,7 +254,7 @@ def test_a_parent_of_another_model_is_refused(runs: Runs, tmp_path: Path, capsys
     assert main([*SMALL, "model.name=other", "hydra.run.dir=first"]) == 0
     assert main([*SMALL, "parent=first"]) == 2
     assert "has no policy/" in capsys.readouterr().err
-    Path("first/policy").mkdir()
+    shutil.copytree(PACKAGE / "models" / "weights" / "nano", "first/policy")
     assert main([*SMALL, "parent=first"]) == 2
     assert "parent=first: holds a checkpoint of model=other, and this run has model=nano" in capsys.readouterr().err
     assert main([*SMALL, "parent=first", "model.name=other"]) == 0
@@ -379,7 +381,7 @@ def test_a_finished_run_says_so_and_nothing_changes(
 ) -> None:
     command = [*SMALL, "hydra.run.dir=here"]
     assert main(command) == 0
-    (tmp_path / "here" / "summary.json").write_text("{}")
+    (tmp_path / "here" / "summary.json").write_text(RESULTS)
     before = contents(tmp_path)
     for again in (command, ["resume=here"]):
         assert main(again) == 0
@@ -408,7 +410,7 @@ def test_a_configuration_that_cannot_be_read_is_refused(
     (tmp_path / "here" / ".hydra" / "config.yaml").write_text("train: [")
     assert main(["resume=here"]) == 2
     err = capsys.readouterr().err
-    assert "here: its configuration cannot be read" in err
+    assert "here/.hydra/config.yaml: is cut off or broken" in err
     assert err.count("\n") == 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from pilotrl import PACKAGE
 from pilotrl.__main__ import main
 from pilotrl.cli.compose import composed_job, parse, read_elsewhere, resolved
 from pilotrl.cli.renamed import KEYS, METRICS, translated
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> RunFolder:
     old = RunFolder(tmp_path / "old")
     old.config.parent.mkdir(parents=True)
     shutil.copy(OLD, old.config)
-    (old / "policy").mkdir()
+    shutil.copytree(PACKAGE / "models" / "weights" / "nano", old / "policy")
     return old
 
 

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from pilotrl import PACKAGE
 from pilotrl.__main__ import main
 from pilotrl.store.run_folder import RunFolder
+from tests.conftest import RESULTS
 
 LOW_HIGH = {"mean": 0.25, "low": 0.125, "high": 0.4}
 STUB = ("-m", "env=toy", "model=scratch", "tracking.uri=off", "hydra.sweep.dir=sweep")
@@ -43,6 +44,8 @@ SUMMARY = {
     "eval": {"before": {"success": 0.25}, "after": {"success": 0.5}, "paired": {"success": LOW_HIGH}},
     "eval_teacher": None,
     "seconds": 71.4,
+    "train": {},
+    "panel": {},
 }
 
 
@@ -134,7 +137,7 @@ def test_an_interrupted_sweep_says_what_is_left(
     def run(config: Any, folder: Path) -> None:
         if config.seed == 1:
             raise KeyboardInterrupt
-        RunFolder(folder).summary.write_text("{}")
+        RunFolder(folder).summary.write_text(RESULTS)
 
     monkeypatch.setattr(sys.modules["pilotrl.runs.run"], "run", run)
     assert main([*STUB, "seed=0,1,2"]) == 130
@@ -189,6 +192,7 @@ DEADLY = '''
 """ToyEnv, but job 3 is killed when it plays after its first checkpoint, once."""
 import os, pathlib, signal
 from pilotrl.envs.toy import ToyEnv
+from tests.conftest import RESULTS
 
 class Deadly(ToyEnv):
     def reset(self, **given):

@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_used_is_refused_in_one_line_before_anything_is_w
 def test_adapters_of_a_parent_keep_their_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "first" / ".hydra").mkdir(parents=True)
     shutil.copytree(PACKAGE / "models" / "weights" / "nano", tmp_path / "first" / "policy")
-    (tmp_path / "first" / ".hydra" / "config.yaml").write_text("model: {name: nano}")
+    (tmp_path / "first" / ".hydra" / "config.yaml").write_text("model: {name: nano}\nseed: 0\n")
     held = {
         "r": 4,
         "lora_alpha": 32.0,
@@ -186,6 +186,7 @@ def test_adapters_of_a_parent_keep_their_shape(tmp_path: Path, capsys: pytest.Ca
         "base_model_name_or_path": "first/policy",
     }
     (tmp_path / "first" / "policy" / "adapter_config.json").write_text(json.dumps(held))
+    (tmp_path / "first" / "policy" / "model.safetensors").rename(tmp_path / "first/policy/adapter_model.safetensors")
     alike = (*QUIET, "parent=first", "model.lora.rank=4", "model.lora.targets=[q_proj,v_proj]", "--dry-run")
     assert main([*alike]) == 0
     for key, value in (("rank", "8"), ("alpha", "4"), ("targets", "[q_proj]")):

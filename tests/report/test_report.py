@@ -317,8 +317,8 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path, capsys: pytest
     for start in (
         f"late is left out: it is not finished (30 of 50 steps); python -m pilotrl resume={runs / 'late'} goes on with it",
         "new is left out: it has a summary.json of schema 2, and schema 1 is read here",
-        "cut is left out: it is broken and cannot be read (JSONDecodeError: ",
-        "lost is left out: it is broken and cannot be read (FileNotFoundError: ",
+        f"cut is left out: it is broken: {runs}/cut/summary.json: is cut off or broken (",
+        f"lost is left out: it is broken: {runs}/lost/episodes.jsonl: is not there",
         "changed is left out: it is broken: after, eval sampled success is ",
         "begun is left out: it is not finished (0 of 5 steps)",
     ):

@@ -31,6 +31,7 @@ from pilotrl.runs.evaluation_set import EpisodesByProtocol
 from pilotrl.runs.setup import model_path
 from pilotrl.store.run_folder import RunFolder
 from tests.cli.test_cli import Runs, runs  # noqa: F401 (a fixture)
+from tests.conftest import RESULTS
 from tests.runs.test_resume import SMALL as TINY
 from tests.runs.test_resume import Interrupted, disturb, result
 
@@ -239,7 +240,7 @@ def begun(command: Sequence[str], runs: Runs, monkeypatch: pytest.MonkeyPatch) -
 
     def then(config: Any, folder: Path) -> None:
         RunFolder(folder).metrics.write_text("")
-        RunFolder(folder).summary.write_text("{}")
+        RunFolder(folder).summary.write_text(RESULTS)
 
     runs.then = then
     monkeypatch.setattr(running, "run", runs.run)

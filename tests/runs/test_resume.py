@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pilotrl import PACKAGE
 from pilotrl.cli.compose import composed_job, parse
@@ -132,7 +133,7 @@ def test_the_same_command_twice_gives_the_same_run(whole: Whole, play: Play, tmp
 def test_the_calls_of_the_first_step_are_kept_too_unless_none_are(whole: Whole, play: Play, tmp_path: Path) -> None:
     """So that a short run has a step to look at; and whether they are kept changes nothing else."""
     *with_calls, kept, policy = result(whole("grpo"))
-    assert kept == ["step-000001.pt", "step-000003.pt"]
+    assert kept == ["step-000001.safetensors", "step-000003.safetensors"]
     *without, none, same = result(play(tmp_path, "grpo", "checkpoint.calls_every=0"))
     assert none == []
     for one in (with_calls, without):
@@ -201,15 +202,15 @@ def test_an_interrupted_run_ends_like_one_that_never_was(
 def test_the_value_head_is_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:
     interrupted(play, tmp_path, "ppo", "display.update", 3)
     assert result(play(tmp_path, "ppo")) == result(whole("ppo"))
-    values = torch.load(tmp_path / "value.pt", weights_only=True)
-    assert all(torch.equal(tensor, values[name]) for name, tensor in torch.load(whole("ppo") / "value.pt").items())
+    values, others = (load_file(folder / "value.safetensors") for folder in (tmp_path, whole("ppo")))
+    assert all(torch.equal(tensor, values[name]) for name, tensor in others.items())
     assert values["weight"].abs().sum() > 0
 
 
 def test_adapters_are_resumed_and_frozen_weights_are_not_checkpointed(whole: Whole, play: Play, tmp_path: Path) -> None:
     interrupted(play, tmp_path, "lora", "display.update", 3)
     (checkpoint,) = RunFolder(tmp_path).checkpoints.iterdir()
-    kept = torch.load(checkpoint, weights_only=False)["state_dict"]
+    kept = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all("lora_" in name or name in ("version", "policy.value.weight", "policy.value.bias") for name in kept)
     assert result(play(tmp_path, "lora")) == result(whole("lora"))
 
