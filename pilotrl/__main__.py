@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import CONF, PACKAGE
 from pilotrl.cli import stage_chain, sweep_progress
-from pilotrl.cli.compose import DRY, composed_jobs, parse, stored_config, typed
+from pilotrl.cli.compose import DRY, composed_jobs, parse, stored_config, trusted, typed
 from pilotrl.cli.exit_codes import refused
 from pilotrl.cli.preflight import ParsedCommand, as_it_was, prepare
 from pilotrl.cli.slurm import Stopped, reasons
 from pilotrl.cli.sweep import run_sweep
-from pilotrl.config import search_path
+from pilotrl.config import search_path, trust
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RUN, RunFolder
@@ -96,6 +96,9 @@ def job(config: DictConfig) -> str | None:
     for source in context.runtime.config_sources:
         if source.provider == "command-line":  # -cd; a job of a cluster has not parsed it
             search_path.add(Path(source.path))
+        elif source.provider == "main":
+            search_path.MAIN.add(Path(source.path))
+    trust.add(trusted(context.overrides.task))
     sweep_progress.announce(number)
     try:
         play(typed(config), folder)
@@ -140,9 +143,7 @@ COMMANDS = ("audit", "evaluate", "plans", "play", "report", "sync", "xray")
 
 
 def console() -> int:
-    """The script `pilotrl`: a run, or the command that its first word names. Modules of the working folder can be imported, as
-    with `python -m`."""
-    sys.path.insert(0, os.getcwd())
+    """The script `pilotrl`: a run, or the command that its first word names."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
         return main()

@@ -13,7 +13,7 @@ from pathlib import Path
 from pilotrl.cli.exit_codes import refused
 from pilotrl.store.redact import has_credentials
 from pilotrl.store.run_folder import RunFolder
-from pilotrl.tracking.mlflow_client import absolute
+from pilotrl.tracking.mlflow_client import absolute, is_default, sync_command
 from pilotrl.tracking.mlflow_sync import MlflowSync
 from pilotrl.tracking.sync_state import METRICS, STATE_FILE, SyncState
 from pilotrl.types import UserError
@@ -34,7 +34,11 @@ def sync(folder: Path, uri: str | None = None) -> int:
         run.check_whole()
     if uri is None and has_credentials(known["uri"]):
         raise UserError(f"uri={known['uri']}: credentials are not kept in a run folder; give them with --uri")
-    feed = MlflowSync(sync_state, absolute(uri or known["uri"]))
+    if uri is None and not is_default(known["uri"], folder):
+        why = "an address counts only where it is typed"
+        raise UserError(f"uri={known['uri']}: {why}; {sync_command(folder, known['uri'])} sends there what is missing")
+    run.check_inside()
+    feed = MlflowSync(sync_state, absolute(uri or known["uri"]), near=uri is None)
     with run.lock():
         if known["status"] == "RUNNING":  # but no process holds the lock: the run was killed
             sync_state.end("KILLED", max(sync_state.times().values(), default=time.time()))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -140,16 +139,17 @@ def how_to_keep(folder: RunFolder) -> str:
     key = "checkpoint.calls_every"
     if not folder.metrics.is_file() and not folder.finished and read_elsewhere(folder).checkpoint.calls_every:
         return f"its first step is not over; python -m pilotrl resume={shlex.quote(str(folder))} goes on"
-    words = [*given_flags(folder), *(line for line in typed_words(folder) if key_of(line) != key), f"{key}=1"]
+    lines = [line for line in typed_words(folder) if key_of(line) not in (key, "trust")]
+    words = [*given_flags(folder), *lines, f"{key}=1"]
     return f"the same run with its calls kept: python -m pilotrl {shlex.join(words)}"
 
 
 def given_flags(folder: RunFolder) -> list[str]:
     """`--config-dir` and `--config-name` of the command that began a run, where it had them."""
     found = hydra_node(folder)
-    sources = OmegaConf.select(found, "runtime.config_sources", default=[])
-    places = [source.path for source in sources if source.provider == "command-line"]
-    name = OmegaConf.select(found, "job.config_name", default="config")
+    sources = found.get("runtime", {}).get("config_sources", [])
+    places = [str(source["path"]) for source in sources if source["provider"] == "command-line"]
+    name = str(found.get("job", {}).get("config_name", "config"))
     return [
         *(word for place in places for word in ("--config-dir", place)),
         *(["--config-name", name] if name != "config" else []),

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from pilotrl import CONF, PACKAGE, prompts
 from pilotrl.analysis.statistics import panel_block
-from pilotrl.config import search_path
+from pilotrl.config import search_path, trust
 from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.models import from_scratch, policy
@@ -88,8 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that a test names with -cd is forgotten after it."""
+    """A folder that a test names with -cd is forgotten after it, as is trust=; classes in tests are trusted."""
     monkeypatch.setattr(search_path, "FOLDERS", [*search_path.FOLDERS])
+    monkeypatch.setattr(trust, "MODULES", {"tests"})
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 

@@ -13,7 +13,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,10 +23,11 @@ from pilotrl.audit.adversarial import Judges
 from pilotrl.audit.episodes import JUDGED, read
 from pilotrl.audit.findings import audit
 from pilotrl.audit.output import show
-from pilotrl.cli.compose import composed_job, key_of, parse, stored_config
+from pilotrl.cli.compose import composed_job, key_of, parse, read_elsewhere
 from pilotrl.cli.evaluation_request import listed
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.open_nodes import check_target, locate
+from pilotrl.config import trust
 from pilotrl.config.schema import Config
 from pilotrl.envs import settings_of
 from pilotrl.report.runs import find
@@ -54,7 +54,7 @@ def parsed_arguments(argv: Sequence[str]) -> ParsedArguments:
     """Parse the command line. Raises UserError for a folder without a run, invalid settings of a judge, and unknown keys."""
     given = parse(argv)
     places = [word for word in given.overrides if "=" not in word or Path(word).is_dir()]
-    lines = [word for word in given.overrides if word not in places]
+    lines = [word for word in given.overrides if word not in places and key_of(word) != "trust"]
     if not places:
         raise UserError("no folder is given; python -m pilotrl.audit RUN_FOLDER... [judges=[rule,openai]]")
     names = listed(given, "judges") or ["rule"]
@@ -86,6 +86,7 @@ def runs(places: Sequence[Path]) -> dict[str, RunFolder]:
     if not recorded:
         raise UserError(f"{places[0]}: has no episodes yet; wait until it holds an episodes.jsonl")
     for name, folder in recorded.items():
+        folder.check_inside()
         try:
             folder.check_writable()
         except UserError as error:
@@ -123,7 +124,7 @@ def resolver(config: Config, env: str) -> Resolve | None:
     own = str(config.env["_target_"])
     target = own if own.split(".")[-2] == env else str(settings_of(env)["_target_"])
     locate("env._target_", target)
-    return getattr(import_module(target.rpartition(".")[0]), "resolve", None)
+    return cast(Resolve | None, trust.beside("env._target_", target, "resolve"))
 
 
 def audited(folder: RunFolder, name: str, config: Config, settings: Settings, tasks: int | None) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def command(argv: Sequence[str]) -> list[str]:
     """Audit every run; returns the alarms."""
     arguments, console, alarms = parsed_arguments(argv), Console(highlight=False), list[str]()
     configs = {
-        name: stored_config(folder) for name, folder in arguments.runs.items()
+        name: read_elsewhere(folder) for name, folder in arguments.runs.items()
     }  # read all of them before the first audit.json is written
     for name, folder in arguments.runs.items():
         with console.status(f"{name}: {', '.join(arguments.judges)}"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from pilotrl.cli.compose import (
 )
 from pilotrl.cli.preflight import check_endpoints, check_language_model, check_taught
 from pilotrl.cli.suggestions import nearest
+from pilotrl.cli.typed_again import reaching, refuse
 from pilotrl.cli.validate import check, flat
 from pilotrl.config.schema import Config
 from pilotrl.store.reading import check_policy
@@ -84,7 +85,9 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
         lacks = "policy/" if folder.begun else ".hydra/config.yaml"
         why = f"is not the folder of a finished run, it lacks {lacks}"
         raise UserError(f"checkpoint={folder}: {why}; give one that holds both, or several: [A,B]")
-    config = read_elsewhere(folder)
+    keys = [key_of(str(override.input_line)) for override in changes]
+    config = read_elsewhere(folder, keys)
+    config.root = OmegaConf.load(CONF / "config.yaml").root  # a folder does not say where others write
     check_policy(folder.policy)
     model, roles = config.model.name, config.model.roles
     for override in changes:
@@ -95,10 +98,19 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
         raise UserError(
             f"model.roles={config.model.roles}: checkpoint={folder} has roles that are {roles}; leave it out"
         )
+    found = reaching(folder, config, [*keys, "tracking"])
+    refuse(folder, found, f"checkpoint={folder}", instead(found))
     check(config)
     check_language_model(config)
     check_endpoints(config)
     return config, folder
+
+
+def instead(found: Mapping[str, Any]) -> str:
+    """What may be typed in place of an API model, for which nothing is sent."""
+    others = {"judge": "judge=rule", "teacher": "teacher=expert"}
+    words = " ".join(other for node, other in others.items() if any(key.startswith(f"{node}.") for key in found))
+    return words and f", or {words}"
 
 
 def check_alike(one: Side, other: Side) -> None:

@@ -1,6 +1,5 @@
-"""Checks nodes of the configuration that name a class under `_target_`: it can be imported, has the methods, takes the keywords.
-
-The class may be anybody's: it is imported, and held against the methods that are asked of it, before anything is built.
+"""Checks nodes of the configuration that name a class under `_target_`: it is trusted (`config/trust.py`), can be imported,
+has the methods, takes the keywords. All of that before anything is built, and the first before anything is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import inspect
 import typing
 from collections.abc import Mapping
 from dataclasses import is_dataclass, make_dataclass
-from importlib import import_module
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pilotrl.cli.renamed import CLASSES
 from pilotrl.cli.suggestions import nearest, show
+from pilotrl.config import trust
 from pilotrl.types import UserError
 
 OPEN = ("env", "teacher", "judge", "algorithm", "engine")
@@ -29,10 +28,16 @@ METHODS = {
     "algorithm": ("advantages", "loss"),
     "engine": ("submit", "step", "release"),
     "model.prompts": ("texts",),
+    "model.endpoint": ("decoded", "endpoints"),
     "reward.terms": ("__call__",),
 }
-"""What the class of a node has to have."""
-CALLED = {"reward.terms": "reward term", "model.prompts": "set of prompts", "env": "environment"}
+"""What the class of a node has to have; below the members of a judge, of each of them."""
+CALLED = {
+    "model.endpoint": "endpoint of a model",
+    "reward.terms": "reward term",
+    "model.prompts": "set of prompts",
+    "env": "environment",
+}
 GIVEN = {"judge": ("resolve",), "engine": ("model", "end")}
 """Keywords that whoever builds the object adds."""
 NAMED = ("algorithm", "engine")
@@ -49,7 +54,7 @@ def check_target(node: str, settings: DictConfig) -> None:
         raise UserError(f"{node}={show(settings)}: must be a class and its keywords, as in _target_: my_module.MyClass")
     target = str(settings.get("_target_"))
     cls = locate(f"{node}._target_", target)
-    kind = node if node in METHODS else node.rpartition(".")[0]
+    kind = node.partition(".members.")[0] if node in METHODS or ".members." in node else node.rpartition(".")[0]
     for method in METHODS.get(kind, ()):
         if not any(method in vars(base) and not getattr(base, "_is_protocol", False) for base in cls.__mro__):
             what = CALLED.get(kind, kind)
@@ -93,20 +98,19 @@ def check_value(node: str, key: str, value: Any, target: str, hints: Mapping[str
 
 def locate(key: str, target: str) -> type:
     """The class of a dotted path. Raises UserError, which names `key`, where there is none."""
-    module, _, name = target.rpartition(".")
+    module = target.rpartition(".")[0]
     old = next((old for old in CLASSES if target.startswith(old)), None)
     if old is not None:
         raise UserError(f"{key}={target}: is called {CLASSES[old] + target.removeprefix(old)} now")
+    if not module:
+        raise UserError(f"{key}={target}: is no path of a class; give MODULE.CLASS, and -cd the folder it lies in")
     try:
-        cls = getattr(import_module(module), name)
+        return trust.find(key, target)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         needs = error.name if isinstance(error, ModuleNotFoundError) else None
         theirs = needs is not None and not module.startswith(needs)
         remedy = f"install {needs}" if theirs else "give MODULE.CLASS, and -cd the folder it lies in"
         raise UserError(f"{key}={target}: cannot be imported ({error}); {remedy}") from error
-    if not inspect.isclass(cls):
-        raise UserError(f"{key}={target}: is not a class; give the dotted path of a class")
-    return cls
 
 
 def keywords(cls: type) -> dict[str, Any]:

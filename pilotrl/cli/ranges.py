@@ -45,6 +45,11 @@ def any_of(names: Iterable[str]) -> Rule:
     return lambda value: set(value) <= set(known), "none, or some of " + ", ".join(known)
 
 
+def name() -> Rule:
+    """What becomes part of paths."""
+    return lambda value: bool(re.fullmatch(search_path.NAME, value)), "letters, digits, and _ . - between them"
+
+
 def stores() -> Rule:
     """Where MLflow can keep runs: the schemes that it and what is installed beside it know."""
     known = sorted(STORES | {entry.name for entry in entry_points(group="mlflow.tracking_store")})
@@ -64,6 +69,8 @@ def rules(config: Config) -> dict[str, Rule]:
 def _acting(config: Config) -> dict[str, Rule]:
     """Who plays, how, and for what."""
     return {
+        **{f"{node}.name": name() for node in ("agent", "algorithm", "engine", "stage")},
+        **({} if config.model.endpoint else {"model.name": name()}),
         "model.dtype": one_of(["float32", "bfloat16"]),
         "model.lora.rank": at_least(1),
         "model.lora.alpha": above(0),

@@ -6,7 +6,10 @@ where nothing was typed, what a stage sets itself.
 
 from __future__ import annotations
 
+import os
+import re
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,12 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 
 from pilotrl import CONF
-from pilotrl.cli.compose import Job, composed_job, key_of, parse, stored_config
+from pilotrl.cli.compose import Job, composed_job, hydra_node, key_of, parse, stored_config
 from pilotrl.cli.suggestions import nearest, show
+from pilotrl.config import search_path
 from pilotrl.config.schema import Config
-from pilotrl.store.reading import read_yaml
-from pilotrl.store.run_folder import RunFolder, write_whole
+from pilotrl.store import stored_yaml
+from pilotrl.store.run_folder import RUN, RunFolder, write_whole
 from pilotrl.types import UserError
 
 OWN = ("stage", "stage.name", "stage.order", "stage.lengths", "train.steps", "parent")
@@ -34,9 +38,10 @@ def stage_jobs(config: Config, hydra: Any) -> list[Job]:
     """
     if not (config.stage.order or config.stage.lengths):
         return []
-    arguments = _arguments(hydra)
+    known: Any = OmegaConf.to_container(hydra) if OmegaConf.is_config(hydra) else hydra
+    arguments = _arguments(known)
     check_order(config, arguments)
-    typed = [line for line in hydra.overrides.task if not _is_own(key_of(line))]
+    typed = [line for line in known["overrides"]["task"] if not _is_own(key_of(line))]
     made = [composed_job(arguments, [*typed, f"stage={name}"]) for name in config.stage.order]
     for job, steps in zip(made, lengths(config), strict=True):
         job.config.train.steps, job.config.parent = steps, config.parent
@@ -48,12 +53,26 @@ def stage_jobs(config: Config, hydra: Any) -> list[Job]:
     return made
 
 
-def jobs_of(folder: RunFolder) -> list[Job]:
-    """The runs of the chain that a folder holds."""
+def jobs_of(folder: RunFolder, typed: Sequence[str] = ()) -> list[Job]:
+    """The runs of the chain that a folder holds. typed: overrides on this command line.
+
+    Raises UserError for overrides in a folder that somebody else may have written which do more than to set a value."""
     config = stored_config(folder)
     if not config.stage.order:
         return []
-    return stage_jobs(config, read_yaml(folder.hydra, "start the chain in a new folder").hydra)
+    hydra = hydra_node(folder)
+    if not hydra:
+        raise UserError(f"{folder.hydra}: is not there; start the chain in a new folder")
+    try:
+        for line in hydra["overrides"]["task"] if RUN not in os.environ else ():  # else this very command began it
+            does_more = "hydra" in line.partition("=")[0] or any(stored_yaml.interpolated(line))
+            if does_more and line not in typed:
+                raise UserError(
+                    f"{folder.hydra}: {line} counts only where it is typed; start the chain in a new folder"
+                )
+        return stage_jobs(config, hydra)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder.hydra}: cannot be read; start the chain in a new folder") from error
 
 
 def lengths(config: Config) -> list[int]:
@@ -123,9 +142,17 @@ def _is_own(key: str) -> bool:
     return key in OWN or key.startswith("stage.lengths.")
 
 
-def _arguments(hydra: Any) -> Namespace:
-    """The flags that say where a configuration was composed from."""
-    place = {source.provider: source.path for source in hydra.runtime.config_sources}
-    flags = {"--config-name": hydra.job.config_name, "--config-path": place["main"]}
+def _arguments(hydra: Mapping[str, Any]) -> Namespace:
+    """The flags that say where a configuration was composed from: from places that this command line names, and no others."""
+    place = {source["provider"]: source["path"] for source in hydra["runtime"]["config_sources"]}
+    flags = {"--config-name": hydra["job"]["config_name"], "--config-path": place["main"]}
     flags |= {"--config-dir": place["command-line"]} if "command-line" in place else {}
+    named = {path.resolve() for path in (*search_path.FOLDERS, *search_path.MAIN)}
+    for flag in ("--config-path", "--config-dir"):
+        if flag in flags and Path(flags[flag]).resolve() not in named:
+            raise UserError(
+                f"{flag}: was {flags[flag]} when the chain began, and has to be typed again: -cd {flags[flag]}"
+            )
+    if not re.fullmatch(search_path.NAME, flags["--config-name"]):
+        raise UserError(f"--config-name: was {flags['--config-name']} when the chain began, which is no name")
     return parse([word for flag in flags.items() for word in flag])

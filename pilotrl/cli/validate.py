@@ -19,10 +19,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import PACKAGE, prompts
-from pilotrl.cli.open_nodes import OPEN, check_target
+from pilotrl.cli.open_nodes import OPEN, check_target, locate
 from pilotrl.cli.ranges import rules
 from pilotrl.cli.suggestions import nearest, show
-from pilotrl.config import search_path
+from pilotrl.config import search_path, trust
 from pilotrl.config.schema import Config
 from pilotrl.rewards.terms import TERMS
 from pilotrl.store.reading import check_policy, read_json, read_yaml, unreadable
@@ -34,6 +34,27 @@ HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 
 def check(config: Config) -> None:
     """Raises UserError for the first value that cannot be run. The configuration is typed and has no unknown keys."""
+    check_values(config)
+    check_weights(config)
+    check_stage(config)
+    check_plans(config)
+    check_lora(config)
+    check_roles(config)
+    if config.parent is not None:
+        check_parent(config.parent, config.model.name)
+    elif config.model.endpoint is None and config.model.scratch is None:
+        check_model(config.model.path)
+    check_classes(config)
+    environment = cast(dict[str, Any], OmegaConf.to_container(config.env, resolve=True))
+    check_env(json.dumps(environment, sort_keys=True))
+    try:
+        check_env(json.dumps(environment | {"split": config.panel.split}, sort_keys=True))
+    except UserError as error:
+        raise UserError(str(error).replace("env.split=", "panel.split=")) from error
+
+
+def check_values(config: Config) -> None:
+    """Every value is there and in its range."""
     for key in sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{key}: has no value; give it one on the command line, or choose an option that does")
     for name in config.reward.terms:
@@ -43,28 +64,19 @@ def check(config: Config) -> None:
         value = OmegaConf.select(cast(DictConfig, config), key)
         if value is not None and not holds(value):
             raise UserError(f"{key}={show(value)}: must be {allowed}")
-    check_weights(config)
-    check_stage(config)
-    check_plans(config)
-    check_lora(config)
-    check_roles(config)
-    if config.parent is not None:
-        check_parent(config.parent, config.model.name)
-    elif config.model.endpoint is not None:
-        check_target("model.endpoint", config.model.endpoint)
-    elif config.model.scratch is None:
-        check_model(config.model.path)
+
+
+def check_classes(config: Config) -> None:
+    """Every class that is named, at any depth, is trusted, and those that a run makes fit their nodes. Makes none of them."""
+    for key, target in trust.targets(OmegaConf.to_container(cast(DictConfig, config), resolve=True)):
+        locate(key, target)
     for node in OPEN:
         check_target(node, getattr(config, node))
     for name, settings in config.reward.terms.items():
         check_target(f"reward.terms.{name}", settings)
+    if config.model.endpoint is not None:
+        check_target("model.endpoint", config.model.endpoint)
     check_prompts(config.model.prompts)
-    environment = cast(dict[str, Any], OmegaConf.to_container(config.env, resolve=True))
-    check_env(json.dumps(environment, sort_keys=True))
-    try:
-        check_env(json.dumps(environment | {"split": config.panel.split}, sort_keys=True))
-    except UserError as error:
-        raise UserError(str(error).replace("env.split=", "panel.split=")) from error
 
 
 def check_weights(config: Config) -> None:

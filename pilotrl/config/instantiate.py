@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
+
+from pilotrl.config import trust
 
 
 def make(settings: Mapping[str, Any], **more: Any) -> Any:
-    """An object of the class, with the settings and `more` as keywords. Whatever the class raises is raised."""
-    module, _, name = str(settings["_target_"]).rpartition(".")
+    """An object of the class, with the settings and `more` as keywords.
+
+    Raises UserError for a class that is not trusted, and whatever the class raises."""
     keywords = {key: value for key, value in settings.items() if key != "_target_"}
-    return getattr(import_module(module), name)(**keywords, **more)
+    return trust.find("_target_", str(settings["_target_"]))(**keywords, **more)

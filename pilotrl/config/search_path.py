@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from pilotrl import CONF
 
 FOLDERS: list[Path] = [CONF]
 """First those of the user, then ours."""
+MAIN = {CONF}
+"""Where a command line lets the main configuration lie (`--config-path`)."""
+NAME = r"\w[\w.-]*"
+"""What is a name, and never a path."""
 
 
 def add(folder: Path) -> None:
@@ -21,7 +26,9 @@ def add(folder: Path) -> None:
 
 
 def find(group: str, name: str) -> Path | None:
-    """The file of `group=name`, where there is one."""
+    """The file of `group=name`, where there is one. A name that is a path leads nowhere."""
+    if not re.fullmatch(NAME, name):
+        return None
     return next((path for folder in FOLDERS if (path := folder / group / f"{name}.yaml").is_file()), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pilotrl.config import trust
 from pilotrl.envs import Expert, Info, replay
 from pilotrl.types import UserError, WorldError
 
@@ -19,7 +20,8 @@ class GymnasiumText:
     Reward: its own. Score: the sum of rewards so far, held between 0 and 1.
     End: as it says, and truncated after `max_turns`. Solved: what its info says in `solved` or `is_success`, else that it
     terminated with a score of 1.
-    Arguments: `id` of the registered environment (`module:Name-v0` imports the module first), `kwargs` for its constructor,
+    Arguments: `id` of the registered environment (`module:Name-v0` imports the module first, which has to be trusted, as that
+    of any class), `kwargs` for its constructor,
     `split` (train, valid, test: other seeds), `max_turns`.
     Raises UserError if there is no such environment, or its spaces are not of text.
     """
@@ -86,6 +88,8 @@ def _made(name: str, kwargs: dict[str, Any]) -> Any:
     import gymnasium
     from gymnasium.spaces import Text
 
+    if ":" in name:
+        trust.check("env.id", name, name.partition(":")[0])
     try:
         env = gymnasium.make(name, disable_env_checker=True, **kwargs)
     except Exception as error:  # from gymnasium, the import, or the constructor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,11 @@ PREFIX = "wheel:"
 
 def unpacked(path: str) -> Path:
     """The folder of `wheel:PACKAGE/FILE.gguf`. Raises UserError if the wheel, or the library `gguf`, is not installed."""
-    package, _, name = path.removeprefix(PREFIX).partition("/")
+    if not (
+        named := re.fullmatch(rf"{PREFIX}(\w+)/([\w-][\w.-]*\.gguf)", path)
+    ):  # a dot in a package's name would import it
+        raise UserError(f"model.path={path}: must be {PREFIX}PACKAGE/FILE.gguf")
+    package, name = named.groups()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pilotrl" / name.removesuffix(".gguf")
     if not cache.is_dir():
         spec = find_spec(package)

@@ -7,6 +7,7 @@ May import `config` (not its schema) and `types`. Never here: tensors; the token
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def load(named: str | dict[str, Any], plans: str = "always") -> dict[str, str]:
 
 
 def _shipped(name: str) -> dict[str, str]:
-    files = sorted((FOLDER / name).glob("*.txt"))
+    files = sorted((FOLDER / name).glob("*.txt")) if re.fullmatch(search_path.NAME, name) else []
     if files:
         return {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in files}
     if (path := search_path.find("prompts", name)) is None:

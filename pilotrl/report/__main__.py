@@ -1,7 +1,8 @@
-"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER] [baseline=LABEL]`.
+"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER] [baseline=LABEL] [uri=ADDRESS]`.
 
 Each FOLDER is that of a run or of a sweep. Configurations (runs equal but for the seed) are compared two by two; with baseline=,
 each with that one: a letter such as A, or what picks it, such as baseline=algorithm=grpo or baseline=stage=joint,lr=1e-4.
+uri=: of the MLflow that a folder was tracked in, which gets the report too; the default database needs no typing.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from pilotrl.report.comparisons import baselines
 from pilotrl.report.configurations import Configuration, sorted_out
 from pilotrl.report.html import PAGE, View, files, findings
 from pilotrl.report.runs import Refused, Run, find, read
+from pilotrl.store.redact import hide_credentials
 from pilotrl.store.run_folder import RunFolder, write_whole
-from pilotrl.tracking.mlflow_client import absolute, complaint, send_files
+from pilotrl.tracking.mlflow_client import absolute, complaint, is_default, send_files
 from pilotrl.tracking.sync_state import STATE_FILE, SyncState
 from pilotrl.types import UserError
 
 
 def command(words: Sequence[str]) -> None:
     """Read the runs, write the report, and say where it is."""
-    places, out, baseline = arguments(words)
+    places, out, baseline, uri = arguments(words)
     runs: list[Run] = []
     notes: list[str] = []
     folders = find(places)
@@ -47,14 +49,16 @@ def command(words: Sequence[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, content in written.items():
         write_whole(out / name, content)
-    notes += [line for place in places for line in tracked(place, [out / name for name in written])]
+    notes += [line for place in places for line in tracked(place, [out / name for name in written], uri)]
     print(*notes, *findings(views), out / PAGE, sep="\n")
 
 
-def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None]:
-    """Folders; where the report goes, `report/` in the first of them unless `out=` says otherwise; and the baseline, if any."""
-    outs, baseline = ([w.removeprefix(key) for w in words if w.startswith(key)] for key in ("out=", "baseline="))
-    places = [Path(word).expanduser() for word in words if not word.startswith(("out=", "baseline="))]
+def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None, str | None]:
+    """Folders; where the report goes, `report/` in the first of them unless `out=` says otherwise; the baseline and the address
+    of MLflow, if any."""
+    keys = ("out=", "baseline=", "uri=")
+    outs, baseline, uri = ([word.removeprefix(key) for word in words if word.startswith(key)] for key in keys)
+    places = [Path(word).expanduser() for word in words if not word.startswith(keys)]
     if not places:
         raise UserError("no folder is given; python -m pilotrl.report FOLDER... [out=FOLDER], of runs or of sweeps")
     for place in places:
@@ -64,23 +68,30 @@ def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None]:
             )
             raise UserError(f"{place}: is no folder; {told}")
     out = Path(outs[-1]).expanduser() if outs else places[0] / "report"
+    if not outs:
+        RunFolder(out).check_inside()
+        if out.is_symlink():
+            raise UserError(f"{out}: is a link, and a report is not written through it; say where, out=FOLDER")
     try:
         RunFolder(out).check_writable()
     except UserError as error:
         raise UserError(f"out={out}: cannot be written; choose another folder with out=FOLDER") from error
-    return places, out, baseline[-1] if baseline else None
+    return places, out, baseline[-1] if baseline else None, uri[-1] if uri else None
 
 
-def tracked(place: Path, report: Sequence[Path]) -> list[str]:
-    """Give the report to the run in MLflow of a folder, a sweep's or a chain's too. Returns a line where that failed."""
+def tracked(place: Path, report: Sequence[Path], typed: str | None) -> list[str]:
+    """Give the report to the run in MLflow of a folder, a sweep's or a chain's too. Returns a line where that failed, and where
+    its address is not the default one and was not typed."""
     path = place / STATE_FILE
     if not path.exists():
         return []
     uri = "its address"
     try:
         parent = SyncState(place).read()
-        uri = absolute(parent["uri"])
-        send_files(uri, parent["run_id"], report)
+        uri = absolute(typed or str(parent["uri"]))
+        if typed is None and not is_default(uri, place):
+            return [f"the report is not in MLflow; uri={hide_credentials(uri)} beside it sends it there"]
+        send_files(uri, str(parent["run_id"]), report, near=typed is None)
     except UserError as error:
         return [f"{error}; the report is not in MLflow"]
     except Exception as error:  # of any kind: the report is written, whatever happens in MLflow

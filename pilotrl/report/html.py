@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from pilotrl.report.findings import finding
 from pilotrl.report.runs import DECODINGS, Cell, block
 
 PAGE = "report.html"
+NAME_SIZE = 100
+"""Characters of an evaluation set's name in names of files."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,15 @@ def files(name: str, folders: Sequence[str], views: Sequence[View], notes: Seque
     }
     if any(view.all_effects for view in views):
         written["main_effects.csv"] = _csv(EFFECTS, _effects(views))
+    return written | pictures_of(views)
+
+
+def pictures_of(views: Sequence[View]) -> dict[str, bytes]:
+    """By file name. What a folder calls an evaluation set is no path."""
+    written: dict[str, bytes] = {}
     for number, view in enumerate(views, start=1):
-        before = f"{number}-{view.panel.name}-" if len(views) > 1 else ""
+        name = re.sub(r"[^\w.-]", "-", view.panel.name)[:NAME_SIZE]
+        before = f"{number}-{name}-" if len(views) > 1 else ""
         written |= {f"{before}{which}.png": png for which, png in view.pictures.items()}
     return written
 

@@ -28,9 +28,14 @@ from pilotrl.types import Episode, Task, UserError
 
 SCHEMA = 1
 """Of summary.json, the only one that is read."""
-ASIDE = ("seed", "root", "tracking", "checkpoint", "trainer", "drift")
+ASIDE = ("seed", "root", "tracking", "checkpoint", "trainer", "drift", "trust")
 """Nodes of the configuration that say where and how a run is computed and watched, or which of several equal ones it is."""
 DECODINGS = ("sampled", "greedy")
+
+
+BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, UserError)
+BROKEN += (YAMLError, OmegaConfBaseException)  # type: ignore[assignment]
+"""What reading a folder raises that is not what a run leaves behind."""
 
 
 class Refused(Exception):
@@ -130,7 +135,7 @@ def read(name: str, folder: RunFolder) -> Run:
         return Run(name, *configuration(folder), summary, _metrics(folder, summary), _panel(folder, summary), *values)
     except UserError as error:
         raise Refused(f"is broken: {error}") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+    except BROKEN as error:
         reason = str(error).partition("\n")[0]
         raise Refused(f"is broken and cannot be read ({type(error).__name__}: {reason})") from error
 
@@ -144,7 +149,7 @@ def block(summary: Mapping[str, Any], of: str, decoding: str) -> Mapping[str, An
 def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
     """What decides what a run learns, under dotted keys; a parent stands for its configuration, not for its folder. And the
     seeds, of the run and of those that its weights come from: two runs that share both are the same run."""
-    stored: Any = without_secrets(OmegaConf.to_container(read_yaml(folder.config)))
+    stored: Any = without_secrets(OmegaConf.to_container(read_yaml(folder.config, resolvers=True)))
     keys = flat(OmegaConf.create(translated(stored)))
     parent, seeds = keys.get("parent"), [int(keys["seed"])]
     kept = {key: value for key, value in keys.items() if key.split(".")[0] not in ASIDE}

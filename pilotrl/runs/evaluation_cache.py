@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import pilotrl
-from pilotrl.cli.compose import stored_config
+from pilotrl.cli.compose import read_elsewhere, stored_config
 from pilotrl.config.schema import Config
 from pilotrl.models.policy import Policy, acting_sha256
 from pilotrl.runs.describe import as_dict, git_revision
@@ -49,7 +49,7 @@ def handed_over(config: Config, panel: str, weights: str) -> EpisodesByProtocol:
         return {}
     summary = parent.results()
     try:
-        theirs = stored_config(parent)
+        theirs = read_elsewhere(parent)
     except UserError:  # of a revision that had other keys
         return {}
     same = (summary["panel"].get("sha256"), summary.get("weights_sha256"), summary.get("git_revision")) == (

@@ -87,7 +87,7 @@ def base_name(config: Config) -> str:
     if config.parent is not None:
         try:
             return base_name(read_elsewhere(RunFolder(config.parent)))
-        except UserError:  # it is gone, or was made by another revision
+        except (UserError, RecursionError):  # it is gone, was made by another revision, or starts from itself
             return f"the run {Path(config.parent).name}"
     if config.model.scratch is not None:
         return SCRATCH

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from pilotrl import CONF, engine, envs, prompts, teacher
 from pilotrl.cli.validate import prompt_set
+from pilotrl.config import trust
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Agent, Config
 from pilotrl.engine import Engine, ForkableEngine
@@ -184,8 +184,7 @@ def reply_tokens(config: Config) -> dict[Role, int]:
 
 def judge_of(config: Config, env: str) -> Judge:
     """The judge for one environment, a class's dotted path, with the `resolve` function of its module if it has one."""
-    module = import_module(env.rpartition(".")[0])
-    return judge.build(as_dict(config.judge), getattr(module, "resolve", None))
+    return judge.build(as_dict(config.judge), trust.beside("env._target_", env, "resolve"))
 
 
 def load_model(config: Config, source: str) -> Any:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from pilotrl.store import stored_yaml
 from pilotrl.types import UserError
 
 RESTORE = "put a whole copy of it back, or start a new run"
@@ -77,9 +78,11 @@ def read_lines(
         raise unreadable(path, reason(error), remedy) from error
 
 
-def read_yaml(path: Path, remedy: str = RESTORE) -> DictConfig:
-    """The mapping that a YAML file holds. Raises UserError for anything else, and for an empty one."""
-    held = _yaml(path, remedy)
+def read_yaml(path: Path, remedy: str = RESTORE, resolvers: bool = False) -> DictConfig:
+    """The mapping that a YAML file holds. Raises UserError for anything else, and for an empty one.
+
+    resolvers: what would run a resolver when it is read may stand in it."""
+    held = _yaml(path, remedy, resolvers)
     if not isinstance(held, DictConfig) or not held:
         raise unreadable(path, "is empty, or no mapping", remedy)
     return held
@@ -88,15 +91,15 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> DictConfig:
 def read_yaml_list(path: Path, remedy: str = RESTORE) -> list[Any]:
     """The list that a YAML file holds. Raises UserError for anything else: an empty file is no list, and where the last line
     has no end others are lost."""
-    held = _yaml(path, remedy)
+    held = _yaml(path, remedy, resolvers=True)
     if not isinstance(held, ListConfig) or not read_bytes(path, remedy).endswith(b"\n"):
         raise unreadable(path, "is empty, cut off, or no list", remedy)
     return list(held)
 
 
-def _yaml(path: Path, remedy: str) -> Any:
+def _yaml(path: Path, remedy: str, resolvers: bool) -> Any:
     try:
-        return OmegaConf.load(path)
+        return stored_yaml.load(path, resolvers)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise unreadable(path, reason(error), remedy) from error
 

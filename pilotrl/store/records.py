@@ -10,6 +10,9 @@ from typing import Any
 from pilotrl.store.reading import RESTORE, read_lines, unreadable
 from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
+TOKENS = 10**6
+"""Of a prompt or a reply, at most."""
+
 
 def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
     """An episode as one JSON object, with its turns and scores; of its calls only the numbers of tokens, and not the ids.
@@ -60,7 +63,9 @@ def read_episodes(path: Path, wanted: Callable[[str], bool], remedy: str = RESTO
 def _sized(
     prompt: int, sampled: int, reference: Any = None, steps: Any = None, scores: Any = None, **call: Any
 ) -> Call:
-    """A call from its numbers of tokens and, if its plan was graded, that plan."""
+    """A call from its numbers of tokens and, if its plan was graded, that plan. ValueError for numbers that no call has."""
+    if not (0 <= prompt <= TOKENS and 0 <= sampled <= TOKENS):
+        raise ValueError(f"a call of {prompt} and {sampled} tokens")
     written = None
     if reference is not None:
         given = None if scores is None else PlanScores(*scores)

@@ -108,6 +108,17 @@ class RunFolder:
         except OSError:
             return False
 
+    def check_inside(self) -> None:
+        """Raises UserError for a link that leads out of the folder, through which something else would be written, and for what
+        is no file or folder. A folder that is not there has none."""
+        root = self.path.resolve()
+        for place, folders, files in os.walk(root):
+            for path in (Path(place, name) for name in (*folders, *files)):
+                if not path.resolve().is_relative_to(root) or (path.exists() and not (path.is_file() or path.is_dir())):
+                    raise UserError(
+                        f"{path}: leads out of the run folder, and nothing is written there; put a copy in its place"
+                    )
+
     def check_writable(self) -> None:
         """Raises UserError if the folder cannot be written, or cannot be created. Leaves no file behind.
 
@@ -214,6 +225,11 @@ class Lines:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether it is there, and no link leads from it out of the folder."""
+    return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

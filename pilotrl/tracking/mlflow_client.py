@@ -6,10 +6,12 @@ import fcntl
 import getpass
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pilotrl.store.redact import hide_credentials
 
@@ -42,9 +44,34 @@ GONE = "RESOURCE_DOES_NOT_EXIST"
 """Code of an error of MLflow's."""
 
 
-def absolute(uri: str) -> str:
-    """The uri with a relative sqlite path counted from the working folder, so that it means the same from any other."""
-    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+def absolute(uri: str, here: Path = Path()) -> str:
+    """The uri with a relative sqlite path counted from a folder, by default the working one, so that it means the same from any
+    other."""
+    return f"{SQLITE}{(here / uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+
+
+def is_default(uri: str, folder: Path) -> bool:
+    """Whether an address that a run folder names needs no typing: no tracking at all, or the database that runs have by
+    default, `mlflow.db` or `multirun/mlflow.db` in a folder above the run or in the working folder."""
+    path = Path(uri.removeprefix(SQLITE)).resolve()
+    places = {Path.cwd().resolve(), *folder.resolve().parents}
+    near = path.parent in places or (path.parent.name == "multirun" and path.parent.parent in places)
+    return uri in ("None", "off") or (uri.startswith(SQLITE) and path.name == "mlflow.db" and near)
+
+
+def sync_command(folder: Path, uri: str) -> str:
+    """What sends to MLflow the rest of a run: an address other than the default one is typed."""
+    typed = [] if is_default(uri, folder) else ["--uri", hide_credentials(uri)]
+    return shlex.join(["python", "-m", "pilotrl.sync", str(folder), *typed])
+
+
+def check_near(place: str, uri: str) -> None:
+    """Raises OSError where a database that a folder names keeps files elsewhere than beside itself."""
+    path, root = Path(urlsplit(place).path), Path(uri.removeprefix(SQLITE)).resolve().parent
+    if urlsplit(place).scheme not in ("", "file") or urlsplit(place).netloc or not path.resolve().is_relative_to(root):
+        raise PermissionError(
+            f"it keeps files in {hide_credentials(place)}, which counts only where its address is typed"
+        )
 
 
 def load() -> None:
@@ -144,12 +171,16 @@ def send_params(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> No
         client.log_batch(run.info.run_id, params=new[start : start + PARAMS])
 
 
-def send_files(uri: str, run_id: str, files: Sequence[Path]) -> None:
-    """Gives a run of MLflow some files, each under the name of its folder. Raises whatever MLflow raises."""
+def send_files(uri: str, run_id: str, files: Sequence[Path], near: bool = False) -> None:
+    """Gives a run of MLflow some files, each under the name of its folder; near: where that keeps them beside its database.
+
+    Raises whatever MLflow raises."""
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         raise FileNotFoundError("the database is gone")  # which MLflow would make anew, and empty
     load()
     client = connect(uri)
+    if near:
+        check_near(client.get_run(run_id).info.artifact_uri, uri)
     for path in files:
         client.log_artifact(run_id, str(path), path.resolve().parent.name)
 

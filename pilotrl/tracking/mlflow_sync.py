@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pilotrl.store.reading import read_json
 from pilotrl.store.redact import hide_credentials
+from pilotrl.store.run_folder import is_inside
 from pilotrl.tracking import evaluation_dataset, mlflow_client, model_registry, prompt_registry, sweeps
 from pilotrl.tracking.evaluation_dataset import EvaluationSet
 from pilotrl.tracking.run_description import description, panel_points
@@ -51,9 +52,11 @@ TRACES = 16
 class MlflowSync:
     """What MLflow has of one run folder, and how the rest gets there.
 
-    uri: where MLflow is, with credentials if it needs them; they are kept in memory only."""
+    uri: where MLflow is, with credentials if it needs them; they are kept in memory only.
+    near: nobody has typed that address: files are only kept beside its database."""
 
-    def __init__(self, sync_state: SyncState, uri: str) -> None:
+    def __init__(self, sync_state: SyncState, uri: str, near: bool = False) -> None:
+        self._near = near
         self._ledger = sync_state
         self._folder = sync_state.folder
         self._uri = uri
@@ -94,6 +97,9 @@ class MlflowSync:
         client, sent = mlflow_client.connect(self._uri), self._ledger.read()
         self._experiment = mlflow_client.experiment(client, sent["experiment"], self._uri)
         run = mlflow_client.find_run(client, self._experiment, sent["run_id"], sent["id"]) or self._create(client, sent)
+        if self._near:
+            mlflow_client.check_near(client.get_experiment(self._experiment).artifact_location, self._uri)
+            mlflow_client.check_near(run.info.artifact_uri, self._uri)
         if run.info.run_id != sent["run_id"]:
             self._ledger.update(uri=hide_credentials(self._uri), run_id=run.info.run_id, **sent_nothing())
         mlflow_client.send_params(client, run, sent["params"])
@@ -204,7 +210,7 @@ class MlflowSync:
             client.log_dict(sent["run_id"], sent["params"], "config.yaml")
             there["config.yaml"] = 0
         for path in (self._folder / name for name in ARTIFACTS):
-            if path.exists() and there.get(path.name) != (changed := path.stat().st_mtime_ns):
+            if is_inside(path, self._folder) and there.get(path.name) != (changed := path.stat().st_mtime_ns):
                 client.log_artifact(sent["run_id"], str(path))
                 there[path.name] = changed
         if there != sent["artifacts"]:
@@ -213,7 +219,7 @@ class MlflowSync:
     def _send_result(self, client: MlflowClient, sent: Sent) -> None:
         """What is there once summary.json is, which is written last: the policy, its panels, what it gained."""
         path = self._folder / SUMMARY
-        if not path.exists() or sent["result"] == (result := path.stat().st_mtime_ns):
+        if not is_inside(path, self._folder) or sent["result"] == (result := path.stat().st_mtime_ns):
             return
         summary = read_json(path)
         model = model_registry.send_model(client, self._experiment, sent, summary, self._folder / "policy")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pilotrl.store.redact import hide_credentials
+from pilotrl.store.run_folder import is_inside
 from pilotrl.tracking.sync_state import STATE_FILE, Sent
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def send_model(
     model = _made(client, experiment, run) or client.create_logged_model(
         experiment, name=_allowed(sent["run_name"]), source_run_id=run.info.run_id, tags=tags, model_type="policy"
     )
-    files = [path for path in sorted(policy.rglob("*")) if path.is_file()]
+    files = [path for path in sorted(policy.rglob("*")) if path.is_file() and is_inside(path, policy.parent)]
     weights = sum(path.stat().st_size for path in files if path.suffix in WEIGHTS)
     for path in files:
         if path.suffix not in WEIGHTS or weights <= sent["model_mb"] * MEGABYTE:

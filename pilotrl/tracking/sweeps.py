@@ -134,7 +134,12 @@ class Job:
 
 def jobs_of(sweep: Path, jobs: Jobs) -> list[Job]:
     """The jobs of a sweep by their numbers."""
-    return [_job(number, sweep / name, settings) for number, (name, settings) in enumerate(jobs.items())]
+    own = [sweep / name for name in jobs]
+    if strange := next((path for path in own if not path.resolve().is_relative_to(sweep.resolve())), None):
+        raise ValueError(f"{strange} is no folder of a job")
+    return [
+        _job(number, path, settings) for number, (path, settings) in enumerate(zip(own, jobs.values(), strict=True))
+    ]
 
 
 def points(jobs: Sequence[Job], begun: float) -> Iterator[tuple[Point, float]]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from pilotrl.tracking.mlflow_client import absolute
+from pilotrl.tracking.mlflow_client import absolute, sync_command
 from pilotrl.tracking.mlflow_sync import MlflowSync
 from pilotrl.tracking.sync_state import METRICS, STATE_FILE, RunInfo, Status, SyncState
 from pilotrl.types import UserError
@@ -45,8 +45,9 @@ class Tracker:
         if uri is None or uri == "off":
             return
         self._ledger = SyncState(folder)
-        self._ledger.begin(absolute(uri), run_info)
-        self._feed = MlflowSync(self._ledger, absolute(uri))
+        self._uri = absolute(uri)
+        self._ledger.begin(self._uri, run_info)
+        self._feed = MlflowSync(self._ledger, self._uri)
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -71,7 +72,9 @@ class Tracker:
         self._thread.join(GOODBYE if status == "FINISHED" else PAUSE)
         complete = not self._failed and not self._thread.is_alive()
         if not complete:
-            log.warning("MLflow has not got all of this run; `python -m pilotrl.sync %s` sends the rest", self._folder)
+            log.warning(
+                "MLflow has not got all of this run; `%s` sends the rest", sync_command(self._folder, self._uri)
+            )
         return complete
 
     def __enter__(self) -> Tracker:

@@ -78,7 +78,10 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "an algorithm that is no algorithm": (("algorithm._target_=pilotrl.envs.toy.ToyEnv",), "has no method advantages"),
     "an algorithm without a name": (("algorithm=nameless",), "algorithm.name: has no value"),
-    "an engine that is no engine": (("engine._target_=collections.OrderedDict",), "has no method submit"),
+    "an engine that is no engine": (
+        ("engine._target_=collections.OrderedDict",),
+        "is not trusted and was not imported",
+    ),
     "an engine without slots": (("~engine.slots",), "engine.slots: has no value"),
     "a group too small": (("train.group_size=1",), "train.group_size=1: must be at least 2 for algorithm=grpo"),
 }

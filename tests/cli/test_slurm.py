@@ -80,6 +80,7 @@ class Slowly(ToyEnv):
 SMALL = (
     "env=toy",
     "env._target_=slowly.Slowly",
+    "trust=[slowly]",
     "model.max_length=192",
     "model.max_plan_tokens=12",
     "model.max_action_tokens=8",

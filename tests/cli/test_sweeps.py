@@ -181,6 +181,7 @@ def test_two_commands_do_not_work_on_one_sweep(runs: Runs, tmp_path: Path, capsy
 SMALL = (
     "env=toy",
     "env._target_=deadly.Deadly",
+    "trust=[deadly]",
     "model.max_length=192",
     "model.max_plan_tokens=12",
     "model.max_action_tokens=8",
