@@ -45,7 +45,7 @@ class Gigpo(Algorithm):
     smallest_group: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_ranges(self, clip_low=(0, 1), clip_high=(0, float("inf")), gamma=(0, 1), step_weight=(0, float("inf")))
+        check_ranges(self, clip_low=(0, 1), clip_high=(0, float("inf")), gamma=(0, 1), step_weight=(0, 1000))
 
     def advantages(self, played: Played) -> Credit:
         anchor = anchors(played)

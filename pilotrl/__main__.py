@@ -26,15 +26,19 @@ from pilotrl.config import search_path, trust
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RUN, RunFolder
-from pilotrl.types import UserError
+from pilotrl.types import RunFailed, UserError
 
 log = logging.getLogger(__name__)
 
+failures: list[RunFailed] = []
+"""Of this process: those end a command with another exit code than what a user got wrong."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what a command line says. Returns the exit code: 2 after a line about what the user got wrong, 1 after a sweep of
-    which something is left to do."""
+    """Do what a command line says. Returns the exit code: 2 after a line about what the user got wrong, 1 after one about a
+    run that failed, and after a sweep of which something is left to do."""
     reasons.clear()
+    failures.clear()
     try:
         words = sys.argv[1:] if argv is None else argv
         if DRY in words:
@@ -67,6 +71,8 @@ def execute(parsed: ParsedCommand) -> int:
     if parsed.sweep is not None:
         return run_sweep(parsed.sweep, start, parsed.argv)
     start()
+    for error in failures:
+        raise error
     for reason in reasons.values():
         raise UserError(reason)
     return 0
@@ -104,8 +110,9 @@ def job(config: DictConfig) -> str | None:
         play(typed(config), folder)
         sweep_progress.conclude(number, folder, None)
         return None
-    except (UserError, Stopped) as error:
+    except (UserError, Stopped, RunFailed) as error:
         reason = str(error)
+        failures.extend([error] if isinstance(error, RunFailed) else [])
     except Exception as error:
         if not swept:
             raise

@@ -200,11 +200,11 @@ def own_keys(lines: Sequence[str]) -> Plans:
         except OmegaConfBaseException as error:
             raise UserError(f"{line}: {str(error).splitlines()[0]}; give a value of the right type") from error
     options = cast(Plans, held)
-    if options.out is None:
+    if not (options.out or "").strip():
         raise UserError("out: has no value; name the folder of the set, out=PLANS")
     for key in ("candidates", "rounds"):
-        if held[key] < 1:
-            raise UserError(f"plans.{key}={held[key]}: must be at least 1")
+        if not 1 <= held[key] <= 1000:
+            raise UserError(f"plans.{key}={held[key]}: must be at least 1, at most 1000")
     for key in ("mean", "correctness", "others"):
         if not SCORED[0] <= held[key] <= SCORED[-1]:
             raise UserError(f"plans.{key}={held[key]}: must be from {SCORED[0]} to {SCORED[-1]}")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pilotrl.cli.exit_codes import refused
+from pilotrl.cli.exit_codes import in_one_line, refused
 from pilotrl.store.redact import has_credentials
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.tracking.mlflow_client import absolute, is_default, sync_command
@@ -64,10 +64,15 @@ def jobs(sweep: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0; or 2, with one line on stderr for each folder that could not be sent, after all others were."""
-    parser = argparse.ArgumentParser(prog="python -m pilotrl.sync", description=__doc__)
+    parser = in_one_line(argparse.ArgumentParser(prog="python -m pilotrl.sync", description=__doc__))
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--uri", help="MLflow's tracking uri, where it is not the one of the run")
-    given, code = parser.parse_args(arguments), 0
+    try:
+        given, code = parser.parse_args(arguments), 0
+        if given.uri is not None and not given.uri.strip():
+            raise UserError("--uri: is empty; give MLflow's tracking uri, or leave it out for that of the run")
+    except UserError as error:
+        return refused(error)
     for folder in (each for place in given.folders for each in (place, *jobs(place))):
         try:
             new = sync(folder, given.uri)

@@ -19,6 +19,11 @@ class UserError(Exception):
     """Invalid input, in one line that names the key, the value and the remedy. The command ends with exit code 2."""
 
 
+class RunFailed(Exception):
+    """A run that cannot come to a result, in one line: weights that are no numbers, or a world that is not there. Nothing that
+    was typed is wrong by itself, so the command ends with exit code 1."""
+
+
 class WorldError(Exception):
     """The environment or the model behind an API failed, not the policy: the episode is run again, and in the end `broken`.
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pilotrl.cli.compose import hydra_node, key_of, read_elsewhere, typed_words
-from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.exit_codes import ended, in_one_line
 from pilotrl.models.policy import load_tokenizer
 from pilotrl.runs.setup import model_path
 from pilotrl.store.reading import read_json, unreadable
@@ -213,16 +213,17 @@ def show(folder: RunFolder, episode: int | None, step: int | None, each: bool, c
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
-    parser = argparse.ArgumentParser(prog="python -m pilotrl.xray", description=__doc__)
+    parser = in_one_line(argparse.ArgumentParser(prog="python -m pilotrl.xray", description=__doc__))
     parser.add_argument("folder", metavar="RUN_FOLDER", type=Path)
     parser.add_argument("--episode", type=int, help="of the step, from 0, in order of play; a list if not given")
     parser.add_argument("--step", type=int, help="one of those in calls/; the last one if not given")
     parser.add_argument("--tokens", action="store_true", help="a line for each token, not for each call")
-    given = parser.parse_args(argv)
-    console = Console(highlight=False)
-    return ended(
-        lambda _: show(RunFolder(given.folder), given.episode, given.step, given.tokens, console), argv, __doc__
-    )
+
+    def command(words: Sequence[str]) -> None:
+        given = parser.parse_args(words)
+        show(RunFolder(given.folder), given.episode, given.step, given.tokens, Console(highlight=False))
+
+    return ended(command, argv, parser.format_help())
 
 
 if __name__ == "__main__":

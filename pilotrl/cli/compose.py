@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import re
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from hydra import compose, version
 from hydra._internal.hydra import Hydra
@@ -31,6 +31,8 @@ from yaml import YAMLError
 
 from pilotrl import CONF
 from pilotrl.cli import renamed, synonyms
+from pilotrl.cli.choices import TOLD, check_groups, product
+from pilotrl.cli.exit_codes import in_one_line
 from pilotrl.cli.open_nodes import OPEN
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.validate import config_keys, flat
@@ -59,22 +61,23 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's own flags; flags and overrides may come in any order."""
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
+    for word in argv:
+        if not word.isprintable():
+            raise UserError(
+                f"{word.encode('unicode_escape').decode()}: holds a character that cannot be seen; leave it out"
+            )
+    parser = in_one_line(get_args_parser())
     arguments, unknown = parser.parse_known_intermixed_args(argv)
     flags = [DRY, *(flag for action in parser._actions for flag in action.option_strings)]
     for word in unknown:
         if word == DRY:
             raise UserError(f"{DRY}: only python -m pilotrl has it; leave it out")
         raise UserError(f"{word}: there is no such flag; the nearest is {nearest(word, flags)}")
-    if arguments.config_dir:
+    check_flags(arguments)
+    if arguments.config_dir is not None:
         folder = Path(arguments.config_dir)
-        if not folder.is_dir():
-            raise UserError(f"--config-dir {folder}: is no folder; name the one that holds your options")
+        if not (arguments.config_dir and folder.is_dir()):
+            raise UserError(f"--config-dir {arguments.config_dir}: is no folder; name the one that holds your options")
         if option := search_path.shadowed(folder):
             raise UserError(f"--config-dir {folder}: {option} is an option of ours; give yours another name")
         search_path.add(folder)
@@ -91,6 +94,20 @@ def trusted(lines: Sequence[str]) -> list[str]:
     if wrong := next((name for name in names if not re.fullmatch(r"\w+(\.\w+)*", name)), None):
         raise UserError(f"trust={words[-1]}: {wrong} is no name of a module; give some in brackets, trust=[my_module]")
     return [name for name in names if name]
+
+
+def check_flags(arguments: argparse.Namespace) -> None:
+    """Flags whose values Hydra would only miss in a traceback."""
+    if arguments.config_name == "":
+        raise UserError("--config-name: is empty; give the name of a file of conf/, or leave it out")
+    if arguments.config_path is not None and not Path(arguments.config_path).is_dir():
+        raise UserError(f"--config-path {arguments.config_path}: is no folder; -cd FOLDER adds your options to ours")
+    if (arguments.resolve or arguments.package) and not (arguments.cfg or arguments.help):
+        raise UserError("--resolve, --package: say how --cfg prints; add --cfg job, or leave them out")
+    if arguments.experimental_rerun:
+        raise UserError(
+            f"--experimental-rerun {arguments.experimental_rerun}: runs go on with resume=RUN_FOLDER instead"
+        )
 
 
 def flags_of(arguments: argparse.Namespace) -> list[str]:
@@ -127,7 +144,10 @@ def composed_jobs(arguments: argparse.Namespace) -> tuple[list[Job], bool]:
     if not fixed.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return [fixed], True  # what another sweeper will try is not known beforehand
     lines = [f"{key}={value}" for key, value in (fixed.hydra.sweeper.params or {}).items()] + overrides
-    jobs = [composed_job(arguments, list(choice)) for choice in product(parsed(arguments, lines))]
+    choices = product(parsed(arguments, lines))
+    if len(choices) > TOLD:
+        print(f"checking the {len(choices)} jobs of this sweep, before the first one starts", file=sys.stderr)
+    jobs = [composed_job(arguments, list(choice)) for choice in choices]
     for number, job in enumerate(jobs):
         with open_dict(job.hydra):
             job.hydra.job.num = number
@@ -142,20 +162,9 @@ def parsed(arguments: argparse.Namespace, lines: Sequence[str]) -> list[Override
         raise explained(error, lines) from error
 
 
-def product(overrides: Sequence[Override]) -> Iterator[tuple[str, ...]]:
-    """The overrides of each job, in the order of Hydra's own sweeper; the last of several for a key counts."""
-    values: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        if override.is_interval_sweep():
-            raise UserError(f"{override.input_line}: give the values of a sweep one by one, as in 1,2,3 or range(1,4)")
-        swept = override.sweep_string_iterator() if override.is_sweep_override() else ()
-        values[key] = [f"{key}={value}" for value in swept] or [str(override.input_line)]
-    return itertools.product(*values.values())
-
-
 def composed_job(arguments: argparse.Namespace, lines: list[str]) -> Job:
     """Compose one job as Hydra will; raises UserError for what does not compose, and for keys that nothing knows."""
+    check_groups(lines)
     try:
         raw = composed(arguments, lines)
         refuse_unknown(raw, lines)
@@ -279,6 +288,20 @@ def read_elsewhere(folder: RunFolder, typed_keys: Collection[str] = ()) -> Confi
 # Errors in one line.
 
 
+def culprit(message: str, lines: Sequence[str], arguments: argparse.Namespace | None) -> str:
+    """Which word of a command line an error is about: that of the key which it names, or one that does not even compose alone;
+    all of them where that shows nothing."""
+    if named := re.search(r"full_key: (\S+)", message):
+        key = named.group(1)
+        return next((line for line in reversed(lines) if key_of(line) == key), key)
+    for line in lines if arguments else ():
+        try:
+            OmegaConf.to_container(typed(composed(cast(argparse.Namespace, arguments), [line])), resolve=True)
+        except (HydraException, OmegaConfBaseException, ValueError):
+            return line
+    return " ".join(lines)
+
+
 def refuse_unknown(config: DictConfig, lines: Sequence[str]) -> None:
     """`+key=value` adds keys past the types. Those of the open nodes are held against their classes, elsewhere."""
     known = set(config_keys())
@@ -302,6 +325,11 @@ def unknown(key: str, lines: Sequence[str], known: Sequence[str]) -> UserError:
 def explained(error: Exception, lines: Sequence[str], arguments: argparse.Namespace | None = None) -> UserError:
     """One line for what Hydra or OmegaConf found wrong."""
     message, cause = str(error), error.__cause__
+    if several := re.search(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: requires|\s+1\.)", message, re.S
+    ):
+        line = several.group(1)
+        return UserError(f"{line}: are several values; add -m (--multirun) to run each, or quote a text: key='a,b'")
     if isinstance(error, OverrideParseException):
         return UserError(f"{error.override}: cannot be read; write key=value, and quote special characters: key='a, b'")
     if isinstance(error, MissingConfigException) and error.options:
@@ -320,8 +348,15 @@ def explained(error: Exception, lines: Sequence[str], arguments: argparse.Namesp
         return unknown(key, lines, known_keys(arguments, lines))
     if isinstance(cause, OmegaConfBaseException):
         line = message.removeprefix("Error merging override ")
+        if "does not support deletion" in str(cause):
+            return UserError(f"{line}: cannot be left out; give it a value, {line.lstrip('~')}=...")
         return UserError(f"{line}: {str(cause).splitlines()[0]}; give a value of the right type")
-    return UserError(f"{' '.join(lines)}: {' '.join(message.split())}")
+    reason = " ".join(
+        re.sub(r"\s*(full_key|reference_type|object_type)\S*[:=].*", "", message, flags=re.S).rstrip(". ").split()
+    )
+    return UserError(
+        f"{culprit(message, lines, arguments)}: {reason}; write key=value with a key and a value of --help"
+    )
 
 
 def no_config(arguments: argparse.Namespace) -> UserError:

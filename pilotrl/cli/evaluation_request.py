@@ -19,6 +19,7 @@ from pilotrl.cli.compose import (
     read_elsewhere,
     resolved,
 )
+from pilotrl.cli.machine import check_context
 from pilotrl.cli.preflight import check_endpoints, check_language_model, check_taught
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.typed_again import reaching, refuse
@@ -91,7 +92,14 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
     check_policy(folder.policy)
     model, roles = config.model.name, config.model.roles
     for override in changes:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: are several values, and an evaluation has one; give one")
         change(config, str(override.input_line), override.value())
+    try:
+        resolved(config)
+    except OmegaConfBaseException as error:
+        line = " ".join(str(override.input_line) for override in changes)
+        raise UserError(f"{line}: {str(error).splitlines()[0]}; give a value") from error
     if config.model.name != model:
         raise UserError(f"model={config.model.name}: checkpoint={folder} is of model={model}; leave model out")
     if config.model.roles != roles:
@@ -103,6 +111,7 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
     check(config)
     check_language_model(config)
     check_endpoints(config)
+    check_context(config)
     return config, folder
 
 

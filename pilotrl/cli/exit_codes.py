@@ -1,12 +1,14 @@
-"""Exit codes and last lines of a command: 0, or 2 after one line about what the user got wrong."""
+"""Exit codes and last lines of a command: 0; 2 after one line about what the user got wrong; 1 after one about what failed."""
 
 from __future__ import annotations
 
 import errno
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from pilotrl.types import UserError, WorldError
+from pilotrl.types import RunFailed, UserError, WorldError
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """What the system says of a path that cannot be used as it is."""
@@ -14,7 +16,7 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR
 
 def refusal(error: Exception) -> str | None:
     """The line about what a user can mend: an input, a world that does not answer, a path. None: the mistake is ours."""
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | RunFailed):
         return str(error)
     if isinstance(error, WorldError):
         return str(error).partition("\n")[0]
@@ -24,11 +26,27 @@ def refusal(error: Exception) -> str | None:
 
 
 def refused(error: Exception) -> int:
-    """Says the line about what a user can mend, and returns the exit code 2. Raises every other error again."""
+    """Says the line about what a user can mend, and returns the exit code: 2, or 1 for a run that failed. Raises every other
+    error again."""
     if (why := refusal(error)) is None:
         raise error
-    print(f"pilotrl: {why}", file=sys.stderr)
-    return 2
+    print(f"pilotrl: {visible(why)}", file=sys.stderr)
+    return 1 if isinstance(error, RunFailed) else 2
+
+
+def visible(text: str) -> str:
+    """One line: what a terminal would obey is written as Python escapes it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def in_one_line(parser: ArgumentParser) -> ArgumentParser:
+    """The parser, which from now on raises UserError where it would print its usage and end the process."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
 
 
 def ended(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None, about: str | None) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import is_dataclass, make_dataclass
@@ -32,6 +33,11 @@ METHODS = {
     "reward.terms": ("__call__",),
 }
 """What the class of a node has to have; below the members of a judge, of each of them."""
+CALLS: dict[str, dict[str, tuple[str, ...]]] = {
+    "reward.terms": {"__call__": ("episode",)},
+    "env": {"reset": ("seed=", "options="), "step": ("action",)},
+}
+"""How some are called, where another way would show only in the middle of a run."""
 CALLED = {
     "model.endpoint": "endpoint of a model",
     "reward.terms": "reward term",
@@ -40,6 +46,8 @@ CALLED = {
 }
 GIVEN = {"judge": ("resolve",), "engine": ("model", "end")}
 """Keywords that whoever builds the object adds."""
+UNLIMITED = ("clip_high", "dual_clip")
+"""Keywords for which infinity means no limit."""
 NAMED = ("algorithm", "engine")
 """Nodes with a key `name`, what summaries call them, which the class does not get."""
 
@@ -59,6 +67,7 @@ def check_target(node: str, settings: DictConfig) -> None:
         if not any(method in vars(base) and not getattr(base, "_is_protocol", False) for base in cls.__mro__):
             what = CALLED.get(kind, kind)
             raise UserError(f"{node}._target_={target}: has no method {method}, which every {what} needs")
+    check_calls(node, target, cls, CALLS.get(kind, {}))
     hints = keywords(cls)
     schema = OmegaConf.structured(make_dataclass(cls.__name__, hints.items()))
     own = [key for key in map(str, settings) if key != "_target_" and not (key == "name" and node in NAMED)]
@@ -78,6 +87,19 @@ def check_target(node: str, settings: DictConfig) -> None:
             raise UserError(f"{node}.{key}: has no value, and {target} needs one; set it in the file of {node}")
 
 
+def check_calls(node: str, target: str, cls: type, calls: Mapping[str, tuple[str, ...]]) -> None:
+    """Its methods take what they are given, `=` behind those that are given by name."""
+    for method, given in calls.items():
+        with contextlib.suppress(ValueError):  # of what is written in C nothing is known
+            signature = inspect.signature(getattr(cls, method))
+            try:
+                place = [word for word in given if not word.endswith("=")]
+                signature.bind(None, *place, **{word[:-1]: None for word in given if word.endswith("=")})
+            except TypeError as error:
+                takes = f"takes {signature}, and is called with {', '.join(given)}"
+                raise UserError(f"{node}._target_={target}: {method} {takes}; change its arguments") from error
+
+
 def check_value(node: str, key: str, value: Any, target: str, hints: Mapping[str, Any], schema: Any) -> None:
     """One key of an open node."""
     if key not in hints:
@@ -90,6 +112,8 @@ def check_value(node: str, key: str, value: Any, target: str, hints: Mapping[str
             check_target(f"{node}.{key}.{name}", value[name])
     if value is None and type(None) not in (typing.get_args(hints[key]) or (hints[key],)) and hints[key] is not Any:
         raise UserError(f"{node}.{key}=null: {target} needs a value; set one")
+    if isinstance(value, float) and not math.isfinite(value) and key not in UNLIMITED:
+        raise UserError(f"{node}.{key}={value}: must be a finite number")
     try:
         schema[key] = value
     except OmegaConfBaseException as error:

@@ -37,11 +37,13 @@ from pilotrl.cli.compose import (
     stored_config,
     typed_words,
 )
+from pilotrl.cli.machine import check_context, check_devices, check_tracking
 from pilotrl.cli.open_nodes import locate
 from pilotrl.cli.sweep import Sweep
 from pilotrl.cli.teacher_tasks import environment, teacher_tasks
 from pilotrl.cli.typed_again import reaching, refuse
 from pilotrl.cli.validate import check, check_classes, check_plans, check_values, prompt_set
+from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Config
 from pilotrl.rewards import judge
@@ -84,12 +86,15 @@ def prepare(argv: Sequence[str]) -> ParsedCommand:
     for job in jobs:
         for config in (job.config, *(link.config for link in stage_chain.stage_jobs(job.config, job.hydra))):
             check(config)
+            check_typed(config, job)
             check_learner(config)
             check_plans(config)
             check_algorithm(config)
             check_language_model(config)
             check_endpoints(config)
             check_taught(config)
+            check_context(config)
+    check_places(jobs[0], multirun)
     if multirun:
         sweep = check_sweep(jobs)
         return ParsedCommand([*given, *named(overrides, "hydra.sweep.dir", sweep.folder.path)], sweep=sweep)
@@ -99,6 +104,38 @@ def prepare(argv: Sequence[str]) -> ParsedCommand:
     if check_folder(folder, jobs[0]):
         return ParsedCommand([], folder)
     return ParsedCommand([*given, *named(overrides, "hydra.run.dir", folder.path)])
+
+
+def check_places(job: Job, multirun: bool) -> None:
+    """A run or a sweep gets a folder of its own: not none, where a shell variable is not set, and not the one that all is in."""
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    place = str(job.hydra.sweep.dir if multirun else job.hydra.run.dir)
+    if not (str(job.config.root).strip() and place.strip() and place.isprintable()):
+        key, place = ("root", job.config.root) if not str(job.config.root).strip() else (key, place)
+        raise UserError(
+            f"{key}={place}: is no folder; give the path of one (empty is a shell variable that is not set)"
+        )
+    path = Path(place).absolute()
+    if path == path.parent or (path in (Path.cwd(), *Path.cwd().parents) and not RunFolder(place).begun):
+        raise UserError(f"{key}={place}: is the folder you are in, or above it; give one that a run has for itself")
+
+
+def check_typed(config: Config, job: Job) -> None:
+    """What is only asked of values that somebody typed, and of this machine only where it is the one that computes."""
+    typed = {key_of(line) for line in job.hydra.overrides.task}
+    minibatches, tasks = config.train.minibatches, config.train.tasks
+    if "train.minibatches" in typed and minibatches > tasks:
+        raise UserError(
+            f"train.minibatches={minibatches}: each has whole tasks, and there are train.tasks={tasks}; give fewer"
+        )
+    if "tracking.uri" in typed:
+        check_tracking(config.tracking.uri, config.root)
+    name, kind = config.algorithm.get("name"), config.algorithm.get("_target_")
+    path = search_path.find("algorithm", str(name))
+    if "algorithm.name" in typed and path and OmegaConf.select(OmegaConf.load(path), "_target_") != kind:
+        raise UserError(f"algorithm.name={name}: is what another algorithm is called; choose it with algorithm={name}")
+    if str(job.hydra.runtime.choices["hydra/launcher"]) != "slurm":
+        check_devices(config)
 
 
 def check_learner(config: Config) -> None:
@@ -142,7 +179,10 @@ def check_language_model(config: Config) -> None:
     from pilotrl.models import model_info
 
     if model.lora.rank is not None:
-        model_info.check_targets(str(Path(parent) / "policy") if parent else model.path, model.lora.targets)
+        source = str(Path(parent) / "policy") if parent else model.path
+        model_info.check_targets(source, model.lora.targets)
+        if model.lora.rank > (width := model_info.config_of(source).hidden_size):
+            raise UserError(f"model.lora.rank={model.lora.rank}: must be at most {width}, the width of the model")
     if strange:
         template = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, model.template), resolve=True))
         model_info.check_model(model.path, template, "system" in prompts.load(prompt_set(model.prompts)))
@@ -283,14 +323,14 @@ def check_folder(folder: RunFolder, job: Job) -> bool:
     for there, here in zip(held, asked, strict=False):  # of other chains the first differ
         if key := first_difference(there, here):
             raise UserError(f"{folder}: holds a run of another configuration ({key}); choose another folder")
-    check_places(folder, held, asked)
+    check_typed_again(folder, held, asked)
     if not folder.finished:
         folder.check_writable()
         folder.check_free()
     return True
 
 
-def check_places(folder: RunFolder, held: Sequence[Config], asked: Sequence[Config]) -> None:
+def check_typed_again(folder: RunFolder, held: Sequence[Config], asked: Sequence[Config]) -> None:
     """What counts only where it is typed stands in a folder as it was typed just now, in every stage of a chain that was begun
     too."""
     stages = [stage for stage in stage_chain.folders(folder, held[0]) if stage.begun]

@@ -29,6 +29,8 @@ from pilotrl.store.reading import check_policy, read_json, read_yaml, unreadable
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import UserError
 
+MOST = 10**6
+"""Of a weight: a mean of larger ones loses digits."""
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 
 
@@ -88,8 +90,8 @@ def check_weights(config: Config) -> None:
             raise UserError(
                 f"reward.weights.{name}={weight}: there is no such term; the nearest is {nearest(name, known)}"
             )
-        if weight < 0:
-            raise UserError(f"reward.weights.{name}={weight}: must be at least 0")
+        if not 0 <= weight <= MOST:
+            raise UserError(f"reward.weights.{name}={weight}: must be at least 0, at most {MOST}")
     for name in own:
         if name in TERMS:
             raise UserError(f"reward.terms.{name}: is a term of ours; give yours another name")

@@ -172,6 +172,8 @@ class Train:
     """Of sampling in training; divides the logits in the loss too."""
     shuffle_rewards: bool = MISSING
     """Control: rewards are permuted among the episodes of a batch; nothing can be learned."""
+    max_broken: float = MISSING
+    """Largest share of a step's episodes that may be broken; with more the run ends."""
     patience: int = MISSING
     """Validations without a better loss before a demonstration run stops; 0: never."""
     validate_every: int = MISSING
@@ -219,7 +221,7 @@ class Trainer:
     num_nodes: int = MISSING
     """Machines."""
     strategy: str = MISSING
-    """How Lightning spreads the work over ranks."""
+    """How Lightning spreads the work over ranks: auto, or ddp and its kind; each rank holds the whole model."""
     threads: int | None = MISSING
     """CPU threads of torch while learning, and processes while playing; null: torch's choice."""
 

@@ -15,12 +15,13 @@ May import `config` (not its schema), `store` and `types`. Never here: the model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
-from pilotrl.types import UserError
+from pilotrl.types import RunFailed, UserError
 
 Info = dict[str, Any]
 
@@ -58,6 +59,46 @@ class Env(Protocol):
 
     @property
     def expert(self) -> Expert | None: ...
+
+
+def begun(env: Env, task: str) -> tuple[str, Info]:
+    """`env.reset` to a task. Raises UserError for an environment that gives something else than it has to."""
+    found: Any = env.reset(options={"task": task})
+    if not (
+        isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], str) and isinstance(found[1], Mapping)
+    ):
+        raise UserError(f"env={_class(env)}: reset() gave {_short(found)}; must give a text and a dictionary, info")
+    return found[0], dict(found[1])
+
+
+def stepped(env: Env, action: str) -> tuple[str, float, bool, bool, Info]:
+    """`env.step`. Raises UserError for an environment that gives something else than it has to, RunFailed for a reward or a
+    score that is no finite number."""
+    found: Any = env.step(action)
+    if not (isinstance(found, tuple) and len(found) == 5):
+        many = f"{len(found)} values" if isinstance(found, tuple) else _short(found)
+        raise UserError(f"env={_class(env)}: step() gave {many}; must give text, reward, terminated, truncated, info")
+    text, reward, terminated, truncated, info = found
+    if not (isinstance(text, str) and isinstance(info, Mapping)):
+        raise UserError(
+            f"env={_class(env)}: step() gave {_short(found)}; must give a text first, and info as a dictionary"
+        )
+    if missing := [key for key in ("score", "solved", "valid") if key not in info]:
+        raise UserError(
+            f"env={_class(env)}: info of step() has no {', '.join(missing)}; must have score, solved and valid"
+        )
+    for name, value in {"reward": reward, "score": info["score"]}.items():
+        if not math.isfinite(value):
+            raise RunFailed(f"env={_class(env)}: step() gave {name}={value}; the reward term of it has to be finite")
+    return text, float(reward), bool(terminated), bool(truncated), dict(info)
+
+
+def _class(env: Env) -> str:
+    return f"{type(env).__module__}.{type(env).__qualname__}"
+
+
+def _short(value: Any) -> str:
+    return " ".join(repr(value).split())[:60]
 
 
 def replay(env: Any, state: dict[str, Any]) -> None:

@@ -67,6 +67,8 @@ def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None, str |
                 "name folders of runs or of sweeps, out=FOLDER for the report, and baseline=LABEL to compare with one"
             )
             raise UserError(f"{place}: is no folder; {told}")
+    if outs and not outs[-1].strip():
+        raise UserError("out=: is empty; name the folder that the report goes to, or leave it out")
     out = Path(outs[-1]).expanduser() if outs else places[0] / "report"
     if not outs:
         RunFolder(out).check_inside()

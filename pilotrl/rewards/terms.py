@@ -12,9 +12,10 @@ A term of one's own is a class whose objects are called with an episode, named i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pilotrl.types import Episode, Role, Turn, UserError, WrittenPlan
+from pilotrl.types import Episode, Role, RunFailed, Turn, UserError, WrittenPlan
 
 Term = Callable[[Episode], float | None]
 
@@ -85,9 +86,12 @@ def score(
 
 
 def _own_terms(episode: Episode, own: Mapping[str, Term]) -> dict[str, float | None]:
-    """Terms of a user's own. Raises UserError for a value outside of [0, 1]."""
-    values = {name: term(episode) for name, term in own.items()}
-    for name, value in values.items():
+    """Terms of a user's own. Raises UserError for a value outside of [0, 1], RunFailed for one that is no number."""
+    values = {}
+    for name, term in own.items():
+        values[name] = value = term(episode)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RunFailed(f"reward.terms.{name}: gave {value} of an episode; must be from 0 to 1, or None")
         if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
             raise UserError(f"reward.terms.{name}: gave {value} of an episode; must be from 0 to 1, or None")
     return values

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from random import Random
 from typing import Any
 
-from pilotrl.envs import Env, Expert
+from pilotrl.envs import Env, Expert, begun, stepped
 from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
 from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
@@ -33,7 +33,7 @@ class EpisodeRunner:
 
     def __init__(self, env: Env, spec: EpisodeSpec, key: Key) -> None:
         self.env, self.agent, self.key = env, spec.agent, key
-        text, info = env.reset(options={"task": spec.task.id})
+        text, info = begun(env, spec.task.id)
         self.episode = Episode(spec.task, spec.group, spec.sample, text, par=info.get("par"))
         self.context = Context(self.agent.chat, self.agent.prompts, self.agent.context, self.agent.window)
         self.context.observe(text)
@@ -115,10 +115,10 @@ class EpisodeRunner:
 
     def observe(self, action: str) -> None:
         """Step the environment and append the turn to the episode."""
-        text, reward, terminated, truncated, info = self.env.step(action)
+        text, reward, terminated, truncated, info = stepped(self.env, action)
         self.context.observe(text)
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
-        turn.reward = float(reward)
+        turn.reward = reward
         self.episode.turns.append(turn)
         self.episode.score = info["score"]
         if terminated or truncated:

@@ -12,10 +12,12 @@ from typing import Any
 from pilotrl import prompts
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.cli.validate import prompt_set
+from pilotrl.config.schema import Config
 from pilotrl.envs import MIXTURE, home
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.task_schedule import drawn
 from pilotrl.runs.describe import as_dict, env_name, environments
+from pilotrl.runs.failures import check_played
 from pilotrl.runs.setup import EvalSetup
 from pilotrl.types import Episode, Task
 
@@ -85,6 +87,18 @@ def panel_of(setup: EvalSetup) -> Panel:
     )
 
 
+def remarks(config: Config, panel: Panel) -> list[str]:
+    """What the evaluation set is, where that may not be what was meant; each is a line."""
+    found = []
+    if len(panel.tasks) < config.panel.tasks:
+        found.append(
+            f"panel.tasks={config.panel.tasks}: split {panel.split} has {len(panel.tasks)} tasks; all are played"
+        )
+    if panel.split == config.env["split"]:
+        found.append(f"panel.split={panel.split}: is what is trained on; what it measures is no generalization")
+    return found
+
+
 def protocols(setup: EvalSetup) -> dict[str, tuple[AgentSpec, bool]]:
     """Protocols of the evaluation: the policy's own plans and, if the stage has a teacher, the teacher's; sampled and greedy."""
     config = setup.config
@@ -113,6 +127,7 @@ def measure(
             measured[protocol] = known[protocol]
         else:
             measured[protocol] = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
+        check_played(measured[protocol], 1 - 1e-9, f"evaluation, {protocol}", None)
         setup.scoring(measured[protocol])
     return measured
 

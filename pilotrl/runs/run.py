@@ -27,7 +27,8 @@ from pilotrl.models import policy
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, env_name, identity, unseen_environment_warning
 from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
-from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of, protocols
+from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of, protocols, remarks
+from pilotrl.runs.failures import check_learned, check_played
 from pilotrl.runs.model_card import model_card
 from pilotrl.runs.setup import TrainSetup, memory, silence_libraries
 from pilotrl.runs.step_metrics import TOTALS, episode_metrics, run_info, success_by_env
@@ -59,7 +60,10 @@ def run(config: Config, path: Path) -> None:
         if advice := unseen_environment_warning(config):
             print(advice)
         with Tracker(path, config.tracking.uri, run_info(config, path)):
-            summary = Run(config, folder, display).execute()
+            one = Run(config, folder, display)
+            for line in remarks(config, one.panel):
+                print(line)
+            summary = one.execute()
         display.finish(summary, path, config.tracking.uri)
 
 
@@ -244,9 +248,11 @@ class Run:
         """One line for the step, one for each episode of all ranks, and what the terminal shows. The first rank writes."""
         self.folder.check_there()
         counted = module.summed({"tokens/trained": len(batch.logprobs)} | self.spending())
+        check_learned(module, batch.step + 1)
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
             counted["valid/loss"] = module.held_out_loss(self.held_out)
         episodes = sorted(chain(*module.everyones(batch.episodes)), key=lambda episode: (episode.group, episode.sample))
+        check_played(episodes, self.config.train.max_broken, f"step {batch.step + 1}", "train.max_broken")
         if not module.trainer.is_global_zero:
             return
         for episode in episodes:

@@ -120,7 +120,7 @@ class Grpo(Algorithm):
     smallest_group: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_ranges(self, clip_low=(0, 1), clip_high=(0, inf), dual_clip=(1, inf), turn_credit=(0, inf))
+        check_ranges(self, clip_low=(0, 1), clip_high=(0, inf), dual_clip=(1, inf), turn_credit=(0, 1000))
 
     @property
     def credits_candidates(self) -> bool:

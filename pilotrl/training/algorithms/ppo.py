@@ -82,7 +82,7 @@ class Ppo(Algorithm):
 
     def __post_init__(self) -> None:
         check_ranges(self, clip_low=(0, 1), clip_high=(0, inf), dual_clip=(1, inf), gamma=(0, 1), gae_lambda=(0, 1))
-        check_ranges(self, value_coef=(0, inf), value_lr=(0, inf))
+        check_ranges(self, value_coef=(0, 1000), value_lr=(0, 10))
 
     def advantages(self, played: Played) -> Credit:
         """See the head of this file."""
