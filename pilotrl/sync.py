@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 from pilotrl.cli.exit_codes import in_one_line, refused
@@ -17,6 +20,9 @@ from pilotrl.tracking.mlflow_client import absolute, is_default, sync_command
 from pilotrl.tracking.mlflow_sync import MlflowSync
 from pilotrl.tracking.sync_state import METRICS, STATE_FILE, SyncState
 from pilotrl.types import UserError
+
+SILENCE = 120.0
+"""Seconds after which an MLflow that has taken nothing is given up. What it takes is noted in the run folder at each part."""
 
 
 def sync(folder: Path, uri: str | None = None) -> int:
@@ -43,15 +49,37 @@ def sync(folder: Path, uri: str | None = None) -> int:
         if known["status"] == "RUNNING":  # but no process holds the lock: the run was killed
             sync_state.end("KILLED", max(sync_state.times().values(), default=time.time()))
         try:
-            feed.send()
+            _send(feed, folder / STATE_FILE)
         except UserError:
             raise
         except Exception as error:  # of any kind: here they all come from MLflow
             raise UserError(
                 f"{feed.complaint(error)}; run this again once it works, or name another with --uri"
-            ) from error
+            ) from None
     there = sync_state.read()
     return int(there[METRICS]["bytes"] - (known[METRICS]["bytes"] if there["run_id"] == known["run_id"] else 0))
+
+
+def _send(feed: MlflowSync, state: Path) -> None:
+    """Sends all, in a thread that is left behind where MLflow takes nothing for long: TimeoutError. Raises what MLflow raises."""
+    done = Future[None]()
+
+    def send() -> None:
+        try:
+            feed.send()
+        except Exception as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=send, name="sync", daemon=True).start()
+    noted = -1
+    while not done.done():
+        if noted == (noted := state.stat().st_mtime_ns):
+            raise TimeoutError(f"it has taken nothing for {SILENCE:.0f} seconds")
+        with suppress(TimeoutError):
+            done.exception(SILENCE)
+    done.result()
 
 
 def jobs(sweep: Path) -> list[Path]:

@@ -189,7 +189,8 @@ def check_language_model(config: Config) -> None:
 
 
 def check_endpoints(config: Config) -> None:
-    """Who asks endpoints can: keys are in the environment, addresses answer. Raises UserError for the first that does not."""
+    """Who asks endpoints can: keys are in the environment, addresses answer, the environment's too. Raises UserError for the
+    first that does not."""
     builders: dict[str, Callable[[dict[str, Any]], Any]]
     builders = {"judge": partial(judge.build, resolve=None), "teacher": teacher.build, "model.endpoint": make}
     for node, build in builders.items():
@@ -203,6 +204,12 @@ def check_endpoints(config: Config) -> None:
                 endpoint.probe()
         except UserError as error:
             raise UserError(f"{node}.{error}") from error
+    if hasattr(locate("env._target_", config.env["_target_"]), "probe"):
+        world = environment(config, config.panel.split)
+        try:
+            world.probe()  # type: ignore[attr-defined]
+        except UserError as error:
+            raise UserError(f"env.{error}") from error
 
 
 def check_taught(config: Config, trains: bool = True) -> None:

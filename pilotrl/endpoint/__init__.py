@@ -3,6 +3,8 @@
 Equal questions get the same reply: while one is under way, as long as the cache is kept, and in all processes that share the
 cache. So results do not depend on which request finishes first. A question without a reply gives None, and is counted.
 
+`http` is one bounded request, which environments on a server use too.
+
 May import `prompts` and `store`. Never here: the prompts' contents (`engine`, `teacher` and `rewards.judge` write them).
 """
 
@@ -11,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,12 +24,22 @@ from hashlib import sha256
 from threading import Lock
 from typing import Any, ClassVar, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    stop_never,
+    wait_random_exponential,
+)
+from tenacity.stop import stop_base
 
 from pilotrl import prompts
+from pilotrl.endpoint.address import Address
 from pilotrl.endpoint.cache import Cache
-from pilotrl.endpoint.wire import PATIENCE, Answer, Unanswered, Wire, in_one_line
-from pilotrl.store.redact import has_credentials, is_address
+from pilotrl.endpoint.wire import HASTE, PATIENCE, Answer, Unanswered, Wire
+from pilotrl.store.redact import in_one_line
 from pilotrl.types import UserError
 
 T = TypeVar("T")
@@ -42,81 +53,13 @@ COUNTS = ("requests", "cached", "retries", "unreadable", "unanswered", "prompt_t
 """Counters: requests sent; questions answered by the cache; retries; questions none of whose replies could be parsed;
 questions without a reply; tokens of prompts and replies, as the server counts them."""
 
+QUOTED = 4000
+"""Characters of a reply that could not be read which its writer is shown again."""
+
 SIZE = " tokens"
 """Suffix of a question's cache key, under which the number of tokens of its reply is stored."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """Settings of an API model: its URL and name, sampling, limits and prices. Part of every configuration of an endpoint."""
-
-    base_url: str
-    """URL of the API, such as https://api.deepseek.com or http://127.0.0.1:8000/v1."""
-    model: str
-    """Name of the model at the endpoint."""
-    credential: str | None
-    """Environment variable that holds the API key; null: the endpoint needs none."""
-    timeout: float
-    """Seconds that a reply may take."""
-    concurrency: int
-    """Requests under way at once."""
-    requests_per_minute: float | None
-    """Rate limit; null: none."""
-    attempts: int
-    """Requests for one question, at most, until a reply can be parsed."""
-    backoff: float
-    """Seconds before the second attempt, at most; doubled for each further one."""
-    temperature: float | None
-    """Sampling temperature; null: not sent."""
-    max_tokens: int | None
-    """Tokens of a reply, at most; null: not sent."""
-    body: Any
-    """Further fields of a request, by name."""
-    cache: str | None
-    """File that keeps replies for later runs; null: none."""
-    price_prompt: float | None
-    """Price of a million prompt tokens; null: no cost is counted."""
-    price_reply: float | None
-    """Price of a million reply tokens."""
-
-    def check(self) -> None:
-        """Raises UserError for the first invalid value."""
-        if has_credentials(self.base_url):
-            raise UserError(
-                "base_url: holds a user or a password; name the variable that holds the key as credential instead"
-            )
-        if not is_address(self.base_url):
-            raise UserError(f"base_url={self.base_url}: must be an address, as in http://127.0.0.1:8000/v1")
-        for name in ("timeout", "concurrency", "requests_per_minute", "attempts", "max_tokens"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise UserError(f"{name}={value}: must be above 0")
-        for name in ("backoff", "temperature", "price_prompt", "price_reply"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise UserError(f"{name}={value}: must be at least 0")
-        if not isinstance(self.body, dict):
-            raise UserError(f"body={self.body}: must be fields by name, as in {{seed: 1}}; {{}} for none")
-        if (self.price_prompt is None) != (self.price_reply is None):
-            raise UserError("price_prompt, price_reply: give both, or neither")
-
-    def key(self) -> str | None:
-        """The API key, from its environment variable. Raises UserError if that is not set; the message never holds the key."""
-        if self.credential is None:
-            return None
-        if not re.fullmatch(r"[A-Za-z_]\w{0,63}", self.credential):
-            raise UserError(
-                "credential: must be the name of an environment variable, such as OPENAI_API_KEY, not the key"
-            )
-        if not (key := os.environ.get(self.credential, "").strip()):
-            raise UserError(
-                f"credential={self.credential}: this environment variable is not set; export it, or give null"
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise UserError(
-                f"credential={self.credential}: this variable holds characters that no key has; copy the key anew"
-            )
-        return key
 
 
 @dataclass(frozen=True)
@@ -178,7 +121,7 @@ class Endpoint:
         question = Question((("user", "Say yes."),))
         wire, most = self.wire.hasty(), self.address.max_tokens
         try:
-            self._retrying(lambda error: error.again and error.status is not None)(
+            self._retrying(lambda error: error.again and error.status is not None, stop_before_delay(HASTE))(
                 self._send, replace(self.address, max_tokens=most and min(most, 8)), question, "text", wire
             )
         except Unanswered as error:
@@ -235,7 +178,7 @@ class Endpoint:
     def _answer(self, name: str, question: Question, read: Read[T]) -> T | None:
         if self.cache and (kept := self.cache.get(name)) is not None:
             with suppress(ValueError):  # the parser has changed since: ask again
-                found = read(kept)
+                found = read(self.wire.masked(kept))
                 self._count(cached=1)
                 return found
             self.cache.drop(name)
@@ -249,12 +192,12 @@ class Endpoint:
             return None
         text, size = answer.text, str(answer.reply_tokens)
         self.sizes[name] = int(self.cache.put(name + SIZE, size) if self.cache else size)
-        return read(self.cache.put(name, text) if self.cache else text)
+        return read(self.wire.masked(self.cache.put(name, text)) if self.cache else text)
 
-    def _retrying(self, again: Callable[[Unanswered], bool]) -> Retrying:
-        """Calls a function until it succeeds, fails with an error that `again` does not retry, or attempts run out."""
+    def _retrying(self, again: Callable[[Unanswered], bool], stop: stop_base = stop_never) -> Retrying:
+        """Calls a function until it succeeds, fails with an error that `again` does not retry, attempts run out, or `stop`."""
         return Retrying(
-            stop=stop_after_attempt(self.address.attempts),
+            stop=stop_after_attempt(self.address.attempts) | stop,
             wait=self._pause,
             retry=retry_if_exception(lambda error: isinstance(error, Unanswered) and again(error)),
             before_sleep=lambda state: self._count(retries=1),
@@ -275,8 +218,11 @@ class Endpoint:
         try:
             read(answer.text)
         except ValueError as error:
-            why = in_one_line(error) or "it is empty"
-            since[:] = [("assistant", answer.text), ("user", prompts.load("endpoint")["again"].format(why=why))]
+            why = in_one_line(error, *self.wire.secrets) or "it is empty"
+            since[:] = [
+                ("assistant", answer.text[:QUOTED]),
+                ("user", prompts.load("endpoint")["again"].format(why=why)),
+            ]
             raise Unanswered(f"a reply cannot be read ({why})", again=True, unreadable=True) from None
         return answer
 

@@ -1,17 +1,18 @@
-"""One HTTP request to an OpenAI-compatible API with the `openai` library; every failure becomes one exception type."""
+"""One request to an OpenAI-compatible API; every failure becomes one exception type. The API key is masked in what comes back."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from math import isnan
 from time import time
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pilotrl.store.redact import hide_credentials
-from pilotrl.types import UserError
+from pilotrl.endpoint import http
+from pilotrl.store.redact import RUN, in_one_line, masked
 
 PATIENCE = 60.0
 """Seconds between two attempts, at most."""
@@ -19,6 +20,8 @@ HASTE = 20.0
 """Timeout of the probe before a run, at most, in seconds."""
 AGAIN = (408, 409, 429)
 """HTTP statuses below 500 that are retried."""
+MOST = 10**7
+"""Tokens of a prompt or a reply that a server is believed to have counted, at most."""
 
 
 class Answer(BaseModel):
@@ -64,34 +67,24 @@ class _Choice(BaseModel):
     message: _Message
 
 
-class _Usage(BaseModel):
-    prompt_tokens: int = Field(0, ge=0)
-    completion_tokens: int = Field(0, ge=0)
-
-
 class _Body(BaseModel):
     """The fields of a response that are used; servers differ in the rest."""
 
     choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 class Wire:
     """The HTTP client for one API model."""
 
     def __init__(self, base_url: str, model: str, key: str | None, timeout: float, body: dict[str, Any]) -> None:
-        """Raises UserError if the `openai` library is not installed."""
-        try:
-            import openai
-        except ImportError as error:
-            raise UserError("openai: is not installed; pip install 'pilotrl[openai]'") from error
-        self.lib = openai
-        self.client = openai.OpenAI(base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=0)
-        self.settings = base_url, model, key, min(timeout, HASTE), body
+        self.settings = base_url, model, key, timeout, body
+        self.secrets = [key] if key else []
 
     def hasty(self) -> Wire:
         """The same client with a short timeout."""
-        return Wire(*self.settings)
+        base_url, model, key, timeout, body = self.settings
+        return Wire(base_url, model, key, min(timeout, HASTE), body)
 
     def post(
         self,
@@ -102,41 +95,60 @@ class Wire:
         schema: str,
     ) -> Answer:
         """One request. Raises Unanswered."""
+        base_url, model, key, timeout, body = self.settings
         fields: dict[str, Any] = {
             "temperature": temperature,
             "max_tokens": max_tokens,
             "response_format": _format(form, schema),
         }
         fields = {name: value for name, value in fields.items() if value is not None}
-        _, model, _, _, body = self.settings
         chat = [{"role": speaker, "content": text} for speaker, text in messages]
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            raw = self.client.chat.completions.with_raw_response.create(
-                model=model, messages=chat, extra_body=body or None, **fields
+            reply = http.post(
+                base_url.rstrip("/") + "/chat/completions",
+                {"model": model, "messages": chat, **fields, **body},
+                timeout,
+                headers,
             )
-            return _read(raw.content)
-        except self.lib.APIStatusError as error:
-            raise self._status(error) from None
-        except self.lib.APIError as error:
-            why = (
-                "no answer in time"
-                if isinstance(error, self.lib.APITimeoutError)
-                else in_one_line(error.__cause__ or error)
-            )
-            raise Unanswered(self._clean(f"does not answer ({why})"), again=True) from None
+        except http.NoReply as error:
+            raise Unanswered(f"does not answer ({in_one_line(error, *self.secrets)})", again=True) from None
+        if reply.status >= 300:
+            raise self._status(reply)
+        return self._read(reply)
 
-    def _status(self, error: Any) -> Unanswered:
-        status = int(error.status_code)
-        why = in_one_line(error.message).removeprefix(f"Error code: {status} - ")
-        line = self._clean(f"answers with status {status} ({why})")
+    def masked(self, text: str) -> str:
+        """A reply without the API key, should it hold that; a key of a few characters is no secret, and may be a word."""
+        return masked(text, *(key for key in self.secrets if len(key) >= RUN))
+
+    def _status(self, reply: http.Reply) -> Unanswered:
+        status = reply.status
         return Unanswered(
-            line, again=status in AGAIN or status >= 500, status=status, after=_after(error.response.headers)
+            reply.line(*self.secrets),
+            again=status in AGAIN or status >= 500,
+            status=status,
+            after=_after(reply.headers),
         )
 
-    def _clean(self, line: str) -> str:
-        """The line without the API key, which some servers repeat."""
-        key = self.settings[2]
-        return hide_credentials(line.replace(key, "***") if key else line)
+    def _read(self, reply: http.Reply) -> Answer:
+        """The reply in the body of a response with status 200. Raises Unanswered if it is no chat completion."""
+        try:
+            body = _Body.model_validate_json(reply.content)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            why = in_one_line(f"{where}: {first['msg']}", *self.secrets)
+            raise Unanswered(f"answers in no known way ({why})", again=True, unreadable=True) from None
+        usage = body.usage if isinstance(body.usage, dict) else {}
+        prompt, written = (_believed(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+        return Answer(
+            text=self.masked(body.choices[0].message.content or ""), prompt_tokens=prompt, reply_tokens=written
+        )
+
+
+def _believed(count: Any) -> int:
+    """A server's count of tokens; 0, as of one that counts none, for what cannot be one."""
+    return count if type(count) is int and 0 <= count <= MOST else 0
 
 
 def _format(form: str, schema: str) -> dict[str, Any] | None:
@@ -146,34 +158,14 @@ def _format(form: str, schema: str) -> dict[str, Any] | None:
     return {"type": form} if form == "json_object" else None
 
 
-def _read(content: bytes) -> Answer:
-    """The reply in the body of a response with status 200. Raises Unanswered if it is no chat completion."""
+def _after(headers: Mapping[str, str]) -> float | None:
+    """Seconds of a Retry-After header, which may be a date; None for what says no time."""
+    value = headers.get("retry-after", "")
     try:
-        body = _Body.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise Unanswered(f"answers in no known way ({where}: {first['msg']})", again=True, unreadable=True) from None
-    usage = body.usage or _Usage(prompt_tokens=0, completion_tokens=0)
-    text = body.choices[0].message.content or ""
-    return Answer(text=text, prompt_tokens=usage.prompt_tokens, reply_tokens=usage.completion_tokens)
-
-
-def _after(headers: Any) -> float | None:
-    """Seconds of a Retry-After header, which may be a date."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except (TypeError, ValueError):
-        return None
-
-
-def in_one_line(what: object) -> str:
-    """Its first 200 characters, in one line."""
-    return " ".join(str(what).split())[:200]
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time()
+        except (TypeError, ValueError, OverflowError, OSError):
+            return None
+    return None if isnan(seconds) else max(0.0, seconds)

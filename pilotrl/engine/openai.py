@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, fields
 
-from pilotrl.endpoint import Address, Endpoint, Question
+from pilotrl.endpoint import Endpoint, Question
+from pilotrl.endpoint.address import Address
 from pilotrl.prompts.context import Content, Speaker
 from pilotrl.types import Reply, Request, UserError, WorldError
 

@@ -10,14 +10,14 @@ keyword of its constructor a value. `info` has `score` (0 to 1, the environment'
 None). An invalid action costs a turn and gets the environment's own reply; it never raises. Stepping an ended episode
 raises RuntimeError. An environment that fails, such as a server that is down, raises `WorldError`.
 
-May import `config` (not its schema), `store` and `types`. Never here: the model, prompts, judges.
+May import `config` (not its schema), `endpoint` (its HTTP), `store` and `types`. Never here: the model, prompts, judges.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
@@ -99,6 +99,13 @@ def _class(env: Env) -> str:
 
 def _short(value: Any) -> str:
     return " ".join(repr(value).split())[:60]
+@runtime_checkable
+class Remote(Protocol):
+    """An environment on a server."""
+
+    def probe(self) -> None:
+        """Raises UserError, which begins with a key of its settings, if the server does not answer. Asked before a run."""
+        ...
 
 
 def replay(env: Any, state: dict[str, Any]) -> None:

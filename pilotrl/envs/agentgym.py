@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from math import isfinite
+from typing import Any, ClassVar
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
+from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_attempt, wait_exponential
 
+from pilotrl.endpoint import http
 from pilotrl.envs import Expert, Info
-from pilotrl.store.redact import is_address
+from pilotrl.store.redact import has_credentials, in_one_line, is_address
 from pilotrl.types import UserError, WorldError
 
+MOST = 10**6
+"""Tasks of a server, and turns of an episode."""
+UNSENT = 4
+"""How often a request is sent to a server that refuses the connection, or answers with status 503."""
 SPLITS = {"train": range(7), "valid": range(7, 8), "test": range(8, 10)}
 """Last digits of the task numbers in each split."""
 
@@ -62,29 +66,44 @@ class AgentGym:
     """
 
     expert: Expert | None = None
+    probed: ClassVar[set[tuple[str, str]]] = set()
+    """Servers, by address and name, that have answered in this process."""
 
     def __init__(self, *, split: str, name: str, url: str, tasks: int | None, max_turns: int, timeout: float) -> None:
         if name not in DIALECTS:
             raise UserError(f"env.name={name}: must be one of {', '.join(DIALECTS)}")
         if split not in SPLITS:
             raise UserError(f"env.split={split}: must be one of {', '.join(SPLITS)}")
-        if not is_address(url):
+        if has_credentials(url) or "@" in url:
+            raise UserError("env.url: holds a user or a password, which would be stored; give an address without")
+        if not is_address(url) or {"?", "#"} & {*url}:
             raise UserError(f"env.url={url}: must be the address of a server, as in http://127.0.0.1:36001")
+        for key, value, most in (
+            ("timeout", timeout, http.LONGEST),
+            ("tasks", tasks, MOST),
+            ("max_turns", max_turns, MOST),
+        ):
+            if value is not None and not 0 < value <= most:
+                raise UserError(f"env.{key}={value}: must be above 0, at most {most:g}")
         self.name, self.dialect, self.max_turns, self.timeout = name, DIALECTS[name], max_turns, timeout
         count = self.dialect.tasks if tasks is None else tasks
         self.tasks = [str(number) for number in range(count) if number % 10 in SPLITS[split]]
         if not self.tasks:
             raise UserError(f"env.tasks={tasks}: leaves no task for the split {split}; give at least 10")
         self.url = url.rstrip("/") + self.dialect.prefix
-        self.http = requests.Session()
-        unsent = Retry(
-            total=3, connect=3, read=0, status=3, backoff_factor=0.2, status_forcelist=[503], allowed_methods=None
-        )
-        self.http.mount(
-            self.url, HTTPAdapter(max_retries=unsent)
-        )  # requests that the server received are not repeated: it may have acted
         self.world: int | None = None
         self.over = True
+
+    def probe(self) -> None:
+        """Starts the first task in an environment of its own, once a process. Raises UserError if the server does not do that."""
+        if (self.url, self.name) not in self.probed:
+            try:
+                self.reset(options={"task": self.tasks[0]})
+            except WorldError as error:
+                raise UserError(f"url={error}; start the server of {self.name}, or give its address") from None
+            finally:
+                self.close()
+            self.probed.add((self.url, self.name))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Starts `options["task"]`, or the task that `seed` picks. KeyError for a task that is not of this split."""
@@ -96,16 +115,16 @@ class AgentGym:
             self.world = created if isinstance(created, int) else created["id"]  # webshop sends a bare number
         extra = {"world_type": "Text"} if self.name == "alfworld" else {}
         reply = self.post("/reset", {self.dialect.id: self.world, self.dialect.task: int(task), **extra})
-        text = reply[0] if isinstance(reply, list) else reply["observation"]
+        text = _whole_text(reply[0] if isinstance(reply, list) else reply["observation"])
         self.turn, self.over = 0, False
-        return str(text), self._info(reply, str(text), 0.0, False)
+        return text, self._info(reply, text, 0.0, False)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
         if self.over:
             raise RuntimeError("the episode has ended: reset first")
         reply = self.post("/step", {self.dialect.id: self.world, "action": action})
-        text, terminated = str(reply[self.dialect.text]), bool(reply["done"])
+        text, terminated = _whole_text(reply[self.dialect.text]), bool(reply["done"])
         reward = float(reply["reward"])
         if self.name == "maze":  # whose rewards are negative, and 0 on the goal
             reward = float(text.strip() == "Success")
@@ -118,26 +137,41 @@ class AgentGym:
         score = min(max(reward, 0.0), 1.0) if done else 0.0
         solved = score == 1.0 if self.name == "webshop" else score > 0.0
         info: Info = {"score": score, "solved": solved, "valid": not text.startswith(self.dialect.misses)}
-        if isinstance(reply, dict) and "available_actions" in reply:
-            info["actions"] = reply["available_actions"]
+        if isinstance(reply, dict) and isinstance(actions := reply.get("available_actions"), list):
+            info["actions"] = [*map(_whole_text, actions)]
         return info
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The server's reply to a POST, as JSON. Raises WorldError for an error, or a reply without the needed fields."""
-        try:
-            response = self.http.post(self.url + path, json=body, timeout=self.timeout)
-            response.raise_for_status()
-            reply = response.json()
-        except (requests.RequestException, ValueError) as error:
-            raise WorldError(f"{self.url}{path}: {error}") from error
-        needed = {"/create": {"id"}, "/reset": {"observation"}, "/step": {self.dialect.text, "reward", "done"}}.get(
-            path, set()
+        unsent = Retrying(  # what the server may have received is not repeated: it may have acted
+            stop=stop_after_attempt(UNSENT),
+            wait=wait_exponential(0.2),
+            retry=retry_if_exception(lambda error: isinstance(error, http.NoReply) and not error.sent)
+            | retry_if_result(lambda reply: reply.status == 503),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
-        if (
-            isinstance(reply, dict) and not needed <= reply.keys()
-        ):  # {"error": ...} or {"detail": [...]}, with status 200
-            raise WorldError(f"{self.url}{path}: {reply}")
-        return reply
+        try:
+            reply = unsent(http.post, self.url + path, body, self.timeout)
+            if not 200 <= reply.status < 300:
+                raise ValueError(reply.line())
+            said = reply.json()
+        except (http.NoReply, ValueError) as error:
+            raise WorldError(f"{self.url}{path}: {in_one_line(error)}") from None
+        if not self._is_whole(path, said):  # an error with status 200, or nonsense
+            raise WorldError(f"{self.url}{path}: {in_one_line(said) or 'an empty reply'}")
+        return said
+
+    def _is_whole(self, path: str, said: Any) -> bool:
+        """Whether a reply has what is needed of it. Webshop sends a bare number for an id, and a list after a reset."""
+        needed = {"/create": {"id"}, "/reset": {"observation"}, "/step": {self.dialect.text, "reward", "done"}}
+        if path not in needed:
+            return True
+        if not isinstance(said, dict):
+            return (path == "/create" and type(said) is int) or (
+                path == "/reset" and isinstance(said, list) and said != []
+            )
+        numbers = [said[name] for name in {"reward", "done"} & needed[path] & said.keys()]
+        return needed[path] <= said.keys() and all(isinstance(n, int | float) and isfinite(n) for n in numbers)
 
     def close(self) -> None:
         """Closes the environment instance, if the server supports that."""
@@ -145,3 +179,8 @@ class AgentGym:
             with suppress(WorldError):
                 self.post("/close", {"id": self.world})
         self.world, self.over = None, True
+
+
+def _whole_text(said: Any) -> str:
+    """Word for word but for halves of characters, which JSON can hold and no tokenizer can read."""
+    return str(said).encode("utf-8", "replace").decode()

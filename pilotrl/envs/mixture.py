@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from pilotrl.config import search_path
-from pilotrl.envs import MIXTURE, Env, Expert, Info, build, home, settings_of
+from pilotrl.envs import MIXTURE, Env, Expert, Info, Remote, build, home, settings_of
 from pilotrl.types import UserError
 
 Settings = dict[str, Any]
@@ -54,6 +54,15 @@ class Mixture:
         self.tasks: Sequence[str] = _tasks(json.dumps([(name, self._members[name], shares[name]) for name in shares]))
         self._worlds: dict[str, Env] = {}
         self._world: Env | None = None
+
+    def probe(self) -> None:
+        """Probes those of its environments that are on a server. Raises UserError if one does not answer."""
+        for name, settings in self._members.items():
+            if isinstance(env := build(settings), Remote):
+                try:
+                    env.probe()
+                except UserError as error:
+                    raise UserError(f"options.{name}.{error}") from None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Starts `options["task"]`, or the task that `seed` picks. KeyError for a task that is not of this split."""

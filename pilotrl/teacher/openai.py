@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from pilotrl import prompts
-from pilotrl.endpoint import Address, Endpoint, Question
+from pilotrl.endpoint import Endpoint, Question
+from pilotrl.endpoint.address import Address
 from pilotrl.envs import Env
 from pilotrl.prompts.parsing import number, parse_plan
 from pilotrl.types import Episode, Plan

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pilotrl.store.redact import hide_credentials
+from pilotrl.store.redact import hide_credentials, in_one_line, secrets_in
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,6 +38,8 @@ IMPATIENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """Unless the user says otherwise the client gives up on a dead server within seconds, and talks to nobody else."""
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""Variables from which MLflow's client reads who it is."""
 QUIET = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR}
 """Loggers, and from which level on they say what we do not say ourselves."""
 GONE = "RESOURCE_DOES_NOT_EXIST"
@@ -108,8 +110,9 @@ def complaint(uri: str, error: BaseException) -> str:
     """One line about what went wrong, without credentials: its first cause, in the words of that."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    reason = str(error).strip().partition("\n")[0][:200].replace(uri, "it")
-    return f"MLflow at {hide_credentials(uri)} failed ({type(error).__name__}: {hide_credentials(reason)})"
+    known = (os.environ.get(name, "") for name in SECRETS)
+    reason = in_one_line(str(error).strip().partition("\n")[0].replace(uri, "it"), *secrets_in(uri), *known)
+    return f"MLflow at {hide_credentials(uri)} failed ({type(error).__name__}: {reason})"
 
 
 def unreachable(error: BaseException) -> bool:

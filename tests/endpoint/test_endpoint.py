@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from pilotrl import endpoint
-from pilotrl.endpoint import Address, Endpoint, Pace, Question
+from pilotrl.endpoint import Endpoint, Pace, Question
+from pilotrl.endpoint.address import Address
 from pilotrl.endpoint.cache import Cache
 from pilotrl.endpoint.wire import PATIENCE, Unanswered
 from pilotrl.types import UserError

@@ -15,11 +15,15 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from pilotrl import prompts
-from pilotrl.endpoint import Address, Endpoint, Question
+from pilotrl.endpoint import Endpoint, Question
+from pilotrl.endpoint.address import Address
 from pilotrl.rewards.judge import Item, PlanItem
 from pilotrl.types import PlanScores
 
-STRICT = ConfigDict(strict=True, json_schema_extra={"additionalProperties": False})
+STRICT = ConfigDict(strict=True, hide_input_in_errors=True, json_schema_extra={"additionalProperties": False})
+
+TRIED = 100
+"""Opening brackets of a reply, from the last one on, from which a JSON object is looked for."""
 
 
 class Verdict(BaseModel):
@@ -99,7 +103,7 @@ def read(text: str, form: type[Form]) -> Form:
     Raises ValueError if there is none.
     """
     problem: ValueError = ValueError("no JSON object")
-    for start in reversed([i for i, char in enumerate(text) if char == "{"]):
+    for start in [i for i, char in enumerate(text) if char == "{"][: -TRIED - 1 : -1]:
         try:
             found, _ = json.JSONDecoder().raw_decode(text, start)
             return form.model_validate(found)
