@@ -145,7 +145,7 @@ def play(config: Config, path: Path) -> None:
         del os.environ[RUN]
 
 
-COMMANDS = ("audit", "evaluate", "plans", "play", "report", "sync", "xray")
+COMMANDS = ("audit", "doctor", "evaluate", "plans", "play", "report", "sync", "xray")
 """What `pilotrl NAME ...` runs: `python -m pilotrl.NAME ...`."""
 
 

@@ -35,6 +35,7 @@ from pilotrl.rewards import judge
 from pilotrl.rewards.judge import Judge, PlanItem
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.store.text import printable
 from pilotrl.teacher import Teacher, plan_dataset
 from pilotrl.teacher.plan_dataset import Candidate, Key, PlanSet, Threshold, called, distinct, sift
 from pilotrl.types import Episode, Plan, Task, UserError, WorldError
@@ -166,7 +167,7 @@ def command(argv: Sequence[str]) -> None:
                 collector.finish(keys[start : start + AT_ONCE])
                 bars.advance(row, AT_ONCE)
         kept, reasons = held.export(threshold, collector.best)
-    print("\n".join(told_of(collector, keys, kept, reasons)))
+    print(printable("\n".join(told_of(collector, keys, kept, reasons))))
 
 
 def ordered(argv: Sequence[str]) -> tuple[list[Job], Plans]:

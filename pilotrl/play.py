@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pilotrl import envs
+from pilotrl.analysis.terminal import guarded
 from pilotrl.cli.compose import composed_job, key_of, parse
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.validate import check
@@ -26,6 +27,7 @@ HELP = "Type an action, or: ? (what can be done), plan, hint, quit"
 def play(env: Env, console: Console, options: dict[str, Any], seed: int) -> Info:
     """One episode played by a person; returns the last info, also if the person quits."""
     text, info = env.reset(seed=seed, options=options)
+    console = guarded(console)
     console.print(f"[dim]{HELP}[/]\n\n{escape(text)}")
     over, turn = False, 0
     while not over:

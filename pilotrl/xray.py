@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pilotrl.analysis.terminal import guarded
 from pilotrl.cli.compose import hydra_node, key_of, read_elsewhere, typed_words
 from pilotrl.cli.exit_codes import ended, in_one_line
 from pilotrl.models.policy import load_tokenizer
@@ -182,7 +183,7 @@ def show(folder: RunFolder, episode: int | None, step: int | None, each: bool, c
     """Print the rows of an episode, or the list of episodes to choose from. Raises UserError for what is not there."""
     if not folder.begun:
         raise UserError(f"{folder}: is not a run folder; give one that holds .hydra/config.yaml")
-    batch = kept(folder, step)
+    batch, console = kept(folder, step), guarded(console)
     if episode is None:
         console.print(f"step {batch.step + 1}: {len(batch.episodes)} episodes; --episode N shows one", style="bold")
         console.print(by_episode(batch))

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pilotrl import play
 from pilotrl.envs import load
+from pilotrl.envs.toy import ToyEnv
 
 TASK = load("toy").tasks[0]
 COLORS = TASK.split("-")
@@ -37,6 +38,13 @@ def test_help_is_given_on_request_and_costs_no_turn(monkeypatch: pytest.MonkeyPa
     assert f"1. push the {COLORS[0]} button" in shown
     assert f"press[{COLORS[0]}]" in shown
     assert "not solved, score 0.00, 0 turns" in shown
+
+
+def test_an_environment_does_not_command_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ToyEnv, "reset", lambda *given, **options: ("\x1b[2J[red]\u202e", {"solved": False, "score": 0.0})
+    )
+    assert "\\x1b[2J[red]\\u202e" in session(monkeypatch, "quit")
 
 
 def test_nothing_is_shown_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

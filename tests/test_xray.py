@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,17 @@ def test_a_row_in_words(batch: Batch, folder: RunFolder) -> None:
     assert len([line for line in shown(folder, each=True).splitlines() if " yes " in line]) == sum(
         token.call is not None for row in xray.rows(batch, 0) for token in row
     )
+
+
+@pytest.mark.parametrize("episode", [None, 0])
+def test_what_a_task_is_called_does_not_command_the_terminal(folder: RunFolder, episode: int | None) -> None:
+    path = folder.calls / "step-000001.pt"
+    kept = torch.load(path, weights_only=False)
+    kept.episodes[0].task = replace(kept.episodes[0].task, id="\x1b]0;title\x07\x1b[2J", env="\x9b31m")
+    torch.save(kept, path)
+    said = shown(folder, episode)
+    assert "\\x1b]0;title" in said
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", said)
 
 
 def test_a_step_without_recomputed_ones_says_so(folder: RunFolder) -> None:

@@ -7,11 +7,13 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.control import Control
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
@@ -19,6 +21,7 @@ from rich.text import Text
 
 from pilotrl.analysis.measures import BLOCKS, LIVE, LOSS, MEANINGS, RATES, plays
 from pilotrl.store.redact import hide_credentials
+from pilotrl.store.text import printable
 
 PLAIN_EVERY = 10
 """Steps between two lines where there is no terminal."""
@@ -31,6 +34,26 @@ TINY = 1e-9
 """What a bound of an interval may be off by rounding: 0 is outside an interval only if it is further away than this."""
 
 
+@dataclass
+class Printable(RenderHook):
+    """A console's hook, and what it puts around all that is printed: escapes stand for what a terminal would obey."""
+
+    shown: ConsoleRenderable | None = None
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [one if isinstance(one, Control) else Printable(one) for one in renderables]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.shown or "", options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+def guarded(console: Console) -> Console:
+    """The console, which from now on prints no control character of a task, an environment, a model or a folder's name."""
+    console.push_render_hook(Printable())
+    return console
+
+
 class Display:
     """Progress of one run; where there is no terminal (a log of SLURM or CI), a plain line now and then.
 
@@ -39,7 +62,7 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None, *, brief: bool = False) -> None:
-        self._console, self._brief = console or Console(highlight=False), brief
+        self._console, self._brief = guarded(console or Console(highlight=False)), brief
         self._bars = Progress(
             BarColumn(bar_width=12),
             TextColumn("{task.fields[count]}", justify="right", markup=False),
@@ -133,6 +156,7 @@ class Display:
 
 def show_end(console: Console, summary: Mapping[str, Any], folder: Path, uri: str | None) -> None:
     """The tables of a run or of an evaluation, what their rows mean, and the commands that go on from here."""
+    guarded(console)
     tables = [side_by_side(summary) if "sides" in summary else results(summary)]
     if any((summary.get(key) or {}).get("by_env") for key in BLOCKS):
         tables.append(by_env(summary))

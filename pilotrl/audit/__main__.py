@@ -19,6 +19,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from pilotrl.analysis.terminal import guarded
 from pilotrl.audit.adversarial import Judges
 from pilotrl.audit.episodes import JUDGED, read
 from pilotrl.audit.findings import audit
@@ -35,6 +36,7 @@ from pilotrl.rewards import judge
 from pilotrl.rewards.judge.rule import Resolve
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder, write_whole
+from pilotrl.store.text import printable
 from pilotrl.types import UserError
 
 Settings = dict[str, dict[str, Any]]
@@ -146,12 +148,12 @@ def audited(folder: RunFolder, name: str, config: Config, settings: Settings, ta
 
 def command(argv: Sequence[str]) -> list[str]:
     """Audit every run; returns the alarms."""
-    arguments, console, alarms = parsed_arguments(argv), Console(highlight=False), list[str]()
+    arguments, console, alarms = parsed_arguments(argv), guarded(Console(highlight=False)), list[str]()
     configs = {
         name: read_elsewhere(folder) for name, folder in arguments.runs.items()
     }  # read all of them before the first audit.json is written
     for name, folder in arguments.runs.items():
-        with console.status(f"{name}: {', '.join(arguments.judges)}"):
+        with console.status(printable(f"{name}: {', '.join(arguments.judges)}")):
             found = audited(folder, name, configs[name], arguments.judges, arguments.tasks)
         write_whole(folder / "audit.json", json.dumps(found, indent=2) + "\n")
         console.rule(f"{name}: {found['stage']}", align="left")

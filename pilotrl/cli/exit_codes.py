@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pilotrl.store.text import printable
 from pilotrl.types import RunFailed, UserError, WorldError
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -30,13 +31,8 @@ def refused(error: Exception) -> int:
     error again."""
     if (why := refusal(error)) is None:
         raise error
-    print(f"pilotrl: {visible(why)}", file=sys.stderr)
+    print(f"pilotrl: {printable(' '.join(why.splitlines()))}", file=sys.stderr)
     return 1 if isinstance(error, RunFailed) else 2
-
-
-def visible(text: str) -> str:
-    """One line: what a terminal would obey is written as Python escapes it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def in_one_line(parser: ArgumentParser) -> ArgumentParser:

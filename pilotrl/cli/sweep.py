@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pilotrl.cli import sweep_progress
 from pilotrl.cli.slurm import finished, reasons
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.store.text import printable
 from pilotrl.tracking.sweeps import swept
 from pilotrl.tracking.sync_state import RunInfo
 from pilotrl.tracking.tracker import Tracker
@@ -70,7 +71,7 @@ def run_sweep(sweep: Sweep, start: Callable[[], None], argv: Sequence[str]) -> i
 def notify(sweep: Sweep, left: Sequence[str], argv: Sequence[str]) -> None:
     """Which jobs are not finished, why, and the command that goes on with them."""
     for line in left:
-        print(f"pilotrl: {line}", file=sys.stderr)
+        print(f"pilotrl: {printable(line)}", file=sys.stderr)
     if left:
         print(
             f"pilotrl: {len(left)} of {len(sweep.jobs)} jobs are not finished; this goes on with those and no other:\n"

@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from pilotrl.analysis.sweep_table import LEGEND, SweepJob, success_line, sweep_table
-from pilotrl.analysis.terminal import WIDE, commands
+from pilotrl.analysis.terminal import WIDE, commands, guarded
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.store.text import printable
 
 Jobs = Mapping[RunFolder, Sequence[str]]
 """The folder of each job, by their numbers, and what was asked of it: `seed=0`."""
@@ -47,7 +48,7 @@ def conclude(number: int, folder: Path, reason: str | None) -> None:
     if not here:
         return
     if reason is not None:
-        print(f"job {number + 1} is not finished: {reason}", flush=True)
+        print(f"job {number + 1} is not finished: {printable(reason)}", flush=True)
         return
     summary = summary_of(RunFolder(folder)) or {}
     seconds = [f"{summary['seconds']:.0f} s"] if "seconds" in summary else []
@@ -66,7 +67,7 @@ def show(folder: Path, jobs: Jobs, uri: str | None) -> None:
         SweepJob(number, own, _inside(job.path, folder), summary_of(job))
         for number, (job, own) in enumerate(zip(jobs, swept(jobs), strict=True), start=1)
     ]
-    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    console = guarded(Console(width=None if sys.stdout.isatty() else WIDE, highlight=False))
     done = sum(row.summary is not None for row in rows)
     console.print()
     console.print(sweep_table(f"success in {done} of {len(rows)} jobs of {folder}", rows))

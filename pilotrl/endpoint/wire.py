@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pilotrl.endpoint import http
 from pilotrl.store.redact import RUN, in_one_line, masked
+from pilotrl.store.text import encodable
 
 PATIENCE = 60.0
 """Seconds between two attempts, at most."""
@@ -102,7 +103,7 @@ class Wire:
             "response_format": _format(form, schema),
         }
         fields = {name: value for name, value in fields.items() if value is not None}
-        chat = [{"role": speaker, "content": text} for speaker, text in messages]
+        chat = [{"role": speaker, "content": encodable(text)} for speaker, text in messages]
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             reply = http.post(

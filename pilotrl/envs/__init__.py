@@ -99,6 +99,8 @@ def _class(env: Env) -> str:
 
 def _short(value: Any) -> str:
     return " ".join(repr(value).split())[:60]
+
+
 @runtime_checkable
 class Remote(Protocol):
     """An environment on a server."""

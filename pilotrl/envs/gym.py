@@ -23,7 +23,8 @@ class GymnasiumText:
     Arguments: `id` of the registered environment (`module:Name-v0` imports the module first, which has to be trusted, as that
     of any class), `kwargs` for its constructor,
     `split` (train, valid, test: other seeds), `max_turns`.
-    Raises UserError if there is no such environment, or its spaces are not of text.
+    Raises UserError if there is no such environment, its spaces are not of text, or that of its actions has the default
+    `charset`, which holds no blank.
     """
 
     expert: Expert | None = None
@@ -97,4 +98,11 @@ def _made(name: str, kwargs: dict[str, Any]) -> Any:
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, Text):
             raise UserError(f"env.id={name}: has {space} where text is needed; wrap it in spaces of Text")
+    actions = env.action_space
+    assert isinstance(actions, Text)
+    if actions.max_length > 1 and actions.character_set == Text(1).character_set:  # which is what nobody has chosen
+        raise UserError(
+            f"env.id={name}: its actions can hold letters and digits only, no blank; give its action space the characters of "
+            f"its actions, Text(max_length={actions.max_length}, charset=string.printable)"
+        )
     return env

@@ -61,7 +61,7 @@ class Chat:
         self.forgets = "\ue000" not in self._template([("user", "u"), ("assistant", _THINKING), ("user", "u")], True)
         self.end = self._end_of_turn()
         self.scaffold = lru_cache(maxsize=4096)(self._scaffold)
-        self.encode = lru_cache(maxsize=65536)(self._encode)
+        self.encode = lru_cache(maxsize=65536)(lambda text: self._encode(text.encode(errors="replace").decode()))
 
     def render(self, messages: Sequence[tuple[Speaker, Content]]) -> list[int]:
         """Ids of the conversation up to the start of the assistant's next reply."""

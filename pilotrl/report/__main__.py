@@ -18,6 +18,7 @@ from pilotrl.report.html import PAGE, View, files, findings
 from pilotrl.report.runs import Refused, Run, find, read
 from pilotrl.store.redact import hide_credentials
 from pilotrl.store.run_folder import RunFolder, write_whole
+from pilotrl.store.text import printable
 from pilotrl.tracking.mlflow_client import absolute, complaint, is_default, send_files
 from pilotrl.tracking.sync_state import STATE_FILE, SyncState
 from pilotrl.types import UserError
@@ -50,7 +51,7 @@ def command(words: Sequence[str]) -> None:
     for name, content in written.items():
         write_whole(out / name, content)
     notes += [line for place in places for line in tracked(place, [out / name for name in written], uri)]
-    print(*notes, *findings(views), out / PAGE, sep="\n")
+    print(printable("\n".join([*notes, *findings(views), str(out / PAGE)])))
 
 
 def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None, str | None]:

@@ -22,6 +22,7 @@ from pilotrl.report.factorial import factorial, main_effects
 from pilotrl.report.figures import pictures
 from pilotrl.report.findings import finding
 from pilotrl.report.runs import DECODINGS, Cell, block
+from pilotrl.store.text import markdown, spreadsheet
 
 PAGE = "report.html"
 NAME_SIZE = 100
@@ -110,6 +111,7 @@ def _render(template: str, said: Mapping[str, Any]) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["markdown"] = lambda text: markdown(str(text))
     environment.filters["b64encode"] = lambda data: base64.b64encode(data).decode()
     known: dict[str, Any] = {
         key: getattr(formatting, key) for key in ("title", "number", "change", "size", "interval", "count")
@@ -117,7 +119,7 @@ def _render(template: str, said: Mapping[str, Any]) -> bytes:
     own = Cell("eval", "sampled", "success")
     known |= {"plain": plain, "told_apart": told_apart, "count_of": _count_of, "expected": _expected}
     environment.globals |= known
-    return environment.get_template(template).render(**said, own_success=own).encode()
+    return environment.get_template(template).render(**said, own_success=own).encode(errors="replace")
 
 
 def _count_of(cells: Mapping[Cell, Sequence[Any]]) -> int:
@@ -204,8 +206,8 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     held = io.StringIO()
     writer = csv.DictWriter(held, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    return held.getvalue().encode()
+    writer.writerows({name: spreadsheet(value) for name, value in row.items()} for row in rows)
+    return held.getvalue().encode(errors="replace")
 
 
 def _by_cell(pairs: Iterable[tuple[Cell, Any]]) -> dict[Cell, list[Any]]:

@@ -18,6 +18,7 @@ from pilotrl.config.schema import Config
 from pilotrl.models.policy import ROLES, base_of, resolve
 from pilotrl.store.redact import hide_credentials, without_secrets
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.store.text import code, markdown
 from pilotrl.types import UserError
 
 LICENCES = {
@@ -42,11 +43,11 @@ def model_card(config: Config, folder: RunFolder, summary: Mapping[str, Any]) ->
     base = base_name(config)
     parts = [
         f"---\n{yaml.safe_dump(metadata(config, folder, base), sort_keys=False)}---",
-        f"# {summary['stage']} on {summary['env']}, from {base}",
+        markdown(f"# {summary['stage']} on {summary['env']}, from {base}"),
         ABOUT,
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts(config, summary, base))]),
         f"Made by\n\n```bash\npython -m pilotrl {shlex.join(overrides(folder))}\n```",
-        f"## Before and after training\n\n{evaluation_set(summary['panel']).capitalize()}.",
+        f"## Before and after training\n\n{markdown(evaluation_set(summary['panel']).capitalize())}.",
         *(table(summary[key], whose) for key, whose in BLOCKS.items() if summary.get(key)),
         "\n".join(f"* {key.replace('_', ' ')}: {meaning}" for key, meaning in MEANINGS.items())
         + f"\n* difference: after minus before, on the same tasks; interval: {INTERVAL}",
@@ -70,12 +71,12 @@ def metadata(config: Config, folder: RunFolder, base: str) -> dict[str, Any]:
 
 def facts(config: Config, summary: Mapping[str, Any], base: str) -> Iterator[tuple[str, str]]:
     """Names and values: what was trained on what, by which code."""
-    yield "base model", f"`{base}`"
+    yield "base model", code(base)
     if config.parent is not None:
-        yield "starts from", f"the weights of the run `{Path(config.parent).name}`"
-    yield "licence of the base model", licence(config, base) or "not known: see where it came from"
+        yield "starts from", f"the weights of the run {code(Path(config.parent).name)}"
+    yield "licence of the base model", markdown(licence(config, base) or "") or "not known: see where it came from"
     for name in ("stage", "env", "agent", "algorithm", "seed"):
-        yield name, f"`{summary[name]}`"
+        yield name, code(str(summary[name]))
     yield "steps", f"{summary['train']['steps']}"
     yield "episodes", f"{summary['train']['episodes']:,}"
     yield "PilotRL", f"{pilotrl.__version__}, revision {summary['git_revision'] or 'not known'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from dataclasses import replace
@@ -41,6 +42,11 @@ from pilotrl.training.batch import Batch
 from pilotrl.training.data import Rollouts
 from pilotrl.training.module import PilotModule
 from pilotrl.types import Role
+
+log = logging.getLogger(__name__)
+
+MANY_INVALID = 0.5
+"""Share of invalid actions in the first step above which a line says so."""
 
 
 def run(config: Config, path: Path) -> None:
@@ -272,6 +278,13 @@ class Run:
             metrics |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.metrics_file.write(line)
+        if batch.step == 0 and (invalid := line["env/invalid_actions"] or 0.0) > MANY_INVALID:
+            log.warning(
+                "env=%s: did not understand %.0f %% of the actions of step 1, which teach little; python -m pilotrl.play shows "
+                "what it takes, episodes.jsonl what it was given",
+                env_name(self.config),
+                100 * invalid,
+            )
         if self.keeps_calls(batch):
             self.folder.calls.mkdir(exist_ok=True)
             batch_file.write(batch, self.folder.calls / f"step-{batch.step + 1:06d}.safetensors")

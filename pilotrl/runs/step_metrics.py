@@ -76,6 +76,7 @@ def episode_metrics(episodes: Sequence[Episode], own: Iterable[str] = ()) -> dic
         "env/success": mean(float(episode.outcome == "solved") for episode in whole),
         "env/score": mean(episode.score for episode in whole),
         "env/turns": mean(float(len(episode.turns)) for episode in whole),
+        "env/invalid_actions": mean(float(not turn.valid) for episode in whole for turn in episode.turns),
         "env/episodes": len(episodes),
         "train/broken": len(episodes) - len(whole),
         "train/unscored": sum(terms.unscored_verdicts(episode) for episode in whole),

@@ -207,11 +207,11 @@ class RunFolder:
 class Lines:
     """A JSON-lines writer; each line is completely in the file before `write` returns.
 
-    An undefined number is None: NaN raises ValueError, since JSON has none.
+    An undefined number is None: NaN raises ValueError, since JSON has none. A lone surrogate becomes a question mark.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._file: IO[str] = open(path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by close)
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
@@ -234,7 +234,7 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file atomically, in a folder that is there: after a crash it is either the old one or the complete new one."""
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="replace") if isinstance(content, str) else content
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(draft, "wb") as file:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pilotrl.analysis.measures import BLOCKS, RATES
+from pilotrl.store.text import code, markdown
 
 PANELS = {"eval": "panel", "eval_teacher": "panel_teacher"}
 """Blocks of summary.json, and what their numbers begin with in MLflow."""
@@ -33,12 +34,14 @@ def description(tags: Mapping[str, str], summary: Summary) -> str:
     start = (
         f"A sweep of {tags['jobs']} jobs."
         if "jobs" in tags
-        else f"Started from the weights of `{tags.get('starts_from')}`."
+        else f"Started from the weights of {code(str(tags.get('starts_from')))}."
     )
-    lines = [start, "", f"Folder: `{tags.get('folder')}`"]
+    lines = [start, "", f"Folder: {code(str(tags.get('folder')))}"]
     for block, whose in BLOCKS.items():
         if measured := summary.get(block):
-            head = f"| {whose}, panel {summary['panel']['name']} | before | after | difference | 95 % interval |"
+            head = (
+                f"| {whose}, panel {markdown(summary['panel']['name'])} | before | after | difference | 95 % interval |"
+            )
             lines += ["", head, "|---|---|---|---|---|", *_rows(measured, "")]
     return "\n".join(lines)
 

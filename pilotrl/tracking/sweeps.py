@@ -15,6 +15,7 @@ from typing import Any
 
 from pilotrl.analysis.measures import RATES
 from pilotrl.store.reading import read_json
+from pilotrl.store.text import code, markdown
 from pilotrl.tracking.run_description import Point, shown
 from pilotrl.tracking.sync_state import STATE_FILE, SyncState
 
@@ -157,7 +158,7 @@ def description(folder: str, jobs: Sequence[Job]) -> str:
     """Markdown for the page of the sweep's run; jobs beyond what MLflow keeps of a description are counted only."""
     columns = ["job", *jobs[0].settings, "status", *GAIN]
     head = [_row(columns), "|---" * len(columns) + "|"]  # first: MLflow shows the beginning and hides the rest
-    tail = ["", f"A sweep of {len(jobs)} jobs. Folder: `{folder}`"]
+    tail = ["", f"A sweep of {len(jobs)} jobs. Folder: {code(folder)}"]
     lines, size = [job.line() for job in jobs], sum(map(len, head + tail))
     ends = [size := size + len(line) + 1 for line in lines]
     kept = sum(end <= NOTE_SIZE for end in ends)
@@ -166,7 +167,7 @@ def description(folder: str, jobs: Sequence[Job]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(markdown(cell) for cell in cells) + " |"
 
 
 def _job(number: int, folder: Path, settings: Mapping[str, str]) -> Job:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from pilotrl.store.text import encodable
+
 if TYPE_CHECKING:
     from mlflow.entities import Feedback, Span, TraceInfo
     from opentelemetry.trace import SpanContext
@@ -55,6 +57,7 @@ class Traces:
 
     def add(self, record: Record, when: float) -> None:
         """The trace of an episode that was played `when` seconds after 1970."""
+        record = json.loads(encodable(json.dumps(record, ensure_ascii=False)))
         start = int(1000 * when) - record["group"]  # MLflow shows the latest first: tasks in their order
         self._waiting.append(_Episode(self, record, start).trace())
 

@@ -535,7 +535,9 @@ def test_help_shows_what_there_is_and_imports_no_torch(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["audit.__main__", "evaluate", "plans", "play", "report.__main__", "sync", "xray"])
+@pytest.mark.parametrize(
+    "name", ["audit.__main__", "doctor", "evaluate", "plans", "play", "report.__main__", "sync", "xray"]
+)
 def test_every_command_says_what_it_is_for(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = import_module(f"pilotrl.{name}")
     with suppress(SystemExit):  # of argparse, with 0

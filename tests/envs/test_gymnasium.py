@@ -39,6 +39,11 @@ class Numbers(Countdown):
     action_space = Discrete(10)
 
 
+class Words(Countdown):
+    action_space = Text(40)
+
+
+gymnasium.register(id="Words-v0", entry_point=Words)
 gymnasium.register(id="Countdown-v0", entry_point=Countdown)
 gymnasium.register(id="Numbers-v0", entry_point=Numbers)
 
@@ -97,3 +102,10 @@ def test_an_environment_that_fails_breaks_its_episode_which_gets_no_score() -> N
 def test_environments_without_text_spaces_are_refused(name: str | None) -> None:
     with pytest.raises(UserError, match=r"env\.id="):
         countdown(id=name)
+
+
+def test_actions_that_can_hold_no_blank_because_nobody_chose_their_characters_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"env\.id=Words-v0: .* no blank; .*Text\(max_length=40, charset=string.printable\)$"
+    ):
+        countdown(id="Words-v0")

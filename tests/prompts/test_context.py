@@ -212,3 +212,7 @@ def test_actions_are_parsed_as_they_are_formatted() -> None:
     for wrong in ("", "press[red]", "Action:", "Action: a\nAction: b", "x Action: a", "Thought: a\nAction: b"):
         assert parse_action(wrong, False) is None, wrong
     assert parse_action("Action: press[red]", True) is None
+
+
+def test_a_lone_surrogate_in_an_observation_is_text(chat: Chat) -> None:
+    assert chat.encode("a\ud800b") == chat.encode("a?b")

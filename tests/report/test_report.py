@@ -238,6 +238,26 @@ def test_the_tables_can_be_quoted(written: Path) -> None:
     assert "* A: algorithm=grpo, shuffle_rewards=false (seeds 0, 1, 2)" in lines
 
 
+def test_texts_of_others_are_neither_formulas_nor_markup_nor_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the names of folders, environments and evaluation sets, whoever made them."""
+    panel = {"name": "<b>|`x`\x1b[2J\ud800-test-0", "sha256": "0" * 64, "tasks": 24, "samples_per_task": 2}
+    for name, way in (("=1+1", "algorithm=grpo"), ("\x1b]0;t\x07|[a](b)", "algorithm=ppo")):
+        path = make(tmp_path / "runs" / name, way) / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"env": "=cmd|' /C calc'!A0", "panel": panel}))
+    assert main([str(tmp_path / "runs"), f"out={tmp_path / 'out'}"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    found = rows(tmp_path / "out" / "runs.csv")
+    assert {row["env"] for row in found} == {"'=cmd|' /C calc'!A0"}
+    assert "'=1+1" in {row["run"] for row in found}
+    assert min(float(row["difference"]) for row in found if row["difference"]) < 0  # numbers stay numbers
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert "<b>" not in tables
+    assert r"&lt;b>\|\`x\`" in tables
+    assert "<b>" not in (tmp_path / "out" / "report.html").read_text()
+
+
 def report(*places: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Writes a report, and returns the notes that were said about it; what was found stands in the tables too."""
     assert main([*map(str, places), f"out={out}"]) == 0

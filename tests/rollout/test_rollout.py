@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ from pilotrl.prompts.context import Chat
 from pilotrl.prompts.parsing import number, parse_plan
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, due, likelihood, seed_of
 from pilotrl.rollout.scheduler import ATTEMPTS, run_episodes
+from pilotrl.store.records import from_record, to_record
+from pilotrl.store.run_folder import Lines
 from pilotrl.types import Episode, Reply, Request, Task, UserError, WorldError
 
 KEY = (0, "train", 0)
@@ -586,3 +590,26 @@ def test_the_expert_is_asked_for_its_plan_only_where_plans_are_graded(
     assert asked_for == []
     one(replace(agent_spec, graded=True, candidates=3), able)
     assert len(asked_for) == 3  # once a plan that is followed, whatever the number of candidates
+
+
+def test_a_lone_surrogate_in_an_observation_ends_no_run(agent_spec: AgentSpec, tmp_path: Path) -> None:
+    """It is a question mark in the context and in the file of episodes."""
+
+    class Garbled(ToyEnv):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+            text, info = super().reset(seed=seed, options=options)
+            return f"{text} \ud800", info
+
+        def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+            text, *rest = super().step(action)
+            return f"{text} \udfff", *rest
+
+    def bare(prompt: str) -> str:
+        return able(prompt.replace(" ?", ""))
+
+    episode = one(agent_spec, bare, lambda: Garbled(split="train", max_turns=4, seed=0))
+    assert (episode.outcome, len(episode.turns)) == ("solved", 3)
+    with Lines(tmp_path / "episodes.jsonl") as lines:
+        lines.write(to_record(episode, "train", 1))
+    kept = from_record(json.loads((tmp_path / "episodes.jsonl").read_text(encoding="utf-8")))
+    assert [text[-2:] for text in (kept.observation, *(turn.observation for turn in kept.turns))] == [" ?"] * 4

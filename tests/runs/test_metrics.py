@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from pilotrl.analysis.statistics import MEASURES
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.rewards import terms
 from pilotrl.runs import run as running
+from pilotrl.runs.step_metrics import episode_metrics
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.tracking.mlflow_sync import AXES
 from pilotrl.tracking.run_description import PANELS, panel_points
+from pilotrl.types import Episode, Outcome, Task, Turn
 from tests.endpoint.server import said, serving
 
 PAGE = (PACKAGE.parent / "docs" / "metrics.md").read_text()
@@ -73,6 +76,31 @@ def test_what_a_run_does_not_have_is_not_shown(tiny: Path, tmp_path: Path, capsy
     (step,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert re.sub(r"-?\d\.\d\d", "N", step) == "step 1/1  reward N  success N"
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["reward/adherence"] is None
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_a_first_step_of_mostly_invalid_actions_is_said_once(
+    share: float, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = running.episode_metrics
+    monkeypatch.setattr(running, "episode_metrics", lambda *given: real(*given) | {"env/invalid_actions": share})
+    chosen = ["env=toy", *SIZES, "train.steps=2", "tracking.uri=off", f"model.path={tiny}", "stage=adherence"]
+    running.run(composed_job(parse([]), chosen).config, tmp_path)
+    said = [record.getMessage() for record in caplog.records if "did not understand" in record.getMessage()]
+    assert said == ([] if share == 0.5 else [said[0]])
+    assert not said or said[0].startswith("env=toy: did not understand 75 % of the actions of step 1")
+
+
+def test_the_share_of_invalid_actions_is_over_turns() -> None:
+    def played(*valid: bool, outcome: Outcome = "failed") -> Episode:
+        turns = [Turn((), "", "", "", each, well_formed=True, score=0.0) for each in valid]
+        made = Episode(Task("toy", "t", "train", 0), 0, 0, "", turns=turns, outcome=outcome)
+        made.terms = dict.fromkeys(terms.TERMS)
+        return made
+
+    broken = played(False, outcome="broken")
+    assert episode_metrics([played(True, False, False), played(True), broken])["env/invalid_actions"] == 0.5
+    assert math.isnan(episode_metrics([broken])["env/invalid_actions"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from pilotrl import PACKAGE
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.models import policy
 from pilotrl.runs import run as running
-from pilotrl.runs.model_card import base_name, licence, overrides
+from pilotrl.runs.model_card import base_name, licence, model_card, overrides
 from pilotrl.store.run_folder import RunFolder
 from tests.runs.test_resume import SMALL
 
@@ -140,3 +140,22 @@ def test_a_command_is_told_without_secrets_and_places(tmp_path: Path) -> None:
         "tracking.uri=https://***@host",
     ]
     assert overrides(folder) == [*kept, *told]
+
+
+def test_names_in_a_card_are_text(tmp_path: Path) -> None:
+    """Neither HTML nor links nor cells nor metadata of their own."""
+    evil = "<img src=x>`|[a](http://b)\n---\nlicense: mine"
+    config = composed_job(parse([]), ["env=toy"]).config
+    named = dict.fromkeys(("stage", "env", "agent", "algorithm"), evil) | {"seed": 0}
+    told = {"weights_sha256": "0", "git_revision": None, "train": {"steps": 1, "episodes": 1}}
+    panel = {"name": f"{evil}-test-0", "tasks": 1, "samples_per_task": 1}
+    card = model_card(config, RunFolder(tmp_path), {**named, **told, "panel": panel})
+    _, head, text = card.split("---\n", 2)
+    assert yaml.safe_load(head)["license"] == "apache-2.0"
+    assert "license: mine" not in card.splitlines()
+    outside = re.sub("`[^`]*`", "", text.replace("\\`", ""))
+    assert "<" not in outside
+    assert re.search(r"(?<!\\)\[a\]", outside) is None
+    for line in text.splitlines():
+        if line.startswith("| "):
+            assert len(re.findall(r"(?<!\\)\|", line)) == 3, line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -287,3 +288,14 @@ def test_a_steps_episodes_wait_until_it_is_over(sent: Callable[[], list[Any]], f
         ("after", over),
         ("after", over - 1),
     }  # tasks in order, MLflow shows the latest first
+
+
+def test_a_lone_surrogate_in_a_file_of_others_reaches_mlflow_as_text() -> None:
+    played = by_policy()
+    played.observation = played.turns[0].observation = "seen \ud800"
+    played.turns[0].action = "push \udfff"
+    info, spans = traced(played)
+    assert info.request_preview == "seen ?"
+    for span in spans:
+        assert "\\ud" not in json.dumps([span.inputs, span.outputs])
+    assert next(one.rationale for one in info.assessments if one.name == "verdict").startswith("Turn 1: push ? ")

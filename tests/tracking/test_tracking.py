@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from pilotrl import sync as command
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.tracking.mlflow_sync import MlflowSync
+from pilotrl.tracking.run_description import description as run_description
 from pilotrl.tracking.sync_state import METRICS, START, RunInfo, SyncState
 from pilotrl.tracking.tracker import Tracker
 from pilotrl.types import UserError
@@ -371,3 +373,15 @@ def test_sync_of_what_cannot_be_sent_ends_with_one_line(tmp_path: Path, capsys: 
 def test_credentials_are_not_in_a_complaint(tmp_path: Path) -> None:
     feed = MlflowSync(SyncState(tmp_path), "http://me:pw@host")
     assert "pw" not in feed.complaint(OSError("no route to http://me:pw@host/api or http://you:pw@other"))
+
+
+def test_names_in_the_description_of_a_run_are_text() -> None:
+    evil = "<b>`|[a](http://b)\n# big"
+    block = {"before": {"success": 0.5}, "after": {"success": 0.5}}
+    block["paired"] = {"success": {"mean": None, "low": None, "high": None}}  # type: ignore[dict-item]
+    told = run_description({"starts_from": evil, "folder": evil}, {"eval": block, "panel": {"name": evil}})
+    assert "# big" not in told.splitlines()
+    outside = re.sub("`[^`]*`", "", told.replace("\\`", ""))
+    assert "<" not in outside
+    (head,) = [line for line in told.splitlines() if line.startswith("| own plans")]
+    assert len(re.findall(r"(?<!\\)\|", head)) == 6
