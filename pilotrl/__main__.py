@@ -20,10 +20,12 @@ from pilotrl.cli import stage_chain, sweep_progress
 from pilotrl.cli.compose import DRY, composed_jobs, parse, stored_config, trusted, typed
 from pilotrl.cli.exit_codes import refused
 from pilotrl.cli.preflight import ParsedCommand, as_it_was, prepare
+from pilotrl.cli.signals import at_once, obey
 from pilotrl.cli.slurm import Stopped, reasons
 from pilotrl.cli.sweep import run_sweep
 from pilotrl.config import search_path, trust
 from pilotrl.config.schema import Config
+from pilotrl.rollout.child import follow
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RUN, RunFolder
 from pilotrl.types import RunFailed, UserError
@@ -36,11 +38,19 @@ failures: list[RunFailed] = []
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what a command line says. Returns the exit code: 2 after a line about what the user got wrong, 1 after one about a
-    run that failed, and after a sweep of which something is left to do."""
+    run that failed, and after a sweep of which something is left to do, 128 + its number after a signal."""
+    words = sys.argv[1:] if argv is None else argv
+    if RUN in os.environ:
+        follow(RunFolder(os.environ[RUN]).owner())
+        return answer(words)
+    return obey(lambda: answer(words), "resume=RUN_FOLDER goes on with a run that had begun")
+
+
+def answer(words: Sequence[str]) -> int:
+    """Like `main`, without an eye on signals."""
     reasons.clear()
     failures.clear()
     try:
-        words = sys.argv[1:] if argv is None else argv
         if DRY in words:
             dry_run([word for word in words if word != DRY])
             return 0
@@ -51,9 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        print("pilotrl: interrupted; resume=RUN_FOLDER goes on from the last checkpoint", file=sys.stderr)
-        return 130
     except Exception as error:
         return refused(error)
 
@@ -153,13 +160,13 @@ def console() -> int:
     """The script `pilotrl`: a run, or the command that its first word names."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
-        return main()
+        return at_once(main())
     module = import_module(f"pilotrl.{name}.__main__" if (PACKAGE / name).is_dir() else f"pilotrl.{name}")
     done: int = module.main(sys.argv[2:])
-    return done
+    return at_once(done)
 
 
 if __name__ == "__main__":
     from pilotrl import __main__ as named  # under its own name a job is pickled by reference, and there is one of it
 
-    sys.exit(named.main())
+    sys.exit(at_once(named.main()))

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from pilotrl.analysis.terminal import Display
 from pilotrl.cli.evaluation_request import Side, evaluated
 from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.signals import at_once
 from pilotrl.config.schema import Config
 from pilotrl.runs.describe import averages, env_name
 from pilotrl.runs.evaluation_set import OWN, EpisodesByProtocol, compared, measure, panel_of
@@ -102,4 +103,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(main()))

@@ -26,6 +26,7 @@ from pilotrl.cli import stage_chain
 from pilotrl.cli.compose import Job, composed_job, key_of, parse
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.preflight import check_endpoints
+from pilotrl.cli.signals import at_once
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.teacher_tasks import environment, teacher_tasks
 from pilotrl.cli.validate import check
@@ -261,13 +262,9 @@ def _check_writable(out: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 2, with a one-line message, for invalid arguments; 130 when interrupted."""
-    try:
-        return ended(command, argv, __doc__)
-    except KeyboardInterrupt:
-        print("pilotrl: interrupted; the same line goes on where it was", file=sys.stderr)
-        return 130
+    """Exit code: 0; 2, with a one-line message, for invalid arguments; 128 + its number for a signal."""
+    return ended(command, argv, __doc__, then="the same line goes on where it was")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(main()))

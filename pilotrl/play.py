@@ -17,6 +17,7 @@ from pilotrl import envs
 from pilotrl.analysis.terminal import guarded
 from pilotrl.cli.compose import composed_job, key_of, parse
 from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.signals import at_once
 from pilotrl.cli.validate import check
 from pilotrl.envs import Env, Info
 from pilotrl.types import UserError
@@ -78,4 +79,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(main()))

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pilotrl.cli.exit_codes import in_one_line, refused
+from pilotrl.cli.signals import AGAIN, at_once, obey
 from pilotrl.store.redact import has_credentials
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.tracking.mlflow_client import absolute, is_default, sync_command
@@ -96,14 +97,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--uri", help="MLflow's tracking uri, where it is not the one of the run")
     try:
-        given, code = parser.parse_args(arguments), 0
+        given = parser.parse_args(arguments)
         if given.uri is not None and not given.uri.strip():
             raise UserError("--uri: is empty; give MLflow's tracking uri, or leave it out for that of the run")
     except UserError as error:
         return refused(error)
-    for folder in (each for place in given.folders for each in (place, *jobs(place))):
+    return obey(lambda: send_all(given.folders, given.uri), AGAIN)
+
+
+def send_all(places: Sequence[Path], uri: str | None) -> int:
+    """Sends each folder, and says so; returns the exit code."""
+    code = 0
+    for folder in (each for place in places for each in (place, *jobs(place))):
         try:
-            new = sync(folder, given.uri)
+            new = sync(folder, uri)
             told = f"{new} bytes of metrics were new to MLflow"
             if new < 0:
                 told = (
@@ -116,4 +123,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(main()))

@@ -23,6 +23,7 @@ from rich.text import Text
 from pilotrl.analysis.terminal import guarded
 from pilotrl.cli.compose import hydra_node, key_of, read_elsewhere, typed_words
 from pilotrl.cli.exit_codes import ended, in_one_line
+from pilotrl.cli.signals import at_once
 from pilotrl.models.policy import load_tokenizer
 from pilotrl.runs.setup import model_path
 from pilotrl.store.reading import read_json, unreadable
@@ -228,4 +229,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(main()))

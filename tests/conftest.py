@@ -75,6 +75,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--own", metavar="FOLDER", help="a folder of your own, whose environments and algorithms are tested too"
     )
+    parser.addoption("--kills", type=int, default=100, help="how often -m slow kills commands in tests/hostile")
 
 
 def pytest_configure(config: pytest.Config) -> None:

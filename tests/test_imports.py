@@ -12,7 +12,7 @@ import pytest
 from pilotrl import PACKAGE
 
 ROOMS = {
-    "__main__ evaluate plans play xray sync report audit doctor": "runs cli tracking training models teacher rewards",
+    "__main__ evaluate plans play xray sync report audit doctor": "runs cli tracking training rollout models teacher rewards",
     "runs": "cli tracking training rollout engine teacher models rewards",
     "cli": "tracking training rollout teacher models rewards",
     "training": "rollout engine models rewards",
@@ -37,7 +37,7 @@ REPORTS = {"audit": "report"}
 
 TEXT = """types config store prompts envs rewards endpoint teacher analysis tracking report audit cli __main__ plans play sync
 doctor engine/__init__ engine/scripted engine/openai models/__init__ runs/__init__
-rollout/__init__ rollout/agent rollout/episode rollout/scheduler rollout/task_schedule"""
+rollout/__init__ rollout/agent rollout/child rollout/episode rollout/scheduler rollout/task_schedule"""
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}

@@ -28,6 +28,7 @@ from pilotrl.cli.compose import composed_job, key_of, parse, read_elsewhere
 from pilotrl.cli.evaluation_request import listed
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.open_nodes import check_target, locate
+from pilotrl.cli.signals import at_once
 from pilotrl.config import trust
 from pilotrl.config.schema import Config
 from pilotrl.envs import settings_of
@@ -170,4 +171,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(main()))

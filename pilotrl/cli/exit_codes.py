@@ -1,4 +1,5 @@
-"""Exit codes and last lines of a command: 0; 2 after one line about what the user got wrong; 1 after one about what failed."""
+"""Exit codes and last lines of a command: 0; 2 after one line about what the user got wrong; 1 after one about what failed; or
+what a signal ends it with."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pilotrl.cli.signals import AGAIN, obey
 from pilotrl.store.text import printable
 from pilotrl.types import RunFailed, UserError, WorldError
 
@@ -45,20 +47,23 @@ def in_one_line(parser: ArgumentParser) -> ArgumentParser:
     return parser
 
 
-def ended(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None, about: str | None) -> int:
+def ended(
+    command: Callable[[Sequence[str]], object], argv: Sequence[str] | None, about: str | None, then: str = AGAIN
+) -> int:
     """Runs it on the words given, or on those of the command line; `--help` prints what it is about instead.
 
-    Exit code: 0, 2 after one line about what the user got wrong, or 130 where somebody interrupted it.
+    Exit code: 0, 2 after one line about what the user got wrong, or that of a signal, after a line with `then`.
     """
     words = sys.argv[1:] if argv is None else argv
     if {"--help", "-h"} & {*words}:
         print(about)
         return 0
-    try:
-        command(words)
-    except KeyboardInterrupt:
-        print("pilotrl: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return refused(error)
-    return 0
+
+    def run() -> int:
+        try:
+            command(words)
+        except Exception as error:
+            return refused(error)
+        return 0
+
+    return obey(run, then)

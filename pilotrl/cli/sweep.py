@@ -64,7 +64,7 @@ def run_sweep(sweep: Sweep, start: Callable[[], None], argv: Sequence[str]) -> i
             left = list(sweep.unfinished(certain=over))
             sweep_progress.show(sweep.folder.path, sweep.jobs, sweep.uri)
             notify(sweep, left, argv)
-            tracker.finish("FAILED" if left else "FINISHED")
+            tracker.finish("FINISHED" if not left else "FAILED" if over else "KILLED")
     return 1 if left else 0
 
 

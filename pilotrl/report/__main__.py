@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.signals import at_once
 from pilotrl.report.comparisons import baselines
 from pilotrl.report.configurations import Configuration, sorted_out
 from pilotrl.report.html import PAGE, View, files, findings
@@ -108,4 +109,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(main()))

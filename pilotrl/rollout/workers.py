@@ -6,9 +6,7 @@ the number of workers, except for floating-point rounding, which depends on what
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +19,12 @@ import torch
 from pilotrl.engine import Engine, ForkableEngine
 from pilotrl.envs import Env
 from pilotrl.rollout.agent import EpisodeSpec, Key
+from pilotrl.rollout.child import follow
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.types import Episode
 
 FEWEST = 8
 """Episodes a worker, at least: for fewer, starting a process does not pay."""
-DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG, of Linux: kill -9 of a run ends its workers too, which frees the lock on its folder."""
 
 
 def run_episodes_in_processes(
@@ -93,12 +90,8 @@ def _receive(pipes: dict[Connection, BaseProcess]) -> Iterator[Episode]:
 def _work(
     sender: Connection, parent: int, specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key
 ) -> None:
-    """What a worker runs. It ignores signals, which its parent handles, and ends when the parent does."""
-    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    """What a worker runs."""
+    follow(parent)
     torch.set_num_threads(1)
     if isinstance(engine, ForkableEngine):
         engine.settle()

@@ -139,6 +139,10 @@ class RunFolder:
             with self.lock():
                 pass
 
+    def owner(self) -> int:
+        """The process that holds its lock, or that held it last."""
+        return int((self.path / ".lock").read_text(encoding="ascii"))
+
     @contextlib.contextmanager
     def complains(self, then: str = "go on with resume={}") -> Iterator[None]:
         """Turns any error inside that a full disk caused, or the folder's removal, into a UserError; `then` says how to
@@ -242,9 +246,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except OSError as error:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
-        if path.is_dir():
+        if isinstance(error, OSError) and path.is_dir():
             raise unreadable(path, "is a folder", "remove it: a file is written there") from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)

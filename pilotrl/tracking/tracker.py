@@ -23,6 +23,8 @@ POLL = 1.0
 """Seconds between two looks at the folder."""
 PAUSE = 10.0
 """Seconds before the next look once MLflow has failed; and how long a run that fails waits for the last lines."""
+HURRY = 3.0
+"""How long a run that is killed does: who sends SIGTERM mostly sends SIGKILL ten seconds later."""
 GOODBYE = 120.0
 """How long a run that is finished does, at most. One that MLflow answers needs a few seconds of them."""
 
@@ -34,7 +36,7 @@ class Tracker:
     uri: MLflow's tracking uri; None or `off` for no tracking, and then nothing is imported, started or written.
     card: what the run is called there, and how much of it is shown.
 
-    As a context manager it ends with FINISHED, or FAILED where an exception passes through.
+    As a context manager it ends with FINISHED, or where an exception passes through with FAILED, or KILLED by a signal.
     """
 
     def __init__(self, folder: Path, uri: str | None, run_info: RunInfo) -> None:
@@ -52,7 +54,7 @@ class Tracker:
         self._thread.start()
 
     def finish(self, status: Status) -> bool:
-        """Sends what is left, pictures and summary included, and waits `GOODBYE` seconds for that at most.
+        """Sends what is left, pictures and summary included, and waits for that, `GOODBYE` seconds at most.
 
         Returns whether MLflow now has everything; where not, a warning says how to send the rest later."""
         if self._thread is None:
@@ -69,7 +71,7 @@ class Tracker:
             why = error.strerror if isinstance(error, OSError) else error
             log.warning("%s: how the run ended cannot be noted (%s)", self._folder / STATE_FILE, why)
         self._stop.set()
-        self._thread.join(GOODBYE if status == "FINISHED" else PAUSE)
+        self._thread.join({"FINISHED": GOODBYE, "KILLED": HURRY}.get(status, PAUSE))
         complete = not self._failed and not self._thread.is_alive()
         if not complete:
             log.warning(
@@ -83,7 +85,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish("FINISHED" if kind is None else "FAILED")
+        self.finish("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
 
     def _follow(self) -> None:
         over = False

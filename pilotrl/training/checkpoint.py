@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,12 +38,11 @@ class Checkpoints(Callback):
     ) -> None:
         self.folder, self.every, self.steps = folder, every, steps
         self.before_step, self.after_step = before_step, after_step
-        self.sigterm = signal.getsignal(signal.SIGTERM)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """SIGTERM stays with whoever had it: Lightning's handler speaks to other ranks, in the middle of anything."""
-        if callable(self.sigterm):
-            signal.signal(signal.SIGTERM, self.sigterm)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Signals stay with whoever has them: Lightning's handler of SIGTERM would speak to other ranks, in the middle of
+        anything, and end the process with code 0."""
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.is_global_zero:

@@ -437,7 +437,13 @@ def test_a_rank_started_by_lightning_reads_the_folder_and_no_command_line(
 ) -> None:
     assert main(["-m", *SMALL, "seed=3,4"]) == 0
     monkeypatch.setenv(RUN, str(runs.seen[1][1]))
-    assert main(["-m", *SMALL, "seed=3,4", "hydra.run.dir=elsewhere"]) == 0
+    from pilotrl.store.run_folder import RunFolder
+
+    followed: list[int] = []
+    monkeypatch.setattr(sys.modules["pilotrl.__main__"], "follow", followed.append)
+    with RunFolder(runs.seen[1][1]).lock():
+        assert main(["-m", *SMALL, "seed=3,4", "hydra.run.dir=elsewhere"]) == 0
+    assert followed == [os.getpid()]  # who has begun the run
     assert [config.seed for config, _ in runs.seen] == [3, 4, 4]
     assert runs.seen[2][1] == runs.seen[1][1]
 

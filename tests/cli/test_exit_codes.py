@@ -33,7 +33,7 @@ def test_who_interrupts_a_command_gets_no_traceback(capsys: pytest.CaptureFixtur
         raise KeyboardInterrupt
 
     assert ended(interrupted, [], None) == 130
-    assert capsys.readouterr().err == "pilotrl: interrupted\n"
+    assert capsys.readouterr().err == "pilotrl: interrupted; give the same line again\n"
 
 
 LONG = "x" * 300

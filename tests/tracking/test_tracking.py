@@ -155,6 +155,15 @@ def test_a_resumed_run_continues_the_same_one(folder: Path, uri: str, tracker: C
     assert _sent(folder, uri) == _written(folder)
 
 
+def test_a_run_that_a_signal_ends_is_called_killed(folder: Path, uri: str, tracker: Callable[..., Tracker]) -> None:
+    _write(folder, _lines(1, 2))
+    with pytest.raises(KeyboardInterrupt), tracker():
+        raise KeyboardInterrupt
+    assert SyncState(folder).read()["status"] == "KILLED"
+    assert command.main([str(folder)]) == 0  # a slow machine needs longer than a killed run waits
+    assert _client(uri).get_run(_run_id(folder)).info.status == "KILLED"
+
+
 def test_killed_run_is_completed_by_sync(folder: Path, uri: str) -> None:
     script = """
 import json, sys, time
