@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from pilotrl import CONF, PACKAGE
 from pilotrl.cli import stage_chain, sweep_progress
-from pilotrl.cli.compose import DRY, composed_jobs, parse, stored_config, trusted, typed
+from pilotrl.cli.compose import DRY, composed_jobs, parse, trusted, typed
 from pilotrl.cli.exit_codes import refused
 from pilotrl.cli.preflight import ParsedCommand, as_it_was, prepare
 from pilotrl.cli.signals import at_once, obey
 from pilotrl.cli.slurm import Stopped, reasons
+from pilotrl.cli.stored_config import stored_config
 from pilotrl.cli.sweep import run_sweep
 from pilotrl.config import search_path, trust
 from pilotrl.config.schema import Config

@@ -21,9 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pilotrl.analysis.terminal import guarded
-from pilotrl.cli.compose import hydra_node, key_of, read_elsewhere, typed_words
+from pilotrl.cli.compose import key_of
 from pilotrl.cli.exit_codes import ended, in_one_line
 from pilotrl.cli.signals import at_once
+from pilotrl.cli.stored_config import hydra_node, read_elsewhere, typed_words
 from pilotrl.models.policy import load_tokenizer
 from pilotrl.runs.setup import model_path
 from pilotrl.store.reading import read_json, unreadable

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 
-from pilotrl.cli.compose import stored_config
+from pilotrl.cli.stored_config import stored_config
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
 from pilotrl.runs.setup import load_model, model_path

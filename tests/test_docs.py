@@ -16,6 +16,7 @@ import torch
 from pilotrl import envs
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.cli.validate import check
+from pilotrl.config import trust
 from pilotrl.rewards.judge.rule import verdict
 from pilotrl.training import algorithms
 from tests.training.algorithms.records import played
@@ -125,6 +126,7 @@ def test_the_algorithm_of_the_tutorial_is_that_of_the_reference_and_leaves_out_w
     (tmp_path / "rloo.py").write_text(one[0])
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "rloo", raising=False)
+    trust.add(["rloo"])
     algorithm = algorithms.build({"_target_": "rloo.Rloo", "name": "rloo"})
     rewards = torch.tensor([1.0, 0.25, 0.25, torch.nan], dtype=torch.float64)
     found = algorithm.advantages(played(rewards, torch.zeros(4).long(), torch.arange(4))).advantages

@@ -102,10 +102,10 @@ def test_a_row_in_words(batch: Batch, folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("episode", [None, 0])
 def test_what_a_task_is_called_does_not_command_the_terminal(folder: RunFolder, episode: int | None) -> None:
-    path = folder.calls / "step-000001.pt"
-    kept = torch.load(path, weights_only=False)
+    path = folder.calls / NAME
+    kept, _ = batch_file.read(path)
     kept.episodes[0].task = replace(kept.episodes[0].task, id="\x1b]0;title\x07\x1b[2J", env="\x9b31m")
-    torch.save(kept, path)
+    batch_file.write(kept, path)
     said = shown(folder, episode)
     assert "\\x1b]0;title" in said
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", said)

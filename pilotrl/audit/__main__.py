@@ -24,11 +24,12 @@ from pilotrl.audit.adversarial import Judges
 from pilotrl.audit.episodes import JUDGED, read
 from pilotrl.audit.findings import audit
 from pilotrl.audit.output import show
-from pilotrl.cli.compose import composed_job, key_of, parse, read_elsewhere
+from pilotrl.cli.compose import composed_job, key_of, parse
 from pilotrl.cli.evaluation_request import listed
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.open_nodes import check_target, locate
 from pilotrl.cli.signals import at_once
+from pilotrl.cli.stored_config import read_elsewhere
 from pilotrl.config import trust
 from pilotrl.config.schema import Config
 from pilotrl.envs import settings_of

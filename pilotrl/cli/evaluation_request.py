@@ -11,22 +11,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pilotrl import CONF
-from pilotrl.cli.compose import (
-    composed_job,
-    key_of,
-    parse,
-    parsed,
-    read_elsewhere,
-    resolved,
-)
+from pilotrl.cli.compose import composed_job, key_of, parse, parsed, resolved
 from pilotrl.cli.machine import check_context
 from pilotrl.cli.preflight import check_endpoints, check_language_model, check_taught
+from pilotrl.cli.stored_config import began_in, read_elsewhere
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.typed_again import reaching, refuse
 from pilotrl.cli.validate import check, flat
 from pilotrl.config.schema import Config
 from pilotrl.store.reading import check_policy
-from pilotrl.store.run_folder import RunFolder
+from pilotrl.store.run_folder import RunFolder, above
 from pilotrl.types import UserError
 
 Side = tuple[Config, RunFolder | None]
@@ -88,8 +82,8 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
         raise UserError(f"checkpoint={folder}: {why}; give one that holds both, or several: [A,B]")
     keys = [key_of(str(override.input_line)) for override in changes]
     config = read_elsewhere(folder, keys)
-    config.root = OmegaConf.load(CONF / "config.yaml").root  # a folder does not say where others write
-    check_policy(folder.policy)
+    if (began_in(folder) / config.root).resolve() not in above(folder.path):  # a folder does not say where others write
+        config.root = OmegaConf.load(CONF / "config.yaml").root
     model, roles = config.model.name, config.model.roles
     for override in changes:
         if override.is_sweep_override():
@@ -109,6 +103,7 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
     found = reaching(folder, config, [*keys, "tracking"])
     refuse(folder, found, f"checkpoint={folder}", instead(found))
     check(config)
+    check_policy(folder.policy)
     check_language_model(config)
     check_endpoints(config)
     check_context(config)

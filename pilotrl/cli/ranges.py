@@ -149,7 +149,7 @@ def _scratch(sizes: Scratch) -> dict[str, Rule]:
     split = f"at least 1, and cut model.scratch.width={width} into heads of an even size"
     own: dict[str, Rule] = {
         "vocabulary": within(261, MANY),
-        "width": (lambda n: 2 <= n <= 65536 and n % 2 == 0, "even, at least 1 head of 2, at most 65536"),
+        "width": (lambda n: 2 <= n <= 65536 and n % 2 == 0, "even, at least 2, at most 65536"),
         "inner": within(1, 2**18),
         "layers": within(1, 1024),
         "heads": (fits, split),

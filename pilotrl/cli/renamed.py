@@ -47,6 +47,8 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
         held["reward"] |= {"terms": {}, "weights": {**held["reward"]["weights"], "score": 1.0}}  # no old run counted it
     if "train" in held:  # no older run ended for its broken episodes
         held["train"] = {"max_broken": 1.0, **(held["train"] or {})}
+    if "seed" in held:  # a whole configuration
+        held.setdefault("trust", [])
     return {key: _with_classes(value) for key, value in held.items()}
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 
 from pilotrl import CONF
-from pilotrl.cli.compose import Job, composed_job, hydra_node, key_of, parse, stored_config
+from pilotrl.cli.compose import Job, composed_job, key_of, parse
+from pilotrl.cli.stored_config import hydra_node, stored_config
 from pilotrl.cli.suggestions import nearest, show
 from pilotrl.config import search_path
 from pilotrl.config.schema import Config

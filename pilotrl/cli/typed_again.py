@@ -14,7 +14,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pilotrl.cli.compose import began_in
+from pilotrl.cli.stored_config import began_in
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import hide_credentials
 from pilotrl.store.run_folder import RunFolder

@@ -6,7 +6,7 @@ checked against its signature before anything runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
@@ -287,7 +287,7 @@ class Config:
     """Run folder whose policy this run starts from; null: model.path."""
     root: str = MISSING
     """Folder under which run folders and mlflow.db land."""
-    trust: list[str] = field(default_factory=list)
+    trust: list[str] = MISSING
     """Modules whose classes `_target_` may name, beside those in the folder of `-cd`. Counts only where it is typed: what a run
     folder says here is never read."""
 

@@ -75,8 +75,8 @@ def stepped(env: Env, action: str) -> tuple[str, float, bool, bool, Info]:
     """`env.step`. Raises UserError for an environment that gives something else than it has to, RunFailed for a reward or a
     score that is no finite number."""
     found: Any = env.step(action)
-    if not (isinstance(found, tuple) and len(found) == 5):
-        many = f"{len(found)} values" if isinstance(found, tuple) else _short(found)
+    if not (isinstance(found, tuple | list) and len(found) == 5):
+        many = f"{len(found)} values" if isinstance(found, tuple | list) else _short(found)
         raise UserError(f"env={_class(env)}: step() gave {many}; must give text, reward, terminated, truncated, info")
     text, reward, terminated, truncated, info = found
     if not (isinstance(text, str) and isinstance(info, Mapping)):

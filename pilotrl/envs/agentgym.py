@@ -76,7 +76,9 @@ class AgentGym:
             raise UserError(f"env.split={split}: must be one of {', '.join(SPLITS)}")
         if has_credentials(url) or "@" in url:
             raise UserError("env.url: holds a user or a password, which would be stored; give an address without")
-        if not is_address(url) or {"?", "#"} & {*url}:
+        if {"?", "#"} & {*url}:
+            raise UserError("env.url: holds a ? or a #, behind which keys may stand; give an address without")
+        if not is_address(url):
             raise UserError(f"env.url={url}: must be the address of a server, as in http://127.0.0.1:36001")
         for key, value, most in (
             ("timeout", timeout, http.LONGEST),

@@ -17,8 +17,8 @@ from yaml import YAMLError
 
 from pilotrl.analysis.measures import BLOCKS
 from pilotrl.analysis.statistics import MEASURES, per_task
-from pilotrl.cli.compose import began_in
 from pilotrl.cli.renamed import METRICS, translated
+from pilotrl.cli.stored_config import began_in, plain_config
 from pilotrl.cli.validate import flat
 from pilotrl.store.reading import read_json, read_lines, read_yaml
 from pilotrl.store.records import read_episodes
@@ -149,7 +149,7 @@ def block(summary: Mapping[str, Any], of: str, decoding: str) -> Mapping[str, An
 def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
     """What decides what a run learns, under dotted keys; a parent stands for its configuration, not for its folder. And the
     seeds, of the run and of those that its weights come from: two runs that share both are the same run."""
-    stored: Any = without_secrets(OmegaConf.to_container(read_yaml(folder.config, resolvers=True)))
+    stored: Any = without_secrets(plain_config(folder))
     keys = flat(OmegaConf.create(translated(stored)))
     parent, seeds = keys.get("parent"), [int(keys["seed"])]
     kept = {key: value for key, value in keys.items() if key.split(".")[0] not in ASIDE}

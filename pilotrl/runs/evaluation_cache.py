@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import pilotrl
-from pilotrl.cli.compose import read_elsewhere, stored_config
+from pilotrl.cli.stored_config import read_elsewhere, stored_config
 from pilotrl.config.schema import Config
 from pilotrl.models.policy import Policy, acting_sha256
 from pilotrl.runs.describe import as_dict, git_revision

@@ -13,7 +13,7 @@ import yaml
 import pilotrl
 from pilotrl.analysis.measures import BLOCKS, MEANINGS, RATES
 from pilotrl.analysis.terminal import INTERVAL, evaluation_set, excludes_zero, interval
-from pilotrl.cli.compose import read_elsewhere, typed_words
+from pilotrl.cli.stored_config import read_elsewhere, typed_words
 from pilotrl.config.schema import Config
 from pilotrl.models.policy import ROLES, base_of, resolve
 from pilotrl.store.redact import hide_credentials, without_secrets

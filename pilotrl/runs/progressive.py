@@ -21,8 +21,8 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from pilotrl.analysis.learning_curve import learning_curve
 from pilotrl.analysis.terminal import Display
 from pilotrl.cli import stage_chain, sweep_progress
-from pilotrl.cli.compose import stored_config
 from pilotrl.cli.preflight import as_it_was
+from pilotrl.cli.stored_config import stored_config
 from pilotrl.config.schema import Config
 from pilotrl.runs import run as single
 from pilotrl.runs.describe import averages, identity

@@ -39,6 +39,8 @@ RUN = "PILOTRL_RUN"
 line, in a sweep too, from which their folder does not follow: they take it from here."""
 OLD = ("probe.pt", "value.pt", "calls/*.pt")
 """Files that versions before wrote, as pickles."""
+LEVELS = 4
+"""ROOT/DATE/SWEEP/JOB/STAGE: how far below `root` a run folder is, at most."""
 ROOM = 2**20
 """Free bytes below which a disk counts as full."""
 
@@ -229,6 +231,11 @@ class Lines:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def above(folder: Path) -> list[Path]:
+    """The folders that a run folder lies in, as far as a job of a sweep lies below `root`: there it may say that it lies."""
+    return list(folder.resolve().parents)[:LEVELS]
 
 
 def is_inside(path: Path, folder: Path) -> bool:

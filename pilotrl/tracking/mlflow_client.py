@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pilotrl.store.redact import hide_credentials, in_one_line, secrets_in
+from pilotrl.store.run_folder import above
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +57,7 @@ def is_default(uri: str, folder: Path) -> bool:
     """Whether an address that a run folder names needs no typing: no tracking at all, or the database that runs have by
     default, `mlflow.db` or `multirun/mlflow.db` in a folder above the run or in the working folder."""
     path = Path(uri.removeprefix(SQLITE)).resolve()
-    places = {Path.cwd().resolve(), *folder.resolve().parents}
+    places = {Path.cwd().resolve(), *above(folder)}
     near = path.parent in places or (path.parent.name == "multirun" and path.parent.parent in places)
     return uri in ("None", "off") or (uri.startswith(SQLITE) and path.name == "mlflow.db" and near)
 

@@ -18,6 +18,7 @@ from pilotrl.store.reading import read_json
 from pilotrl.store.text import code, markdown
 from pilotrl.tracking.run_description import Point, shown
 from pilotrl.tracking.sync_state import STATE_FILE, SyncState
+from pilotrl.types import UserError
 
 Jobs = Mapping[str, Mapping[str, str]]
 """By the folder of each job below the sweep's: the settings in which the jobs differ, as they were typed."""
@@ -175,7 +176,7 @@ def _job(number: int, folder: Path, settings: Mapping[str, str]) -> Job:
     changed = summary.stat().st_mtime_ns if summary.exists() else None
     try:
         status = str(SyncState(folder).read()["status"])
-    except (OSError, ValueError):
+    except (KeyError, UserError):  # it has not begun, or its file is broken
         status = "WAITING" if changed is None else "FINISHED"
     return Job(number, folder, settings, status, changed)
 

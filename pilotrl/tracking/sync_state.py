@@ -71,8 +71,8 @@ class SyncState:
             "put a whole copy of it back, or delete it: the run is then a new one in MLflow",
         )
         sent = LATER | read_json(path, remedy)
-        if lost := NEEDED - sent.keys():
-            raise unreadable(path, f"lacks {sorted(lost)[0]}", remedy)
+        if not isinstance(sent.get("uri"), str):
+            raise unreadable(path, "does not say where MLflow is", remedy)
         return sent
 
     def begin(self, uri: str, run_info: RunInfo) -> None:
@@ -138,23 +138,6 @@ def sent_nothing() -> dict[str, Any]:
 
 LATER = {"prompt_set": "", "prompts": {}, "jobs": {}} | sent_nothing()
 """What a file lacks that an earlier version has written."""
-
-
-NEEDED = {
-    "uri",
-    "status",
-    "ended",
-    "created",
-    "id",
-    "run_id",
-    "experiment",
-    "run_name",
-    "params",
-    "tags",
-    "traces",
-    "judge",
-}
-"""What every version has written."""
 
 
 def _tail(file: IO[bytes], end: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.numpy import save_file
 from yaml import safe_load
 
 from pilotrl import PACKAGE
@@ -63,6 +64,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> Itera
         Path(folder).mkdir(parents=True)
     Path("run/.hydra/config.yaml").write_text(config)
     Path("run/episodes.jsonl").write_text("")
+    for name in ("config.json", "tokenizer.json"):
+        Path("run/policy", name).write_text("{}")
+    save_file({}, "run/policy/model.safetensors")
     before = [*logging.root.handlers]
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")

@@ -113,7 +113,7 @@ BAD = {
         ("stage=planning", "stage.train_unselected=true", "reward.weights.plan_quality=0"),
         "stage.train_unselected=true: nothing credits a plan",
     ),
-    "no candidates": (("stage=planning", "stage.candidates=0"), "stage.candidates=0: must be at least 1"),
+    "no candidates": (("stage=planning", "stage.candidates=0"), "stage.candidates=0: must be from 1 to 64"),
     "plans without a planner": (("stage=planning", "agent=react"), "with agent.plans=never the policy writes no plan"),
     "plans of a teacher": (
         ("stage=planning", "stage.planner=teacher"),
@@ -138,7 +138,7 @@ BAD = {
         ("algorithm=ppo", "algorithm.gamma=null"),
         "algorithm.gamma=null: pilotrl.training.algorithms.ppo.Ppo needs a value",
     ),
-    "width": (("model.scratch.width=0",), "model.scratch.width=0: must be at least 1"),
+    "width": (("model.scratch.width=0",), "model.scratch.width=0: must be even"),
     "negative weight": (("reward.weights.format=-1",), "reward.weights.format=-1.0"),
     "stage in a chain": (
         ("stage=progressive", "stage.order=[adherance]"),
@@ -472,7 +472,7 @@ def test_a_sweep_over_all_options_of_a_group(runs: Runs) -> None:
 
 def test_an_evaluation_has_the_configuration_of_the_run_with_what_is_changed(runs: Runs, tmp_path: Path) -> None:
     assert main([*SMALL, "hydra.run.dir=here", "agent=react", "env.max_turns=9", "seed=3"]) == 0
-    Path("here/policy").mkdir()
+    shutil.copytree(PACKAGE / "models" / "weights" / "nano", "here/policy")
     ((config, folder),) = evaluated(["checkpoint=here", "panel.tasks=5", "env.seed=2"])
     assert (config.agent.name, config.seed, config.panel.tasks) == ("react", 3, 5)
     assert dict(config.env) == {"_target_": "pilotrl.envs.toy.ToyEnv", "split": "train", "max_turns": 9, "seed": 2}
@@ -497,7 +497,7 @@ def test_an_evaluation_has_the_configuration_of_the_run_with_what_is_changed(run
 )
 def test_an_evaluation_refuses_what_it_cannot_play(arguments: list[str], says: str, runs: Runs) -> None:
     assert main([*SMALL, "hydra.run.dir=here"]) == 0
-    Path("here/policy").mkdir()
+    shutil.copytree(PACKAGE / "models" / "weights" / "nano", "here/policy")
     with pytest.raises(UserError) as refused:
         evaluated(arguments)
     assert says in str(refused.value)
@@ -518,7 +518,7 @@ def command(*arguments: str, cwd: Path, python: tuple[str, ...] = ()) -> subproc
 def test_the_command_itself_ends_with_2_and_one_line(tmp_path: Path) -> None:
     done = command(*SMALL, "train.steps=-1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pilotrl: train.steps=-1: must be at least 1\n"
+    assert done.stderr == "pilotrl: train.steps=-1: must be at least 1, at most 1000000\n"
     assert list(tmp_path.iterdir()) == []
 
 

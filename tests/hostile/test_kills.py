@@ -159,7 +159,7 @@ HOSTILE: dict[str, Kill] = {
     "half way to a checkpoint": replacing(r"step-000001\.ckpt"),
     "after a checkpoint": replacing(r"step-000001\.ckpt", when="after"),
     "in another step": at(STEP, signal.SIGINT),
-    "at kept calls": replacing(r"calls/step-000002\.pt"),
+    "at kept calls": replacing(r"calls/step-000002\.safetensors"),
     "at a checkpoint": replacing(r"step-000002\.ckpt", signal.SIGHUP),
     "at the end": replacing(r"summary\.json"),
 }

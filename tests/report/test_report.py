@@ -605,6 +605,8 @@ def test_without_mlflow_the_report_is_written_and_one_line_says_so(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     place = parent(uri.format(place=tmp_path))
     assert main([str(place)]) == 0
+    assert "uri=" in capsys.readouterr().out, "an address counts only where it is typed"
+    assert main([str(place), f"uri={uri.format(place=tmp_path)}"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3
     assert re.match(r"MLflow at .* failed \(.*\); the report is not in MLflow$", said[0])

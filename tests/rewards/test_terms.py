@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pilotrl.rewards.terms import TERMS, overlong, score, unscored_verdicts
-from pilotrl.types import Call, Episode, Outcome, PlanScores, Role, Task, Turn, UserError, WrittenPlan
+from pilotrl.types import Call, Episode, Outcome, PlanScores, Role, RunFailed, Task, Turn, UserError, WrittenPlan
 
 WEIGHTS = {"format": 1.0, "adherence": 1.0, "outcome": 1.0}
 
@@ -233,5 +233,5 @@ def test_a_term_of_ones_own_counts_beside_ours_and_none_does_not_apply() -> None
 
 @pytest.mark.parametrize("value", [1.01, -0.1, float("nan"), float("inf")])
 def test_a_term_outside_of_its_range_stops_the_run_in_a_line(value: float) -> None:
-    with pytest.raises(UserError, match=r"reward\.terms\.mine: gave .* must be from 0 to 1, or None"):
+    with pytest.raises((UserError, RunFailed), match=r"reward\.terms\.mine: gave .* must be from 0 to 1, or None"):
         score(episode([turn()]), ("mine",), {"mine": 1.0}, 0.0, 1.0, {}, {"mine": lambda episode: value})

@@ -15,7 +15,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from pilotrl.__main__ import main
-from pilotrl.cli.compose import composed_job, parse, stored_config
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.cli.stored_config import stored_config
 from pilotrl.runs import evaluation_cache
 from pilotrl.runs import run as running
 from pilotrl.runs.evaluation_cache import BEFORE, FirstEvaluation, recalled

@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from pilotrl import PACKAGE
 from pilotrl.__main__ import main
 from pilotrl.cli import stage_chain
-from pilotrl.cli.compose import composed_job, parse, stored_config
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.cli.stored_config import stored_config
 from pilotrl.models.policy import load_model
 from pilotrl.report.runs import find, read
 from pilotrl.runs import progressive

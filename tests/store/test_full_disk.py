@@ -107,7 +107,7 @@ def test_a_full_disk_under_mlflow_alone_is_a_warning(
     assert len(caplog.records) == 2
     assert "failed" in caplog.messages[0]
     disk.empty()
-    sync(folder)
+    sync(folder, uri)
     from mlflow import MlflowClient
 
     assert MlflowClient(uri).get_run(SyncState(folder).read()["run_id"]).data.metrics == {"train/loss": 0.5}

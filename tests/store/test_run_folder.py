@@ -12,6 +12,7 @@ import pytest
 
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.types import UserError
+from tests.conftest import RESULTS
 
 HOLD = """
 import sys
@@ -36,9 +37,14 @@ def test_inspecting_a_folder_creates_nothing(folder: RunFolder, tmp_path: Path) 
 
 
 def test_begun_with_a_configuration_finished_with_a_summary(folder: RunFolder) -> None:
+    folder.config.parent.mkdir(parents=True)
     write_whole(folder.config, "seed: 0\n")
     assert (folder.begun, folder.finished) == (True, False)
-    write_whole(folder.summary, "{}")
+    for broken in ("", "{", "{}", "[]", '{"train": {}}'):
+        write_whole(folder.summary, broken)
+        with pytest.raises(UserError, match=r"summary\.json: .*; delete it, and resume=.*/run writes it anew"):
+            _ = folder.finished
+    write_whole(folder.summary, RESULTS)
     assert (folder.begun, folder.finished) == (True, True)
 
 
@@ -114,6 +120,7 @@ def test_a_folder_that_cannot_be_written_is_refused(place: str, tmp_path: Path) 
 
 
 def test_a_write_that_fails_leaves_the_old_file(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.path.mkdir()
     write_whole(folder.summary, "old")
 
     def killed(descriptor: int) -> None:
@@ -126,6 +133,7 @@ def test_a_write_that_fails_leaves_the_old_file(folder: RunFolder, monkeypatch: 
 
 
 def test_readers_see_a_complete_file_while_it_is_written(folder: RunFolder) -> None:
+    folder.path.mkdir()
     write_whole(folder.summary, "old")
     with open(folder.summary) as reader:
         write_whole(folder.summary, b"new")

@@ -68,12 +68,12 @@ def test_a_server_killed_in_the_middle(
     write(patient[0], 101, 150)
     assert patient[1].finish("FINISHED")
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 3
-    assert sync(early[0]) > 0
+    assert sync(early[0], server.uri) > 0
     for folder, _ in (patient, early):
         assert sent(folder, server.uri) == written(folder)
         run = MlflowClient(server.uri).get_run(SyncState(folder).read()["run_id"])
         assert (run.info.status, run.data.params) == ("FINISHED", {"seed": folder.name})
-        assert sync(folder) == 0
+        assert sync(folder, server.uri) == 0
 
 
 def test_a_server_that_comes_back_empty_gets_everything_again(

@@ -136,5 +136,5 @@ def test_a_job_stands_below_its_sweep_even_if_that_arrives_later(
     sweep.begin(uri, replace(CARD, tags={"folder": str(tmp_path), "jobs": "1"}))
     job = send(finished(tmp_path / "0"), uri)
     assert "mlflow.parentRunId" not in run_of(client, job).data.tags
-    assert sync.main([str(tmp_path)]) == 0
+    assert sync.main([str(tmp_path), "--uri", uri]) == 0
     assert run_of(client, job).data.tags["mlflow.parentRunId"] == run_of(client, sweep).info.run_id

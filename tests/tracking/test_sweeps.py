@@ -168,11 +168,11 @@ def test_sent_twice_it_is_the_same(
     for number in (0, 1):
         over(finished, tmp_path / "sweep" / str(number), uri, 0.5)
     state.end("FINISHED", 1.9e9)
-    assert sync.main([str(tmp_path / "sweep")]) == 0
+    assert sync.main([str(tmp_path / "sweep"), "--uri", uri]) == 0
     once = page(client, state)
     if forgets:
         state.update(jobs_sent=None)
-    assert sync.main([str(tmp_path / "sweep")]) == 0
+    assert sync.main([str(tmp_path / "sweep"), "--uri", uri]) == 0
     assert page(client, state) == once
 
 

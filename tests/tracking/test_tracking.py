@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -272,7 +273,7 @@ def test_a_dead_server_is_one_warning_and_never_in_the_way(
     assert not run.finish("FINISHED")
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.WARNING]
     assert f"MLflow at {dead} failed" in caplog.messages[0]
-    assert f"python -m pilotrl.sync {folder}" in caplog.messages[1]
+    assert f"python -m pilotrl.sync {shlex.quote(str(folder))} --uri {dead}" in caplog.messages[1]
     command.sync(folder, uri)
     assert _sent(folder, uri) == _written(folder)
     assert _client(uri).get_run(_run_id(folder)).info.status == "FINISHED"
@@ -352,7 +353,7 @@ def test_another_server_gets_all_of_it_and_is_the_folders_from_then_on(
     assert capsys.readouterr().out.count(f"{size} bytes of metrics were new") == 2
     job = _client(other).get_run(_run_id(folder / "0"))
     assert job.data.tags["mlflow.parentRunId"] == _run_id(folder)
-    assert command.main([str(folder)]) == 0
+    assert command.main([str(folder), "--uri", other]) == 0
     assert capsys.readouterr().out.count(": 0 bytes of metrics were new") == 2
 
 

@@ -208,14 +208,16 @@ VOTES = {
 @pytest.mark.parametrize(("vote", "says", "verdict"), VOTES.values(), ids=VOTES)
 def test_an_ensemble_votes(vote: str, says: list[Any], verdict: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {str(i): {"_target_": f"{__name__}.Fixed", "says": say} for i, say in enumerate(says)}
-    monkeypatch.setattr("pilotrl.config.instantiate.import_module", lambda name: __import__("sys").modules[name])
+    monkeypatch.setattr("pilotrl.config.trust.MODULES", {__name__})
+    monkeypatch.setattr("pilotrl.config.trust.import_module", lambda name: __import__("sys").modules[name])
     council = Ensemble(resolve=None, vote=vote, members=members)
     assert council.grade([("s", "o", "a")] * 2) == [verdict] * 2
     assert not council.endpoints()
 
 
 def test_an_ensemble_votes_on_each_score_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pilotrl.config.instantiate.import_module", lambda name: __import__("sys").modules[name])
+    monkeypatch.setattr("pilotrl.config.trust.MODULES", {__name__})
+    monkeypatch.setattr("pilotrl.config.trust.import_module", lambda name: __import__("sys").modules[name])
     item = PlanItem("", "", (), (), ())
     for says, scores in (([1, 2, 4], PlanScores(2, 3, 5)), ([None, None, 4], None)):
         members = {str(i): {"_target_": f"{__name__}.Fixed", "says": say} for i, say in enumerate(says)}

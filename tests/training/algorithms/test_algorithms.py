@@ -173,7 +173,7 @@ def test_learns_a_trivial_task_and_nothing_from_shuffled_rewards(algorithm: Algo
     ("name", "options", "says"),
     [
         ("grpo", {"clip_low": 2.0}, "clip_low=2.0: must be from 0 to 1"),
-        ("grpo", {"turn_credit": -1.0}, "turn_credit=-1.0: must be at least 0"),
+        ("grpo", {"turn_credit": -1.0}, "turn_credit=-1.0: must be from 0 to 1000"),
         ("ppo", {"gamma": 1.5}, "gamma=1.5: must be from 0 to 1"),
     ],
 )
