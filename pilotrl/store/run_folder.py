@@ -205,6 +205,10 @@ class RunFolder:
                 raise UserError(f"{self / name}: has lost lines since the checkpoint; restore it, or start a new run")
         for name in sizes:
             os.truncate(self.path / name, offsets.get(name, 0))
+        for place in (self.path, self.calls, self.policy):  # what `write_whole` was killed in
+            for draft in place.glob(".*.*"):
+                if draft.suffix[1:].isdigit():
+                    draft.unlink()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
