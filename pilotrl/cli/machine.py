@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from pilotrl import envs, prompts
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
-from pilotrl.prompts.context import Chat, Context, Format
+from pilotrl.prompts.context import Chat, Context, Writer
 from pilotrl.tracking.mlflow_client import SQLITE
 from pilotrl.types import UserError
 
@@ -125,9 +125,6 @@ class _Words:
     def reply(self, text: str) -> list[int]:
         return self.render([("assistant", text)])
 
-    def decode(self, ids: Sequence[int]) -> str:
-        raise NotImplementedError
-
 
 def check_context(config: Config) -> None:
     """Some first prompt of the environment leaves room for a reply of whom the evaluation asks first: else every episode of it
@@ -158,7 +155,7 @@ def check_context(config: Config) -> None:
         )
 
 
-def chat_of(config: Config) -> Format:
+def chat_of(config: Config) -> Writer:
     """The chat format of the weights that a run starts from; of those that do not exist yet, one that counts words."""
     if config.parent is None and config.model.scratch is not None:
         return _Words()
@@ -168,7 +165,7 @@ def chat_of(config: Config) -> Format:
 
 
 @functools.cache
-def _loaded(path: str, template: str) -> Format:
+def _loaded(path: str, template: str) -> Writer:
     from pilotrl.models import policy
 
     try:

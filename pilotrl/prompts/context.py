@@ -26,8 +26,8 @@ _THINKING = "<think>\n\ue000\n</think>\n\nv"
 _PLACE = re.compile("\ue000(\\d+)\ue001")
 
 
-class Format(Protocol):
-    """The protocol of a chat format; `Chat` is one for tokenizers, `Transcript` one for APIs."""
+class Writer(Protocol):
+    """What makes tokens of messages: all that a `Context` needs of a chat format."""
 
     @property
     def end(self) -> int:
@@ -37,6 +37,10 @@ class Format(Protocol):
     def render(self, messages: Sequence[tuple[Speaker, Content]]) -> list[int]: ...
 
     def reply(self, text: str) -> list[int]: ...
+
+
+class Format(Writer, Protocol):
+    """The protocol of a chat format; `Chat` is one for tokenizers, `Transcript` one for APIs."""
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -152,7 +156,7 @@ class Context:
     `append`: everything in order; old plans stay. `current`: observations and actions, then the current plan.
     """
 
-    def __init__(self, chat: Format, prompts: dict[str, str], layout: str, window: int | None) -> None:
+    def __init__(self, chat: Writer, prompts: dict[str, str], layout: str, window: int | None) -> None:
         self.chat, self.prompts, self.layout, self.window = chat, prompts, layout, window
         self.entries: list[Entry] = []
 
