@@ -127,7 +127,7 @@ def measure(
             measured[protocol] = known[protocol]
         else:
             measured[protocol] = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
-        check_played(measured[protocol], 1 - 1e-9, f"evaluation, {protocol}", None)
+        check_played(measured[protocol], len(specs) - 1, f"evaluation, {protocol}")
         setup.scoring(measured[protocol])
     return measured
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pilotrl.training.module import PilotModule
 from pilotrl.types import Episode, RunFailed
 
+REMEDY = "start again with a lower train.lr (or train.muon_lr), a lower train.grad_clip, or a longer train.lr_warmup"
+
 
 def check_learned(module: PilotModule, step: int) -> None:
     """Loss, gradient and weights are finite after a step. Every rank has the same, and ends. Raises RunFailed."""
@@ -18,16 +20,12 @@ def check_learned(module: PilotModule, step: int) -> None:
         raise RunFailed(f"step {step}: weights are no longer finite; {REMEDY}")
 
 
-REMEDY = "start again with a lower train.lr (or train.muon_lr), a lower train.grad_clip, or a longer train.lr_warmup"
-
-
-def check_played(episodes: Sequence[Episode], share: float, what: str, key: str | None) -> None:
-    """No more than a share of episodes is broken: of fewer, nothing could be learned or said. Raises RunFailed."""
-    broken = sum(episode.outcome == "broken" for episode in episodes)
-    if episodes and broken > share * len(episodes):
-        names = ", ".join(sorted({episode.task.env for episode in episodes if episode.outcome == "broken"}))
-        limit = f"more than {key}={share}; " if key else ""
+def check_played(episodes: Sequence[Episode], most: float, what: str, limit: str = "") -> None:
+    """At most so many episodes are broken: with more, nothing could be learned or said. limit: what says so. Raises RunFailed."""
+    broken = [episode.task.env for episode in episodes if episode.outcome == "broken"]
+    if len(broken) > most:
         raise RunFailed(
-            f"{what}: {broken} of {len(episodes)} episodes are broken, {limit}env={names} failed three times in each;"
-            " see that it answers, then go on with resume="
+            f"{what}: {len(broken)} of {len(episodes)} episodes are broken{limit and f', more than {limit}'};"
+            f" env={', '.join(sorted({*broken}))}, or a model behind an address, failed three times in each; see that it"
+            " answers, then resume= goes on with a run"
         )

@@ -258,7 +258,8 @@ class Run:
         if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
             counted["valid/loss"] = module.held_out_loss(self.held_out)
         episodes = sorted(chain(*module.everyones(batch.episodes)), key=lambda episode: (episode.group, episode.sample))
-        check_played(episodes, self.config.train.max_broken, f"step {batch.step + 1}", "train.max_broken")
+        share = self.config.train.max_broken
+        check_played(episodes, share * len(episodes), f"step {batch.step + 1}", f"train.max_broken={share}")
         if not module.trainer.is_global_zero:
             return
         for episode in episodes:

@@ -156,7 +156,9 @@ def test_a_model_without_any_reply_leaves_nothing_to_compare(capsys: pytest.Capt
     prices = ("model.endpoint.price_prompt=1", "model.endpoint.price_reply=1")
     with serving(lambda request, number: player(request) if "Say yes." in asked(request) else failure(400)) as server:
         assert evaluate.main(line(server.url, "agent=naive", *prices)) == 1
-    assert "broken" in capsys.readouterr().err
+    said = "evaluation, own plans, sampled: 6 of 6 episodes are broken; env=toy, or a model behind an address, failed"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"pilotrl: {said}")
+    assert not list(Path().rglob("evaluation.json")), "no table of nothing"
 
 
 def test_malformed_replies_count_as_failures_of_the_model() -> None:

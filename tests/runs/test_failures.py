@@ -47,12 +47,15 @@ def episodes(broken: int, of: int) -> list[Episode]:
 
 
 def test_a_share_of_broken_episodes_is_borne_and_no_more() -> None:
-    check_played(episodes(4, of=8), 0.5, "step 1", "train.max_broken")
-    check_played([], 0.5, "step 1", "train.max_broken")
+    check_played(episodes(4, of=8), 4, "step 1", "train.max_broken=0.5")
+    check_played([], 0, "step 1", "train.max_broken=0.5")
     with pytest.raises(
         RunFailed, match=r"^step 1: 5 of 8 episodes are broken, more than train\.max_broken=0\.5; env=toy"
     ):
-        check_played(episodes(5, of=8), 0.5, "step 1", "train.max_broken")
+        check_played(episodes(5, of=8), 4, "step 1", "train.max_broken=0.5")
+    check_played(episodes(7, of=8), 7, "evaluation")
+    with pytest.raises(RunFailed, match=r"^evaluation: 8 of 8 episodes are broken; env=toy"):
+        check_played(episodes(8, of=8), 7, "evaluation")
 
 
 def test_a_run_that_fails_ends_with_its_line_and_1(
