@@ -47,7 +47,6 @@ DRY = "--dry-run"
 FREE = ("hydra", "reward.weights", "reward.terms", "stage.lengths", "model.template", "model.endpoint", "model.prompts")
 """Nodes whose keys are not those of a class of `pilotrl.config.schema`, beside the open ones."""
 
-
 ConfigStore.instance().store(name="schema", node=Config)
 
 

@@ -28,7 +28,7 @@ from pilotrl.cli.resume import check_resolvers, check_typed_again, resumed
 from pilotrl.cli.stored_config import began_in, stored_config
 from pilotrl.cli.sweep import Sweep
 from pilotrl.cli.teacher_tasks import environment, teacher_tasks
-from pilotrl.cli.validate import check, check_plans, prompt_set
+from pilotrl.cli.validate import check, prompt_set
 from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Config
@@ -71,7 +71,6 @@ def prepare(argv: Sequence[str]) -> ParsedCommand:
             check(config)
             check_typed(config, job)
             check_learner(config)
-            check_plans(config)
             check_algorithm(config)
             check_language_model(config)
             check_endpoints(config)
@@ -93,8 +92,7 @@ def check_places(job: Job, multirun: bool) -> None:
     """A run or a sweep gets a folder of its own: not none, where a shell variable is not set, and not the one that all is in."""
     key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     place = str(job.hydra.sweep.dir if multirun else job.hydra.run.dir)
-    if not (str(job.config.root).strip() and place.strip() and place.isprintable()):
-        key, place = ("root", job.config.root) if not str(job.config.root).strip() else (key, place)
+    if not (place.strip() and place.isprintable()):
         raise UserError(
             f"{key}={place}: is no folder; give the path of one (empty is a shell variable that is not set)"
         )
@@ -187,10 +185,10 @@ def check_endpoints(config: Config) -> None:
                 endpoint.probe()
         except UserError as error:
             raise UserError(f"{node}.{error}") from error
-    if hasattr(locate("env._target_", config.env["_target_"]), "probe"):
-        world = environment(config, config.panel.split)
+    if issubclass(locate("env._target_", config.env["_target_"]), envs.Remote):
+        world = cast(envs.Remote, environment(config, config.panel.split))
         try:
-            world.probe()  # type: ignore[attr-defined]
+            world.probe()
         except UserError as error:
             raise UserError(f"env.{error}") from error
 
@@ -247,9 +245,10 @@ def check_folder(folder: RunFolder, job: Job) -> bool:
     if not folder.begun:
         folder.check_writable()
         return False
-    check_resolvers(folder, stored_config(folder), job.config)
+    own = stored_config(folder)
+    check_resolvers(folder, own, job.config)
     held = [
-        stored_config(folder),
+        own,
         *(link.config for link in stage_chain.jobs_of(folder, list(job.hydra.overrides.task))),
     ]
     asked = [job.config, *(link.config for link in stage_chain.stage_jobs(job.config, job.hydra))]

@@ -17,8 +17,6 @@ STORES = {"databricks", "http", "https", "mssql", "mysql", "postgresql", "sqlite
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 """Of Lightning: ranks that each hold the whole model. Those that cut it into pieces do not work here yet."""
 
-NAME = r"[\w.-]+"
-"""A name: part of a path, so no slash, and nothing that a terminal would obey."""
 MANY, SANE = 10**6, 10**9
 """Bounds of what is computed one by one, and of what only has to be a number that a computer holds."""
 
@@ -41,8 +39,10 @@ def above(low: float, high: float) -> Rule:
 
 
 def a_name() -> Rule:
-    holds = lambda name: bool(re.fullmatch(NAME, name)) and bool(name.strip("."))  # noqa: E731
-    return holds, "a name of letters, digits, and the characters . _ -"
+    """Part of a path, so no slash, and nothing that a terminal would obey."""
+    return lambda name: bool(
+        re.fullmatch(search_path.NAME, name)
+    ), "a name of letters, digits, and the characters . _ -"
 
 
 def a_model_of_an_address() -> Rule:

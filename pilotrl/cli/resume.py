@@ -41,8 +41,8 @@ def resumed(arguments: Namespace, flags: Sequence[str]) -> RunFolder:
     if not folder.begun:
         raise UserError(f"resume={name}: is not a run folder; give one that holds .hydra/config.yaml")
     own = stored_config(folder)
-    began_in(folder)
-    typed_words(folder)
+    for read in (began_in, typed_words):  # which the run will need: what is broken is said now
+        read(folder)
     typed = check_own(own, parsed(arguments, others))
     if folder.finished:
         return folder

@@ -28,11 +28,12 @@ def stored_config(folder: RunFolder) -> Config:
     """The configuration that a run folder holds, as it stands: nobody but the command that began the run resolves a value of it
     before `typed_again` was asked. Raises UserError when it cannot be read."""
     try:
-        if renamed.is_old(plain_config(folder)):
+        held = plain_config(folder)
+        if renamed.is_old(held):
             raise UserError(
                 f"{folder}: was begun before keys were renamed, and cannot go on; start a new run, parent={folder}"
             )
-        config = typed(read_yaml(folder.config, ELSEWHERE, resolvers=True))
+        config = typed(OmegaConf.create(held))
         values = stored_yaml.leaves(OmegaConf.to_container(cast(DictConfig, config)))
         if lost := sorted(key for key, value in values if value == "???"):
             raise unreadable(folder.config, f"is cut off, or of an older version: {lost[0]} is not in it", ELSEWHERE)
