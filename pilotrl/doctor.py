@@ -33,12 +33,13 @@ from rich.text import Text
 from pilotrl import PACKAGE
 from pilotrl.analysis.terminal import guarded
 from pilotrl.cli.exit_codes import ended
+from pilotrl.cli.signals import at_once
 from pilotrl.store.redact import hide_credentials, is_address
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.tracking.mlflow_client import SQLITE
 from pilotrl.types import UserError
 
 STYLE = {"ok": "green", "note": "yellow", "broken": "bold red"}
-SQLITE = "sqlite:///"
 GIB = 2**30
 SECONDS = 5
 """That a server is waited for."""
@@ -264,4 +265,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(main()))

@@ -126,7 +126,7 @@ class Display:
             show_end(self._console, summary, folder, uri)
             return
         with open(folder / "pilotrl.log", "a", encoding="utf-8") as log:
-            show_end(Console(file=log, width=WIDE, highlight=False), summary, folder, uri)
+            show_end(guarded(Console(file=log, width=WIDE, highlight=False)), summary, folder, uri)
 
     def _close(self) -> None:
         for handler, stream in self._streams:
@@ -156,7 +156,6 @@ class Display:
 
 def show_end(console: Console, summary: Mapping[str, Any], folder: Path, uri: str | None) -> None:
     """The tables of a run or of an evaluation, what their rows mean, and the commands that go on from here."""
-    guarded(console)
     tables = [side_by_side(summary) if "sides" in summary else results(summary)]
     if any((summary.get(key) or {}).get("by_env") for key in BLOCKS):
         tables.append(by_env(summary))

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pilotrl.analysis.terminal import add_change, guarded, table_of, table_of_changes
+from pilotrl.analysis.terminal import add_change, table_of, table_of_changes
 from pilotrl.audit.episodes import PROBES
 from pilotrl.audit.findings import RECORDED, WORDS
 
@@ -20,7 +20,6 @@ PLANS = {"says_nothing": "say nothing", "names_nothing": "name nothing", "restat
 
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the findings of a run."""
-    console = guarded(console)
     whole = filter(None, (_changes(found), _training(found)))
     for table in (*whole, *_agreement(found), *_success(found), *filter(None, (_planted(found),))):
         console.print(table)
