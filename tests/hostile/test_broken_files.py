@@ -163,6 +163,7 @@ def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
 
 Command = Callable[[Path], int]
+Copied = Callable[[str, str], Path]
 COMMANDS: dict[str, Command] = {
     "resume": lambda run: pilotrl.main([f"resume={run}"]),
     "resume finished": lambda run: pilotrl.main([f"resume={run}"]),
@@ -180,11 +181,16 @@ def child(run: Path) -> list[str]:
     return [*WORDS, f"model.path={path}", "tracking.uri=off", f"parent={run}"]
 
 
-def copied(runs: tuple[Path, Path], command: str, tiny: Path, place: Path) -> Path:
-    """A folder of the kind that a command reads, which may be broken."""
-    place.mkdir()
-    (place / "path").write_text(json.dumps(str(tiny)))
-    return Path(shutil.copytree(runs[command == "resume"], place / "run"))
+@pytest.fixture
+def copied(runs: tuple[Path, Path], tiny: Path, tmp_path: Path) -> Copied:
+    """Makes a folder of the kind that a command reads, which may be broken, in a place of its own."""
+
+    def copy(command: str, name: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "path").write_text(json.dumps(str(tiny)))
+        return Path(shutil.copytree(runs[command == "resume"], tmp_path / name / "run"))
+
+    return copy
 
 
 def result(command: str, run: Path, out: str) -> Any:
@@ -212,20 +218,18 @@ def known() -> dict[str, Any]:
 
 @pytest.mark.parametrize(("command", "name", "how"), CASES, ids=lambda part: part.replace("/", "-"))
 def test_a_broken_file(
-    runs: tuple[Path, Path],
+    copied: Copied,
     known: dict[str, Any],
-    tiny: Path,
-    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     command: str,
     name: str,
     how: str,
 ) -> None:
     if how in READS[command][name] and command not in known:
-        whole = copied(runs, command, tiny, tmp_path / "whole")
+        whole = copied(command, "whole")
         assert COMMANDS[command](whole) < 2
         known[command] = result(command, whole, capsys.readouterr().out)
-    run = copied(runs, command, tiny, tmp_path / "broken")
+    run = copied(command, "broken")
     broken(run / name, how)
     code = COMMANDS[command](run)
     out, err = capsys.readouterr()
@@ -240,10 +244,8 @@ def test_a_broken_file(
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_episodes_that_a_run_takes_over_are_whole(
-    runs: tuple[Path, Path], tiny: Path, tmp_path: Path, how: str
-) -> None:
-    run = copied(runs, "parent", tiny, tmp_path / "parent")
+def test_episodes_that_a_run_takes_over_are_whole(copied: Copied, how: str) -> None:
+    run = copied("parent", "parent")
     assert recalled(RunFolder(run), "after")
     broken(run / "episodes.jsonl", how)
     if how == "emptied":
@@ -276,8 +278,7 @@ class Trap:
     ],
 )
 def test_nothing_is_unpickled(
-    runs: tuple[Path, Path],
-    tiny: Path,
+    copied: Copied,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     command: str,
@@ -285,7 +286,7 @@ def test_nothing_is_unpickled(
     says: str | None,
 ) -> None:
     """Neither what versions before have left, nor what somebody has put there."""
-    run = copied(runs, command, tiny, tmp_path / "old")
+    run = copied(command, "old")
     if name.startswith("calls/"):
         shutil.rmtree(run / "calls")
         (run / "calls").mkdir()
@@ -300,10 +301,8 @@ def test_nothing_is_unpickled(
         assert says in err
 
 
-def test_a_checkpoint_of_other_weights_is_refused(
-    runs: tuple[Path, Path], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copied(runs, "resume", tiny, tmp_path / "other")
+def test_a_checkpoint_of_other_weights_is_refused(copied: Copied, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copied("resume", "other")
     held = torch.load(run / CHECKPOINT, weights_only=True)
     held["state_dict"]["policy.value.bias"] = torch.zeros(7)
     torch.save(held, run / CHECKPOINT)
@@ -311,11 +310,9 @@ def test_a_checkpoint_of_other_weights_is_refused(
     assert "step-000002.ckpt: is of another model (policy.value.bias differs); delete it" in capsys.readouterr().err
 
 
-def test_a_bit_that_flips_in_a_checkpoint_is_found(
-    runs: tuple[Path, Path], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bit_that_flips_in_a_checkpoint_is_found(copied: Copied, capsys: pytest.CaptureFixture[str]) -> None:
     """torch itself would load it."""
-    run = copied(runs, "resume", tiny, tmp_path / "flipped")
+    run = copied("resume", "flipped")
     whole = bytearray((run / CHECKPOINT).read_bytes())
     whole[len(whole) // 2] ^= 1
     (run / CHECKPOINT).write_bytes(whole)
@@ -325,9 +322,9 @@ def test_a_bit_that_flips_in_a_checkpoint_is_found(
 
 @pytest.mark.parametrize("how", ["cut", "emptied", "garbled", "folder"])
 def test_a_broken_summary_is_no_result_and_is_written_anew_once_it_is_deleted(
-    runs: tuple[Path, Path], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+    copied: Copied, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    run = copied(runs, "report", tiny, tmp_path / "broken")
+    run = copied("report", "broken")
     before = result("resume", run, "")
     broken(run / "summary.json", how)
     assert COMMANDS["resume"](run) == 2
@@ -343,7 +340,6 @@ def test_a_broken_summary_is_no_result_and_is_written_anew_once_it_is_deleted(
 
 @pytest.mark.parametrize("when", ["load_probe", "after_step", "summary"])
 def test_a_folder_that_is_removed_meanwhile_is_not_made_anew(
-    runs: tuple[Path, Path],
     tiny: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -231,7 +231,9 @@ def test_a_term_of_ones_own_counts_beside_ours_and_none_does_not_apply() -> None
     assert mine(None).reward == 1.0
 
 
-@pytest.mark.parametrize("value", [1.01, -0.1, float("nan"), float("inf")])
-def test_a_term_outside_of_its_range_stops_the_run_in_a_line(value: float) -> None:
-    with pytest.raises((UserError, RunFailed), match=r"reward\.terms\.mine: gave .* must be from 0 to 1, or None"):
+@pytest.mark.parametrize(
+    ("value", "error"), [(1.01, UserError), (-0.1, UserError), (float("nan"), RunFailed), (float("inf"), RunFailed)]
+)
+def test_a_term_outside_of_its_range_stops_the_run_in_a_line(value: float, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"reward\.terms\.mine: gave .* must be from 0 to 1, or None"):
         score(episode([turn()]), ("mine",), {"mine": 1.0}, 0.0, 1.0, {}, {"mine": lambda episode: value})
