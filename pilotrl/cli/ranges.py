@@ -42,7 +42,7 @@ def a_name() -> Rule:
     """Part of a path, so no slash, and nothing that a terminal would obey."""
     return lambda name: bool(
         re.fullmatch(search_path.NAME, name)
-    ), "a name of letters, digits, and the characters . _ -"
+    ), "a name of letters, digits, and the characters . _ - after the first"
 
 
 def a_model_of_an_address() -> Rule:
