@@ -88,9 +88,17 @@ def load() -> None:
 
 
 def connect(uri: str) -> MlflowClient:
-    """MLflow's client; a sqlite file gets its tables."""
+    """MLflow's client. A new sqlite file gets its tables beside its place first: MLflow makes them one by one, and takes up no
+    file in which a kill left only some. To be called `alone`."""
     from mlflow import MlflowClient
 
+    path = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and not path.exists():
+        draft = path.with_name(f"{path.name}.new")
+        for left in (draft, *path.parent.glob(f"{draft.name}-*")):  # of a kill: half a file, and sqlite's journal of it
+            left.unlink(missing_ok=True)
+        MlflowClient(f"{SQLITE}{draft}")
+        draft.replace(path)
     return MlflowClient(uri)
 
 
