@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 Role = Literal["planner", "executor"]
 Outcome = Literal["solved", "failed", "truncated", "broken"]
+Ending = Literal["environment", "turn_limit", "context", "broken"]
+"""Why an episode ended: the environment's own end, its limit of turns, no room left in the context, or a failure of the world."""
 Plan = tuple[str, ...]
 """Step i (counted from 1) is for action i; after action t the steps 1..t are frozen. Empty: a past turn had none."""
 
@@ -158,6 +160,8 @@ class Episode:
     tokens: int = 0
     """Sampled by the model, both roles."""
     outcome: Outcome = "broken"
+    ended_by: Ending | None = "broken"
+    """None in older records, which do not say."""
     score: float = 0.0
     terms: dict[str, float | None] = field(default_factory=dict)
     """Reward terms in [0, 1]; None is a missing verdict."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from pilotrl.types import Episode, Task
+from pilotrl.types import Ending, Episode, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,21 +38,28 @@ def _adherence(episode: Episode) -> float | None:
     return _mean(turn.adherence / 2 for turn in episode.turns if turn.adherence is not None)
 
 
+def _ended(by: Ending) -> Callable[[Episode], float | None]:
+    return lambda episode: None if episode.ended_by is None else float(episode.ended_by == by)
+
+
 MEASURES: dict[str, Callable[[Episode], float | None]] = {
     "success": lambda episode: float(episode.outcome == "solved"),
     "score": lambda episode: episode.score,
     "adherence": _adherence,
     "plan_quality": lambda episode: episode.terms.get("plan_quality"),
+    "correctness": lambda episode: episode.terms.get("correctness"),
     "turns": lambda episode: float(len(episode.turns)),
     "tokens": lambda episode: float(episode.tokens),
+    "ended/environment": _ended("environment"),
+    "ended/turn_limit": _ended("turn_limit"),
+    "ended/context": _ended("context"),
 }
 """What an evaluation reports, one number an episode; None where the episode does not define it."""
 
 
 def summarize(episodes: Iterable[Episode]) -> Summary:
     """Mean over tasks of the mean over samples, for each of `MEASURES`. Broken episodes are left out; a measure that no
-    episode defines is None. `success`, `score`, `adherence` and `plan_quality` lie in [0, 1]; `turns` and `tokens`
-    (sampled ones) are counts an episode."""
+    episode defines is None. `turns` and `tokens` (sampled ones) are counts an episode; the others lie in [0, 1]."""
     played = list(episodes)
     return {key: _mean(per_task(played, measure).values()) for key, measure in MEASURES.items()}
 

@@ -35,7 +35,7 @@ from pilotrl.config.schema import Config
 from pilotrl.envs import settings_of
 from pilotrl.report.runs import find
 from pilotrl.rewards import judge
-from pilotrl.rewards.judge.rule import Resolve
+from pilotrl.rewards.judge import Resolve
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.store.text import printable

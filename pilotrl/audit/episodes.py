@@ -22,13 +22,15 @@ from pilotrl.types import Episode, UserError
 Panels = dict[str, dict[str, list[Episode]]]
 """Sampled episodes, by whose plans (`own plans`, `teacher's plans`) and when (`before`, `after`)."""
 
+FULL = 2
+"""The verdict of full marks."""
 PARTS = 4
 """Parts that training is divided into."""
 
 
 def _share(holds: Callable[[Step], bool]) -> Callable[[Episode], float | None]:
     """Measures the share of current plan steps, one a turn, for which `holds` is true."""
-    return lambda episode: _mean([holds(read_step(step)) for _, (step, _, _) in due(episode)])
+    return lambda episode: _mean([holds(read_step(step)) for _, (step, *_) in due(episode)])
 
 
 def _without(episode: Episode) -> float | None:
@@ -41,15 +43,23 @@ def _restated(episode: Episode) -> float | None:
     return _mean([any(restates(step, episode.observation) for step in plan) for plan in plans])
 
 
+def _rejected(episode: Episode) -> float | None:
+    """The share of turns with full marks whose action the environment rejected."""
+    return _mean([not turn.valid for turn in episode.turns if turn.adherence == FULL])
+
+
 PROBES: dict[str, Callable[[Episode], float | None]] = {
     "without_step": _without,
     "vacuous": _share(lambda step: step.vacuous),
     "nameless": _share(lambda step: step.nameless),
     "restated": _restated,
+    "rejected": _rejected,
 }
-"""Measures of plans that say little, each a share of an episode: of its turns, current steps, current steps, and plans."""
+"""Measures of plans that say little, each a share of an episode: of its turns, current steps, current steps, and plans; and of
+marks for nothing: of its turns with full marks."""
 JUDGED = ("adherence", "plan_quality")
-MEASURES = {key: PANEL[key] for key in ("success", *JUDGED)} | PROBES
+GRADED = (*JUDGED, "correctness")
+MEASURES = {key: PANEL[key] for key in ("success", *GRADED)} | PROBES
 
 
 @dataclass

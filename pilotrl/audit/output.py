@@ -16,12 +16,13 @@ from pilotrl.audit.findings import RECORDED, WORDS
 RATE = "success"
 """A measure shown in percent; all measures here are shown like it."""
 PLANS = {"says_nothing": "say nothing", "names_nothing": "name nothing", "restates_task": "restate the task"}
+REFERENCES = {"constant": "one constant plan", "first_step": "the expert's next step alone"}
 
 
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the findings of a run."""
     whole = filter(None, (_changes(found), _training(found)))
-    for table in (*whole, *_agreement(found), *_success(found), *filter(None, (_planted(found),))):
+    for table in (*whole, *_agreement(found), *_success(found), *filter(None, (_planted(found), _references(found)))):
         console.print(table)
         console.print()
     for line in _notes(found):
@@ -92,13 +93,21 @@ def _narrow(title: str, counted: str, more: Sequence[str]) -> Table:
 
 
 def _planted(found: Mapping[str, Any]) -> Table | None:
-    table = table_of_changes("what a judge gives for plans that ...")
+    return _others_plans("what a judge gives for plans that ...", found["planted"], PLANS)
+
+
+def _references(found: Mapping[str, Any]) -> Table | None:
+    return _others_plans("where plan quality begins: in the same states", found["references"], REFERENCES)
+
+
+def _others_plans(title: str, judged: Mapping[str, Any], names: Mapping[str, str]) -> Table | None:
+    table = table_of_changes(title)
     table.columns[1].header, table.columns[2].header = "own plans", "planted ones"
-    for name, of in found["planted"].items():
+    for name, of in judged.items():
         for measure, plans in of.items():
             table.add_row(Text(f"{name}: {WORDS[measure]}", style="italic"))
             for which, one in plans.items():
-                add_change(table, RATE, PLANS[which], one["written"], one["planted"], one)
+                add_change(table, RATE, names[which], one["written"], one["planted"], one)
     return table if table.row_count else None
 
 

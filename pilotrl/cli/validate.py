@@ -95,6 +95,8 @@ def check_weights(config: Config) -> None:
     for name in own:
         if name in TERMS:
             raise UserError(f"reward.terms.{name}: is a term of ours; give yours another name")
+    for term in (term for term in config.stage.terms if term in known and term not in weights):
+        raise UserError(f"stage.terms={show(config.stage.terms)}: {term} has no weight; set reward.weights.{term}")
     if not any(weights[term] for term in config.stage.terms):
         raise UserError(f"stage.terms={show(config.stage.terms)}: all have weight 0 in reward.weights; raise one")
 
@@ -119,7 +121,7 @@ def check_plans(config: Config) -> None:
     if stage.actor == "expert" or (stage.planner == "policy" and config.agent.plans != "never"):
         return
     no_plans = "agent.plans=never" if config.agent.plans == "never" else f"stage.planner={stage.planner}"
-    if "plan_quality" in stage.terms:
+    if {"plan_quality", "correctness"} & {*stage.terms}:
         raise UserError(
             f"stage.terms={show(stage.terms)}: with {no_plans} the policy writes no plan that could be graded"
         )

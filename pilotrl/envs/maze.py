@@ -197,9 +197,11 @@ class MazeExpert:
         return way
 
 
-def resolve(observation: str, action: str) -> str:
-    """The move that an action makes, in words; "" for what is none of the four."""
-    return action.strip() if action.strip() in MOVES else ""
+def resolve(observation: str, action: str, reply: str = "") -> str:
+    """The move that an action makes, in words; "" for what is none of the four, and where a wall stops it."""
+    way = MOVES.get(action.strip())
+    walled = any(step == way and side in observation for side, step in SIDES.items())
+    return "" if way is None or walled else action.strip()
 
 
 @cache

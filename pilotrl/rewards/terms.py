@@ -54,6 +54,8 @@ TERMS: dict[str, Term] = {
     "adherence": adherence,
     "outcome": outcome,
     "plan_quality": plan_quality,
+    # the first of the three scores of `plan_quality` alone: how far those plans achieve what the task requires
+    "correctness": lambda episode: _mean([(w.scores.correctness - 1) / 4 for w in _plans(episode) if w.scores]),
     "score": score_of_environment,
 }
 """Every term of ours, by the name that stage.terms and reward.weights use."""
@@ -144,7 +146,7 @@ def _weighted_mean(episode: Episode, terms: Sequence[str], weights: Mapping[str,
 
 def _asked(episode: Episode, term: str) -> bool:
     """Whether there was something to judge: a term without a value is missing then, and does not apply otherwise."""
-    judged = {"plan_quality": _plans(episode), "adherence": _due(episode)}
+    judged = {"plan_quality": _plans(episode), "correctness": _plans(episode), "adherence": _due(episode)}
     return any(judged.get(term, ()))
 
 

@@ -23,6 +23,7 @@ def episode_of(env: Env, spec: EpisodeSpec, key: Key) -> EpisodeGenerator:
     while runner.episode.outcome == "broken":  # its initial value, until the episode ends
         if not (yield from runner.plan()) or (action := (yield from runner.act())) is None:
             runner.episode.outcome = "truncated"  # the context is full: the environment is not stepped again
+            runner.episode.ended_by = "context"
             break
         runner.observe(action)
     return runner.episode
@@ -118,12 +119,11 @@ class EpisodeRunner:
         text, reward, terminated, truncated, info = stepped(self.env, action)
         self.context.observe(text)
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
-        turn.reward = reward
+        turn.reward, self.episode.score = reward, info["score"]
         self.episode.turns.append(turn)
-        self.episode.score = info["score"]
         if terminated or truncated:
-            ending = "failed" if terminated else "truncated"
-            self.episode.outcome = "solved" if info["solved"] else ending  # type: ignore[assignment]
+            self.episode.outcome = "solved" if info["solved"] else "failed" if terminated else "truncated"
+            self.episode.ended_by = "environment" if terminated else "turn_limit"
 
     def _call(self, role: Role, ask: str, candidate: int = 0) -> Generator[Request, Reply, Call | None]:
         """One generation by the model, not yet added to the context; None if the context has no room for it."""

@@ -25,6 +25,9 @@ OWN = "own"
 TEACHER = "teacher's"
 """Whose plans a protocol follows; the first word of its name."""
 
+CROWDED = 0.05
+"""Share of episodes without room above which an evaluation warns."""
+
 EpisodesByProtocol = dict[str, list[Episode]]
 """Episodes by protocol, such as `own plans, sampled`."""
 
@@ -118,6 +121,7 @@ def measure(
 
     known: episodes by protocol that these weights have run already; they are only scored again, as rewards differ by stage."""
     measured: EpisodesByProtocol = {}
+    config = setup.config
     for protocol, (agent_spec, greedy) in protocols(setup).items():
         specs = panel.specs(agent_spec, greedy)
         done = iter(range(1, len(specs) + 1))
@@ -129,7 +133,21 @@ def measure(
             measured[protocol] = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
         check_played(measured[protocol], len(specs) - 1, f"evaluation, {protocol}")
         setup.scoring(measured[protocol])
+        if line := crowded(measured[protocol], config.model.max_length, config.agent.window):
+            print(f"evaluation of {protocol}: {line}")
     return measured
+
+
+def crowded(episodes: Sequence[Episode], max_length: int, window: int | None) -> str | None:
+    """A warning where more than one episode in twenty had no room left: what is measured then is the context too."""
+    cut = sum(episode.ended_by == "context" for episode in episodes)
+    if cut <= CROWDED * len(episodes):
+        return None
+    shown = "null, which shows all observations" if window is None else window
+    return (
+        f"{cut} of {len(episodes)} episodes had no room left; raise model.max_length={max_length}, or set agent.window "
+        f"(now {shown}) to fewer"
+    )
 
 
 def _report(

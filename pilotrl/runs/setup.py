@@ -102,7 +102,7 @@ class EvalSetup:
         stage = self.config.stage
         spec = partial(self.agent_spec, teacher_plans=stage.planner == "teacher", demonstrates=stage.actor == "expert")
         agent_specs = [spec(agent=paradigm(name)) for name in stage.agents] or [spec()]
-        graded = stage.planner == "policy" and "plan_quality" in stage.terms
+        graded = stage.planner == "policy" and bool({"plan_quality", "correctness"} & {*stage.terms})
         return [replace(agent_spec, candidates=stage.candidates, graded=graded) for agent_spec in agent_specs]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pilotrl import prompts
+from pilotrl.analysis.measures import ENDED
+from pilotrl.analysis.statistics import MEASURES
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
 from pilotrl.rewards import terms
@@ -75,6 +77,7 @@ def episode_metrics(episodes: Sequence[Episode], own: Iterable[str] = ()) -> dic
         **{f"reward/{term}": mean(episode.terms[term] for episode in whole) for term in (*terms.TERMS, *own)},
         "env/success": mean(float(episode.outcome == "solved") for episode in whole),
         "env/score": mean(episode.score for episode in whole),
+        **{name: mean(MEASURES[name](episode) for episode in whole) for name in ENDED},
         "env/turns": mean(float(len(episode.turns)) for episode in whole),
         "env/invalid_actions": mean(float(not turn.valid) for episode in whole for turn in episode.turns),
         "env/episodes": len(episodes),

@@ -24,6 +24,7 @@ def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
         "group": episode.group,
         "sample": episode.sample,
         "outcome": episode.outcome,
+        "ended_by": episode.ended_by,
         "score": episode.score,
         "reward": episode.reward,
         "terms": episode.terms,
@@ -46,7 +47,8 @@ def from_record(record: dict[str, Any]) -> Episode:
     turns = [Turn(**{**turn, "plan": tuple(turn["plan"])}) for turn in record["turns"]]
     kept = ("group", "sample", "observation", "par", "tokens", "outcome", "score", "terms", "reward")
     calls = [_sized(**call) for call in record["calls"]]
-    return Episode(task=Task(**record["task"]), turns=turns, calls=calls, **{key: record[key] for key in kept})
+    given = {key: record[key] for key in kept} | {"ended_by": record.get("ended_by")}  # older records do not say
+    return Episode(task=Task(**record["task"]), turns=turns, calls=calls, **given)
 
 
 def read_episodes(path: Path, wanted: Callable[[str], bool], remedy: str = RESTORE) -> Iterator[tuple[str, Episode]]:

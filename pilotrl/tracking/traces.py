@@ -102,7 +102,7 @@ class _Episode:
         record, calls = self.record, self.record["calls"]
         for number in range(1, len(record["turns"]) + 1):
             self._turn(number)
-        ending = {name: _short(record[name]) for name in ("outcome", "score", "reward")}
+        ending = {name: _short(record.get(name)) for name in ("outcome", "ended_by", "score", "reward")}
         self._span("episode", "AGENT", 0, self._task(), ending, broken=record["outcome"] == "broken")
         usage = _usage(sum(call["prompt"] for call in calls), sum(call["sampled"] for call in calls))
         info = TraceInfo(

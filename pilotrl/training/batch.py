@@ -198,7 +198,7 @@ def collate(
         rewards=torch.tensor([math.nan if e.reward is None else e.reward for e in episodes], dtype=torch.float64),
         group=torch.tensor([episode.group for episode in episodes], dtype=torch.long),
         success=torch.tensor([episode.outcome == "solved" for episode in episodes], dtype=torch.bool),
-        terminated=torch.tensor([episode.outcome in ("solved", "failed") for episode in episodes], dtype=torch.bool),
+        terminated=torch.tensor([episode.ended_by != "context" for episode in episodes], dtype=torch.bool),
         episodes=list(episodes),
         trained=builder.trained,
         groups=groups,

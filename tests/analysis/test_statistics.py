@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pilotrl.analysis.statistics import MEASURES, paired, paired_interval, panel_block, summarize
-from pilotrl.types import Episode, Outcome, Task, Turn
+from pilotrl.types import Ending, Episode, Outcome, Task, Turn
 
 
 def _turn(adherence: int | None) -> Turn:
@@ -27,7 +27,8 @@ def _episode(
 ) -> Episode:
     turns = [_turn(verdict) for verdict in verdicts]
     world = Task("toy", str(task), "test", 0)
-    return Episode(world, task, sample, "page", turns=turns, outcome=outcome, score=score, tokens=tokens)
+    by: Ending = "context" if outcome == "truncated" else "environment"
+    return Episode(world, task, sample, "page", turns=turns, outcome=outcome, ended_by=by, score=score, tokens=tokens)
 
 
 def test_summary_by_hand() -> None:
@@ -42,8 +43,12 @@ def test_summary_by_hand() -> None:
         "score": pytest.approx(0.5),  # 0.75 and 0.25
         "adherence": pytest.approx(0.375),  # task 0: mean of 0.75 and 0; task 1 has no verdict
         "plan_quality": None,
+        "correctness": None,
         "turns": pytest.approx(1.5),
         "tokens": pytest.approx(2.0),  # (7 + 1) / 2 and 0
+        "ended/environment": 0.5,
+        "ended/turn_limit": 0.0,
+        "ended/context": 0.5,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -18,16 +19,18 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from pilotrl.analysis.statistics import paired
 from pilotrl.audit.__main__ import main, resolver
+from pilotrl.audit.adversarial import regraded
 from pilotrl.audit.episodes import read
 from pilotrl.audit.findings import alarms
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.engine.scripted import ScriptedPolicy
-from pilotrl.envs import load, webshop, wordle
+from pilotrl.envs import load, textcraft, webshop, wordle
 from pilotrl.envs.toy import COLORS
 from pilotrl.prompts.parsing import number
+from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.scheduler import run_episodes
-from pilotrl.store.records import to_record
+from pilotrl.store.records import from_record, to_record
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Task
 from tests.conftest import scoring
@@ -419,3 +422,57 @@ def test_a_run_without_episodes_is_refused(run: Any, capsys: pytest.CaptureFixtu
     folder.episodes.unlink()
     assert main([str(folder)]) == 2
     assert "has no episodes yet" in capsys.readouterr().err
+
+
+# Full marks for what the environment rejected.
+
+
+@pytest.fixture
+def farmed(tmp_path: Path) -> RunFolder:
+    """Evaluation episodes of the shipped model in TextCraft, 20 before and 20 after three steps, as an earlier judge graded them:
+    by the words of commands, whether or not the environment did what they say."""
+    folder = RunFolder(tmp_path / "farmed")
+    folder.config.parent.mkdir(parents=True)
+    OmegaConf.save(composed_job(parse([]), ["env=textcraft"]).config, folder.config)
+    folder.episodes.write_bytes(gzip.decompress(Path(__file__).with_name("rejected.jsonl.gz").read_bytes()))
+    return folder
+
+
+def test_full_marks_for_rejected_actions_raise_an_alarm(farmed: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(farmed)]) == 1
+    held = found(farmed)
+    (alarm,) = [line for line in held["alarms"] if "rejected" in line]
+    share = held["panels"]["own plans"]["all"]["rejected"]["after"]
+    assert share > 0.3
+    assert f"own plans: {100 * share:.1f} % of full marks are for actions that the environment rejected" in alarm
+    said = capsys.readouterr().out
+    assert "full marks, rejected" in said
+    old, new = held["panels"]["own plans"]["all"], held["regraded"]["rule"]["own plans"]
+    assert old["adherence"]["after"] > new["adherence"]["after"] + 0.1
+    rows = [line for line in said.splitlines() if "adherence" in line]
+    assert any("by rule" in line for line in rows), rows  # old and new stand side by side
+
+
+def test_the_same_episodes_graded_by_todays_rules_raise_none(farmed: RunFolder) -> None:
+    judges = {"textcraft": RuleJudge(resolve=textcraft.resolve)}
+    episodes = [from_record(json.loads(line)) for line in farmed.episodes.read_text().splitlines()]
+    phases = [json.loads(line)["phase"] for line in farmed.episodes.read_text().splitlines()]
+    graded = regraded(judges, episodes)
+    with farmed.lines("episodes.jsonl") as lines:
+        for phase, episode in zip(phases, graded, strict=True):
+            lines.write(to_record(episode, phase, 0))
+    kept = farmed.episodes.read_text().splitlines(keepends=True)[-len(graded) :]
+    farmed.episodes.write_text("".join(kept))
+    main([str(farmed)])
+    assert not [line for line in found(farmed)["alarms"] if "rejected" in line]
+    assert found(farmed)["panels"]["own plans"]["all"]["rejected"]["after"] == 0
+
+
+def test_plan_quality_stands_beside_one_constant_plan_and_the_next_step_alone(farmed: RunFolder) -> None:
+    main([str(farmed)])
+    rows = found(farmed)["references"]["rule"]
+    assert set(rows) == {"plan_quality", "correctness"}
+    for measure in rows.values():
+        assert set(measure) == {"constant", "first_step"}
+    assert rows["plan_quality"]["first_step"]["planted"] > 0.8  # without any plan beyond it
+    assert rows["correctness"]["constant"]["planted"] < rows["plan_quality"]["constant"]["planted"]

@@ -42,7 +42,14 @@ def test_reward_is_the_weighted_mean_of_terms_worked_by_hand() -> None:
         episode([turn(2), turn(1), turn(0), turn(2, well_formed=False)], par=3),
         weights={"format": 1.0, "adherence": 2.0, "outcome": 1.0},
     )
-    assert played.terms == {"format": 0.75, "adherence": 0.625, "outcome": 0.5, "plan_quality": None, "score": 0.0}
+    assert played.terms == {
+        "format": 0.75,
+        "adherence": 0.625,
+        "outcome": 0.5,
+        "plan_quality": None,
+        "correctness": None,
+        "score": 0.0,
+    }
     assert played.reward == pytest.approx((0.75 + 2 * 0.625 + 0.5) / 4)
 
 
@@ -117,7 +124,14 @@ def test_broken_is_unscored_and_never_zero() -> None:
 
 def test_an_episode_without_turns_has_failed_and_is_scored() -> None:
     played = scored(episode([], "truncated"))
-    assert played.terms == {"format": None, "adherence": None, "outcome": 0.0, "plan_quality": None, "score": 0.0}
+    assert played.terms == {
+        "format": None,
+        "adherence": None,
+        "outcome": 0.0,
+        "plan_quality": None,
+        "correctness": None,
+        "score": 0.0,
+    }
     assert played.reward == 0.0
 
 
@@ -174,6 +188,7 @@ def test_plan_quality_is_the_mean_over_the_plans_that_were_followed() -> None:
     ]
     played = scored(episode([turn(2)] * 2, par=2, calls=calls), *PLANS, weights=EVEN)
     assert played.terms["plan_quality"] == pytest.approx((1 + 0.25) / 2)
+    assert played.terms["correctness"] == pytest.approx((1 + 0) / 2)
     assert played.reward == pytest.approx((1 + 1 + 1 + 0.625) / 4)
 
 

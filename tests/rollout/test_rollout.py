@@ -209,6 +209,7 @@ def test_a_limit_truncates_and_the_environment_fails_an_episode(
 
     episode = one(agent_spec, script)
     assert (episode.outcome, len(episode.turns), episode.score) == (outcome, turns, 0.0)
+    assert episode.ended_by == {"truncated": "turn_limit", "failed": "environment"}[outcome]
 
 
 def test_a_full_context_truncates_before_the_environment_is_stepped(agent_spec: AgentSpec) -> None:
@@ -227,12 +228,13 @@ def test_a_full_context_truncates_before_the_environment_is_stepped(agent_spec: 
         stepped.clear()
         room = len(call.prompt) + agent_spec.max_tokens[call.role]
         short = one(replace(agent_spec, max_length=room - 1, max_tokens={"planner": 48, "executor": 48}), able, counted)
-        assert short.outcome == "truncated"
+        assert (short.outcome, short.ended_by) == ("truncated", "context")
         assert len(short.calls) <= number_of_calls
         assert len(stepped) == len(short.turns) == sum(call.role == "executor" for call in short.calls)
     enough = len(whole.calls[-1].prompt) + 48
     limits: Any = {"planner": 48, "executor": 48}
-    assert one(replace(agent_spec, max_length=enough, max_tokens=limits), able).outcome == "solved"
+    fits = one(replace(agent_spec, max_length=enough, max_tokens=limits), able)
+    assert (fits.outcome, fits.ended_by) == ("solved", "environment")
 
 
 @pytest.mark.parametrize("reply", ["", " ", "\n", "<|end|>", "Action:", "1."])

@@ -32,6 +32,7 @@ def episode() -> Episode:
         calls=[Call("executor", [5], [6], [-0.1], "end", ())],
         tokens=17,
         outcome="truncated",
+        ended_by="context",
         score=0.1 + 0.2,
         terms={"format": 0.5, "adherence": None},
         reward=-0.0125,
@@ -43,6 +44,13 @@ def test_an_episode_comes_back_from_its_line_without_its_calls() -> None:
     again = from_record(json.loads(line))
     assert replace(again, calls=[]) == replace(episode(), calls=[])
     assert "\n" not in line
+
+
+def test_an_older_record_does_not_say_what_ended_it() -> None:
+    record = to_record(episode(), "train", 5)
+    del record["ended_by"]
+    again = from_record(record)
+    assert (again.outcome, again.ended_by) == ("truncated", None)
 
 
 def test_a_graded_plan_comes_back_too() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
 from pilotrl.training.algorithms import grpo
 from pilotrl.training.batch import Batch, collate, rows_of
-from pilotrl.types import Call, Episode, Role, Task, Turn
+from pilotrl.types import Call, Ending, Episode, Outcome, Role, Task, Turn
 
 ROLES: tuple[Role, ...] = ("planner", "executor")
 
@@ -193,10 +193,11 @@ def test_empty_replies_and_batches_are_legal() -> None:
 
 
 def test_outcomes_become_flags() -> None:
-    outcomes: list[Literal["solved", "failed", "truncated", "broken"]] = ["solved", "failed", "truncated", "broken"]
-    batch = batch_of([replace(episode([]), outcome=outcome, sample=i) for i, outcome in enumerate(outcomes)])
+    ends: list[tuple[Outcome, Ending]] = [("solved", "environment"), ("failed", "environment")]
+    ends += [("truncated", "turn_limit"), ("truncated", "context")]
+    batch = batch_of([replace(episode([]), outcome=how, ended_by=by, sample=i) for i, (how, by) in enumerate(ends)])
     assert batch.success.tolist() == [True, False, False, False]
-    assert batch.terminated.tolist() == [True, True, False, False]
+    assert batch.terminated.tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 40])

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.rewards.judge import PlanItem
+from pilotrl.rewards.judge import Item, PlanItem
 from pilotrl.rollout.task_schedule import schedule
 from pilotrl.training.batch import Batch
 from pilotrl.training.data import Rollouts
@@ -169,9 +169,9 @@ class Clerk:
     """A judge who writes down what it is shown, and fails as often as it is told to."""
 
     def __init__(self, failures: int = 0) -> None:
-        self.failures, self.seen = failures, list[tuple[str, str, str]]()
+        self.failures, self.seen = failures, list[Item]()
 
-    def grade(self, items: Sequence[tuple[str, str, str]]) -> list[int | None]:
+    def grade(self, items: Sequence[Item]) -> list[int | None]:
         if self.failures:
             self.failures -= 1
             raise WorldError("no answer")
@@ -192,10 +192,19 @@ def test_an_action_is_graded_against_its_step_and_what_was_seen_before_it(
 ) -> None:
     clerk = Clerk()
     replace(training().source.scoring, judges={"toy": clerk})([episode])
-    assert clerk.seen == [("a1", "saw 0", "act 1"), ("c3", "saw 2", "act 3")]
+    assert clerk.seen == [("a1", "saw 0", "act 1", "saw 1"), ("c3", "saw 2", "act 3", "saw 3")]
     assert [turn.adherence for turn in episode.turns] == [2, None, 2]
     assert episode.terms["adherence"] == 1.0
     assert episode.reward is not None
+
+
+def test_no_judge_is_asked_about_what_the_environment_rejected(training: Callable[..., Any], episode: Episode) -> None:
+    clerk = Clerk()
+    episode.turns[2].valid = False
+    replace(training().source.scoring, judges={"toy": clerk})([episode])
+    assert [item.step for item in clerk.seen] == ["a1"]
+    assert [turn.adherence for turn in episode.turns] == [2, None, 0]
+    assert episode.terms["adherence"] == 0.5
 
 
 def test_a_judge_that_fails_is_asked_again_and_then_leaves_no_verdict(

@@ -141,13 +141,13 @@ COMMAND = re.compile(
 )
 
 
-def resolve(observation: str, action: str) -> str:
-    """The action in words; "" for no command, or one about a place where the agent is not.
+def resolve(observation: str, action: str, reply: str = "") -> str:
+    """What the action did, in words; "" for no command, one about a place where the agent is not, and a look at a closed one.
 
     A name is written twice, `take mug mug1 from desk desk1`, so that its number cannot be mistaken for another's.
     """
     command = COMMAND.fullmatch(action.strip())
-    if command is None:
+    if command is None or (command["one"] and SHUT.fullmatch(reply)):
         return ""
     here, there = _here(observation), command["there"] or command["place"]
     if here and there and there != here and command["verb"] != "slice":

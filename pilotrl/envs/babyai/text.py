@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pilotrl.envs.babyai.commands import UNCHANGED
 from pilotrl.envs.babyai.view import View
 
 COMPLETED = "\n The task is completed."
@@ -50,12 +51,19 @@ def mission(said: str) -> str:
 # What an action means in words, for the judge
 
 NAME = re.compile(r"((?:go to|pick ?up|go through|toggle and go through) )((?:[a-z]+ ){2,3}\d+)")
+HELD = re.compile(r"\bcarrying (?:a )?([a-z]+ (?:ball|box|key))")
 FRONT = re.compile(r"([a-z]+ (?:closed|locked) door \d+) (?:right in front of you 1 steps|1 ahead;)")
 
 
-def resolve(observation: str, action: str) -> str:
-    """The action in words; "" for a thing that is not in sight. Toggling a door is opening it."""
+def resolve(observation: str, action: str, reply: str = "") -> str:
+    """What the action did, in words; "" for a thing that is not in sight, and where nothing changed.
+
+    Toggling a door is opening it, and what is dropped is what was carried."""
     action = action.strip().lower()
+    if reply.startswith(UNCHANGED):
+        return ""
+    if action == "drop" and (held := HELD.search(observation)):
+        return f"drop {held[1]}"
     if action == "toggle" and (door := FRONT.search(observation)):
         return f"open {door[1]}"
     named = NAME.fullmatch(action)

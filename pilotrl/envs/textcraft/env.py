@@ -8,6 +8,7 @@ from typing import Any
 from pilotrl.envs import Info
 from pilotrl.envs.textcraft import tasks
 from pilotrl.envs.textcraft.expert import TextCraftExpert, ways_of
+from pilotrl.envs.textcraft.recipes import spoken
 from pilotrl.envs.textcraft.world import World
 from pilotrl.types import UserError
 
@@ -17,6 +18,7 @@ FIDELITY: dict[str, dict[str, int]] = {
 }
 """Values that `fidelity` sets for keys left null."""
 SAID = re.compile(r"craft .+ using .+|get [0-9]+ .+|inventory")
+MADE = re.compile(r"Crafted (\d+) minecraft:(\w+)")
 
 
 class TextCraft:
@@ -103,6 +105,10 @@ def _gets(commands: list[str]) -> list[str]:
     return [f"get {count} {name}" for count, name in sorted(needs) if name not in ways]
 
 
-def resolve(observation: str, action: str) -> str:
-    """The action itself; "" if it is no command."""
-    return action.strip() if SAID.fullmatch(action.strip()) else ""
+def resolve(observation: str, action: str, reply: str = "") -> str:
+    """What the action did, in words; "" if it is no command. Of a craft the reply says what was made, and how many."""
+    text = action.strip()
+    if not SAID.fullmatch(text):
+        return ""
+    made = MADE.fullmatch(reply)
+    return f"craft {made[1]} {spoken(made[2])} using {text.rpartition(' using ')[2]}" if made else text

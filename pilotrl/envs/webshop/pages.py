@@ -99,7 +99,7 @@ def _original_sub(session: Session, product: Product) -> list[str]:
     return [text.strip() for text in texts if text.strip()] or [empty]
 
 
-def resolve(observation: str, action: str) -> str:
+def resolve(observation: str, action: str, reply: str = "") -> str:
     """The action in words, from the text of its page; "" if it refers to nothing there.
 
     `click[b3]` becomes "open nova soft cotton shirt $23", `click[red]` "choose color red", `search[x]` "search x".

@@ -150,7 +150,7 @@ def _drawn(seed: int, word: str) -> int:
     return sha256(f"{seed} {word}".encode()).digest()[0] % 16
 
 
-def resolve(observation: str, action: str) -> str:
+def resolve(observation: str, action: str, reply: str = "") -> str:
     """The guessed word; "" if it has not five letters."""
     word = action.strip().replace(" ", "")
     return f"guess {word}" if len(word) == 5 and word.isascii() and word.isalpha() and word.islower() else ""

@@ -1,23 +1,36 @@
 """Judges, which grade how far an action follows the current plan step (adherence), and how good a plan is.
 
-For an action a judge sees the step, the observation before the action, and the action; never the goal, so that it cannot
-reward an action for being clever. For a plan it sees what the planner saw, including the goal. A judge is one Python file
-with a class and one YAML file `conf/judge/NAME.yaml`.
+For an action a judge sees the step, the observation before the action, the action and the environment's reply; never the
+goal, so that it cannot reward an action for being clever. What the environment rejected it is not asked about (`grading`).
+For a plan it sees what the planner saw, including the goal. A judge is one Python file with a class and one YAML file
+`conf/judge/NAME.yaml`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from pilotrl.config.instantiate import make
-from pilotrl.types import Plan, PlanScores
+from pilotrl.types import Plan, PlanScores, UserError
 
 if TYPE_CHECKING:
     from pilotrl.endpoint import Endpoint
 
-Item = tuple[str, str, str]
-"""(step, observation before acting, action)."""
+Resolve = Callable[[str, str, str], str]
+"""(observation, action, reply) -> what the action did, in words; "" for nothing. An empty reply is one that is not known."""
+
+
+class Item(NamedTuple):
+    """An action to be graded against a plan step."""
+
+    step: str
+    observation: str
+    """Before the action."""
+    action: str
+    reply: str = ""
+    """The environment's answer; empty if it is not known."""
 
 
 class PlanItem(NamedTuple):
@@ -66,7 +79,12 @@ class RemoteJudge(Judge, Protocol):
         ...
 
 
-def build(settings: dict[str, Any], resolve: Any) -> Judge:
-    """A judge from its settings: `_target_` and the keywords of that class. `resolve`: see `RuleJudge`."""
+def build(settings: dict[str, Any], resolve: Resolve | None) -> Judge:
+    """A judge from its settings: `_target_` and the keywords of that class. `resolve`: None for actions that are words.
+
+    Raises UserError for a `resolve` that takes other arguments."""
+    if resolve is not None and len(signature(resolve).parameters) != 3:
+        asked = ", ".join(signature(resolve).parameters)
+        raise UserError(f"env: its resolve({asked}) must take three arguments: resolve(observation, action, reply)")
     made: Judge = make(settings, resolve=resolve)
     return made

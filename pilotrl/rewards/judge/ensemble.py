@@ -9,7 +9,7 @@ from statistics import fmean, median_low
 from typing import Any, TypeVar
 
 from pilotrl.endpoint import Endpoint
-from pilotrl.rewards.judge import Item, Judge, PlanItem, RemoteJudge, build
+from pilotrl.rewards.judge import Item, Judge, PlanItem, RemoteJudge, Resolve, build
 from pilotrl.types import PlanScores, UserError, WorldError
 
 T = TypeVar("T")
@@ -25,9 +25,7 @@ class Ensemble:
     Raises UserError for another vote, for no members, and for a member's own invalid settings.
     """
 
-    def __init__(
-        self, *, resolve: Callable[[str, str], str] | None, vote: str, members: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, *, resolve: Resolve | None, vote: str, members: Mapping[str, Mapping[str, Any]]) -> None:
         if vote not in VOTES:
             raise UserError(f"vote={vote}: must be one of {', '.join(VOTES)}")
         if not members:
@@ -74,7 +72,7 @@ class Ensemble:
         return self.vote(verdicts) if self._enough(verdicts) else None
 
 
-def _member(name: str, settings: Any, resolve: Callable[[str, str], str] | None) -> Judge:
+def _member(name: str, settings: Any, resolve: Resolve | None) -> Judge:
     if not (isinstance(settings, Mapping) and "_target_" in settings):
         raise UserError(f"members.{name}={settings}: must be a judge with its _target_, as in conf/judge/ensemble.yaml")
     try:

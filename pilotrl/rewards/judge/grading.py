@@ -19,8 +19,11 @@ ATTEMPTS = 3
 def grade(judge: Judge, episodes: Sequence[Episode], unselected: bool) -> None:
     """Set the verdict of every turn that had a plan step, and the scores of plans; None if the judge gives none.
 
-    unselected: candidate plans that were not selected are graded too."""
-    turns = [pair for episode in episodes for pair in due(episode)]
+    What the environment rejected has followed no step: 0, and no judge is asked. unselected: candidate plans that were not
+    selected are graded too."""
+    for turn, _ in (pair for episode in episodes for pair in due(episode)):
+        turn.adherence = 0
+    turns = [pair for episode in episodes for pair in asked(episode)]
     verdicts = _retried(judge.grade, [item for _, item in turns])
     _check(verdicts, len(turns), lambda verdict: verdict in (0, 1, 2), "0, 1, 2 or None an action")
     for (turn, _), verdict in zip(turns, verdicts, strict=True):
@@ -48,14 +51,19 @@ def _are_scores(scores: PlanScores) -> bool:
 def begin(judge: Judge, episode: Episode, unselected: bool) -> None:
     """Lets a judge that is an API model start on an episode that has ended."""
     if isinstance(judge, RemoteJudge):
-        judge.begin([item for _, item in due(episode)], [item for _, item in plans_due(episode, unselected)])
+        judge.begin([item for _, item in asked(episode)], [item for _, item in plans_due(episode, unselected)])
 
 
 def due(episode: Episode) -> list[tuple[Turn, Item]]:
-    """The turns that had a plan step, each with what a judge sees of it."""
+    """The turns that had a plan step, each with what there is to see of it."""
     before = [episode.observation, *(turn.observation for turn in episode.turns)]
     planned = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
-    return [(turn, (turn.plan[t], before[t], turn.action)) for t, turn in planned]
+    return [(turn, Item(turn.plan[t], before[t], turn.action, turn.observation)) for t, turn in planned]
+
+
+def asked(episode: Episode) -> list[tuple[Turn, Item]]:
+    """Those of `due` that a judge is asked about: the environment did what the action says."""
+    return [pair for pair in due(episode) if pair[0].valid]
 
 
 def plans_due(episode: Episode, unselected: bool) -> list[tuple[WrittenPlan, PlanItem]]:

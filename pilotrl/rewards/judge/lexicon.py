@@ -95,6 +95,12 @@ ALONE = _stems("drop toggle look")
 TRUTH = _stems("true false")
 """Answers to yes-or-no questions."""
 
+ANY_KIND = _stems("planks wool logs log wood slab fence")
+"""Names that stand for any thing of the kind, such as planks for oak planks; a thing's name is the whole name otherwise."""
+
+MEANS = _stems("using from with out")
+"""Words before the ingredients of what is made."""
+
 MOST = re.compile(
     r"\b(?:under|below|within|(?:less|lower|cheaper|no more|not more) than|at most|up to|max(?:imum)?(?: of)?)"
     r" \$?\s?(\d+(?:\.\d+)?)|\$\s?(\d+(?:\.\d+)?) or (?:less|lower|below|cheaper)"

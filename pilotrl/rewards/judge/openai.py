@@ -1,13 +1,13 @@
 """The judge that is an API model (LLM as a judge), behind an OpenAI-compatible endpoint. See docs/judge.md.
 
-It sees what the rule judge sees: the step, the observation, and the action, put into words if an environment's actions are
-opaque. It starts on an episode as soon as that has ended, while others are still running.
+It sees the step, the observation, and the action, with what it did in words where the environment has a `resolve`. It starts
+on an episode as soon as that has ended, while others are still running.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pilotrl import prompts
 from pilotrl.endpoint import Endpoint, Question
 from pilotrl.endpoint.address import Address
-from pilotrl.rewards.judge import Item, PlanItem
+from pilotrl.rewards.judge import Item, PlanItem, Resolve
 from pilotrl.types import PlanScores
 
 STRICT = ConfigDict(strict=True, hide_input_in_errors=True, json_schema_extra={"additionalProperties": False})
@@ -54,8 +54,8 @@ class OpenAiJudge(Address):
     Raises UserError for an invalid URL, and for an API key that is not set.
     """
 
-    resolve: Callable[[str, str], str] | None
-    """(observation, action) -> the action in words, of an environment whose actions are opaque handles; else None."""
+    resolve: Resolve | None
+    """Says what an action did, in words; None for an environment whose actions are words."""
 
     def __post_init__(self) -> None:
         self.endpoints()
@@ -80,8 +80,8 @@ class OpenAiJudge(Address):
         return Endpoint.shared(self).answers([_plan_question(item) for item in items], read_grades)
 
     def _question(self, item: Item) -> Question:
-        step, observation, action = item
-        resolved = self.resolve(observation, action) if self.resolve else ""
+        step, observation, action, reply = Item(*item)
+        resolved = self.resolve(observation, action, reply) if self.resolve else ""
         shown = f"{action} ({resolved})" if resolved and resolved != action else action
         return _question("adherence", Verdict, step=step, observation=observation, action=shown)
 

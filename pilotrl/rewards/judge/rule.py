@@ -6,40 +6,37 @@ The verdict on an action compares its verb and object with those of the step, as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-from pilotrl.rewards.judge import Item, PlanItem
-from pilotrl.rewards.judge.lexicon import BARE
+from pilotrl.rewards.judge import Item, PlanItem, Resolve
+from pilotrl.rewards.judge.lexicon import ANY_KIND, BARE
 from pilotrl.rewards.judge.plan_rules import grade_plan
-from pilotrl.rewards.judge.step_parser import Deed, Step, read_action, read_step
+from pilotrl.rewards.judge.step_parser import Deed, Step, Thing, read_action, read_step
 from pilotrl.types import PlanScores
-
-Resolve = Callable[[str, str], str]
-"""(observation, action) -> the action in words; "" if it refers to nothing in the observation."""
 
 
 class RuleJudge:
-    """Grades by rules. `resolve` puts actions into words, for an environment whose actions are opaque handles; else None."""
+    """Grades by rules. `resolve` says what an action did, in words; None for an environment whose actions are words."""
 
     def __init__(self, *, resolve: Resolve | None) -> None:
         self.resolve = resolve
 
     def grade(self, items: Sequence[Item]) -> list[int | None]:
         """One verdict an item: 0, 1 or 2, and never None."""
-        return [verdict(step, self._resolved(observation, action)) for step, observation, action in items]
+        return [verdict(item.step, self._done(item)) for item in (Item(*item) for item in items)]
 
     def grade_plans(self, items: Sequence[PlanItem]) -> list[PlanScores | None]:
         """Three scores a plan, and never None."""
         return [grade_plan(item) for item in items]
 
-    def _resolved(self, observation: str, action: str) -> str:
-        return self.resolve(observation, action) if self.resolve else action
+    def _done(self, item: Item) -> str:
+        return self.resolve(item.observation, item.action, item.reply) if self.resolve else item.action
 
 
 @lru_cache(maxsize=65536)
 def verdict(step: str, said: str) -> int:
-    """0 ignores the step, 1 follows it in part, 2 in full; `said` is the action in words, "" if it means nothing."""
+    """0 ignores the step, 1 follows it in part, 2 in full; `said` is what the action did, in words, "" for nothing."""
     asked, deed = read_step(step), read_action(said)
     if not deed.kinds:
         return 0
@@ -55,9 +52,11 @@ def verdict(step: str, said: str) -> int:
 
 def _same_kind(asked: Step, deed: Deed, shared: frozenset[str]) -> int:
     if deed.alone and shared - {"guess"}:
-        return 2
+        return 0 if asked.words and "look" in shared else 2  # a look around looks at nothing in particular
     if not deed.words:
         return 0
+    if deed.counted and asked.words:
+        return _same_thing(asked.thing, deed.thing)
     due = asked.words
     if "search" in shared:
         due -= asked.prices  # a price cannot be searched for
@@ -67,7 +66,18 @@ def _same_kind(asked: Step, deed: Deed, shared: frozenset[str]) -> int:
     full = met == len(due) and _within(asked, deed)
     if "search" in shared and due and len(deed.words - due) > len(due) + 2:
         full = False  # a query with too many words of its own
-    return 2 if full else int(2 * met >= len(due))
+    head = {asked.thing.head} & due if shared & {"go", "take", "drop"} else frozenset()
+    other = bool(head) and not _met(frozenset(head), asked, deed)  # the red key for the red ball
+    return 2 if full else int(2 * met >= len(due) and not other)
+
+
+def _same_thing(asked: Thing, done: Thing) -> int:
+    """Whether so many of a thing were made or taken: 2; 1 for another number or other ingredients than were named, and for a
+    thing that the step calls by less or more than its name; 0 for another thing, which may share words."""
+    kind = asked.names <= done.names and asked.names <= ANY_KIND
+    if asked.names == done.names or kind:
+        return 2 if asked.amounts <= done.amounts and asked.means <= done.means else 1
+    return int(asked.head == done.head and (asked.names <= done.names or done.names <= asked.names))
 
 
 def _other_kind(asked: Step, deed: Deed) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from pilotrl.rewards.judge.lexicon import (
     ALONE,
@@ -18,6 +19,7 @@ from pilotrl.rewards.judge.lexicon import (
     GENERIC,
     LEAST,
     LONGEST,
+    MEANS,
     MOST,
     PHRASES,
     PURPOSE,
@@ -38,6 +40,19 @@ LETTERS = re.compile(r"\b[a-z](?: [a-z]){3,}\b")
 EMPTY = re.compile(r"\[\s*\]")
 
 
+class Thing(NamedTuple):
+    """What is made, taken or reached, apart from what it is made from."""
+
+    names: frozenset[str]
+    """Stems without numbers."""
+    amounts: frozenset[str]
+    """Numbers, as "#4"."""
+    head: str
+    """The last of the names, which says what kind of thing it is: "gate" of "oak fence gate"; empty without names."""
+    means: frozenset[str]
+    """Names and numbers of the ingredients."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a plan step asks for."""
@@ -52,6 +67,8 @@ class Step:
     least: float
     most: float
     """Bounds on the price, in dollars."""
+    thing: Thing
+    """The object again, by parts."""
     place: frozenset[str] | None
     """Where the object to be looked for is, empty if the step does not say; None for a step that looks for nothing."""
 
@@ -73,6 +90,10 @@ class Deed:
     kinds: frozenset[str]
     """Kinds of deed; empty if the action was not understood."""
     words: frozenset[str]
+    """Of what is made, without its ingredients."""
+    thing: Thing
+    counted: bool
+    """It makes or takes a number of things: "get 3 oak log". Their name is a whole name: another word is another thing."""
     pairs: Pairs
     prices: tuple[float, ...]
     alone: bool
@@ -95,6 +116,7 @@ def read_step(step: str) -> Step:
         words=frozenset(values or content),
         prices=frozenset(f"#{price:g}" for price in _prices(text)),
         pairs=_pairs(text),
+        thing=_thing(kinds, tokens),
         least=_bound(LEAST, text, 0.0),
         most=_bound(MOST, text, float("inf")),
         place=_place(text),
@@ -111,8 +133,28 @@ def read_action(said: str) -> Deed:
         kinds, rest = kinds | {"guess"}, tokens
     if EMPTY.search(said):
         kinds = frozenset()
-    words = frozenset(word for word in rest if word not in FILLERS)
-    return Deed(kinds, words, _pairs(text), _prices(text), len(tokens) == 1 and tokens[0] in ALONE)
+    words = frozenset(word for word in _made(kinds, rest)[0] if word not in FILLERS)
+    counted = bool(kinds & {"craft", "take"}) and rest[:1] != [] and rest[0][0] == "#"
+    alone = len(tokens) == 1 and tokens[0] in ALONE
+    return Deed(kinds, words, _thing(kinds, rest), counted, _pairs(text), _prices(text), alone)
+
+
+def _thing(kinds: frozenset[str], tokens: Sequence[str]) -> Thing:
+    """The object of a deed, from the tokens beside its verb."""
+    product, means = map(naming, _made(kinds, tokens))
+    names = [word for word in product if word[0] != "#"]
+    return Thing(frozenset(names), frozenset(product) - frozenset(names), names[-1] if names else "", frozenset(means))
+
+
+def _made(kinds: frozenset[str], tokens: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Tokens of what is made, and those of what it is made from: "4 planks using 1 log", "a log into planks"."""
+    if "craft" not in kinds:
+        return tokens, ()
+    if "into" in tokens:
+        at = tokens.index("into")
+        return tokens[at:], tokens[:at]
+    at = next((i for i, token in enumerate(tokens) if token in MEANS), len(tokens))
+    return tokens[:at], tokens[at:]
 
 
 def plain(text: str) -> str:

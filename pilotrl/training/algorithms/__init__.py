@@ -34,7 +34,7 @@ class Played:
     success: Tensor
     """[E] bool, the environment calls the episode solved."""
     terminated: Tensor
-    """[E] bool, the task itself ended (solved or failed); otherwise a budget cut the episode."""
+    """[E] bool, the environment ended the episode, by its limit of turns too; otherwise it had no room left in its context."""
     episode: Tensor
     """[C] integer, index of the episode of each call, never decreasing."""
     turn: Tensor

@@ -4,9 +4,11 @@ Advantage: generalized advantage estimation over the calls of an episode (arXiv 
 reward + gamma V(next) - V from here to its end, each call ahead weighted with gamma lambda once more. The episode's one
 reward arrives at its last call.
 Loss: grpo's policy loss, plus value_coef times the mean over calls of (V - return) squared; return = advantage + V.
-Budget cuts: a cut episode has not come to its reward yet; the value at its last call stands in for it, discounted once.
-Adding the reward of the part that was played would pay twice (the reward is about a whole episode): being cut would be
-worth reward / (1 - gamma). With gamma = 1 dithering until the cut costs nothing: keep it below.
+Ends: the limit of turns is part of the task, and an episode that comes to it has its reward, as one that the environment
+ends otherwise. A context without room is a limit of ours: an episode that it cut has not come to its reward yet; the value
+at its last call stands in for it, discounted once. Adding the reward of the part that was played would pay twice (the reward
+is about a whole episode): being cut would be worth reward / (1 - gamma). With gamma = 1 dithering until the cut costs
+nothing: keep it below.
 Left out: clipping of the value loss; normalizing advantages over a minibatch (Adam hardly minds their scale, and the
 gradient would depend on how episodes are divided among minibatches and ranks).
 Degenerate cases: the return of one call is the reward; a missing reward gives advantage 0 and no value loss.
@@ -38,7 +40,7 @@ def gae(
     Args:
         rewards: [C] that followed each call.
         values: [C] before each call.
-        bootstrap: [E] after the last call; not read where the task itself ended.
+        bootstrap: [E] after the last call; not read where the environment ended the episode.
         call_episode: [C] episode of each call, never decreasing, within an episode in order of time.
         terminated: [E] bool.
     """

@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pilotrl.cli.compose import composed_job, parse
+from pilotrl.envs.toy import ToyEnv
 from pilotrl.rewards.judge import Item, PlanItem
 from pilotrl.rewards.judge.ensemble import Ensemble
 from pilotrl.rewards.judge.openai import OpenAiJudge, read_grades, read_verdict
@@ -87,9 +88,9 @@ def test_grades_of_a_plan_are_three_numbers_from_1_to_5() -> None:
 
 
 def test_it_is_asked_about_step_observation_and_action_in_words() -> None:
-    items = [("open the red shirt", "b3: red shirt {x}", "click[b3]"), ("go on", "", "wait")]
+    items = [Item("open the red shirt", "b3: red shirt {x}", "click[b3]", "a shirt"), Item("go on", "", "wait")]
     with serving(by_action) as server:
-        judge(server.url, lambda seen, did: "open red shirt" if did == "click[b3]" else did).grade(items)
+        judge(server.url, lambda seen, did, reply: "open red shirt" if did == "click[b3]" else did).grade(items)
     asked = [body["messages"][0]["content"] for body in server.seen]
     (shirt,) = [text for text in asked if "red shirt" in text]
     for part in (
@@ -265,8 +266,12 @@ SMALL += ("trainer.threads=1", "tracking.uri=off", "judge.price_prompt=1", "judg
 
 @pytest.fixture
 def play(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
-    """A whole run of two steps with an API model as judge; the cache is in the test's folder."""
+    """A whole run of two steps with an API model as judge; the cache is in the test's folder.
+
+    The environment says that it understood everything that the random weights write: else no judge would be asked."""
     monkeypatch.setattr(running, "learning_curve", lambda *given: None)
+    told = ToyEnv._info
+    monkeypatch.setattr(ToyEnv, "_info", lambda env, valid: told(env, True))
 
     def run(name: str, url: str, *more: str) -> RunFolder:
         folder = RunFolder(tmp_path / name)

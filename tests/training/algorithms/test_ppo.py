@@ -40,6 +40,15 @@ def test_gae_by_hand() -> None:
     torch.testing.assert_close(returns, expected + values)
 
 
+def test_the_turn_limit_pays_its_reward_and_a_full_context_bootstraps() -> None:
+    """Two episodes of one call each: by hand, reward less value for the limit of turns, discounted value less value for a cut."""
+    value = numbers(0.6, 0.6)
+    limit = credit(numbers(0.0, 1.0), [True, True], [0, 1], value)
+    torch.testing.assert_close(limit.advantages, numbers(-0.6, 0.4))
+    cut = credit(numbers(0.0, 1.0), [False, False], [0, 1], value)
+    torch.testing.assert_close(cut.advantages, numbers(0.9 * 0.6 - 0.6, 0.9 * 0.6 - 0.6))
+
+
 def stable_baselines(rewards: Tensor, values: Tensor, bootstrap: float, terminated: bool) -> tuple[Tensor, Tensor]:
     """Their buffer on one episode, with gamma 0.97 and lambda 0.9."""
     box = spaces.Box(-1, 1, (1,))
