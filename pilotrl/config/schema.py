@@ -171,7 +171,7 @@ class Train:
     temperature: float = MISSING
     """Of sampling in training; divides the logits in the loss too."""
     shuffle_rewards: bool = MISSING
-    """Control: rewards are permuted among the episodes of a batch; nothing can be learned."""
+    """Control: rewards are permuted among the episodes of a group; nothing can be learned."""
     max_broken: float = MISSING
     """Largest share of a step's episodes that may be broken; with more the run ends."""
     patience: int = MISSING

@@ -1,7 +1,8 @@
-"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER] [baseline=LABEL] [uri=ADDRESS]`.
+"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER] [baseline=LABEL] [contrast=A,B:C ...] [uri=ADDRESS]`.
 
 Each FOLDER is that of a run or of a sweep. Configurations (runs equal but for the seed) are compared two by two; with baseline=,
 each with that one: a letter such as A, or what picks it, such as baseline=algorithm=grpo or baseline=stage=joint,lr=1e-4.
+With contrast=, once or several times, nothing is compared but the means of two groups: contrast=A,D,E:B,C or contrast=lr=1:lr=2.
 uri=: of the MLflow that a folder was tracked in, which gets the report too; the default database needs no typing.
 """
 
@@ -13,9 +14,9 @@ from pathlib import Path
 
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.signals import at_once
-from pilotrl.report.comparisons import baselines
 from pilotrl.report.configurations import Configuration, sorted_out
 from pilotrl.report.html import PAGE, View, files, findings
+from pilotrl.report.planned import baselines, contrasts
 from pilotrl.report.runs import Refused, Run, find, read
 from pilotrl.store.redact import hide_credentials
 from pilotrl.store.run_folder import RunFolder, write_whole
@@ -27,7 +28,7 @@ from pilotrl.types import UserError
 
 def command(words: Sequence[str]) -> None:
     """Read the runs, write the report, and say where it is."""
-    places, out, baseline, uri = arguments(words)
+    places, out, baseline, asked, uri = arguments(words)
     runs: list[Run] = []
     notes: list[str] = []
     folders = find(places)
@@ -43,7 +44,9 @@ def command(words: Sequence[str]) -> None:
     if baseline is not None:
         against, other = baselines(panels, baseline)
         more += other
-    views = [View(panel, one) for panel, one in zip(panels, against, strict=True)]
+    planned, other = contrasts(panels, asked)
+    more += other
+    views = [View(*of) for of in zip(panels, against, planned, strict=True)]
     notes += more + [
         f"evaluation set {view.panel.name}: {view.without_effects}" for view in views if view.without_effects
     ]
@@ -55,22 +58,24 @@ def command(words: Sequence[str]) -> None:
     print(printable("\n".join([*notes, *findings(views), str(out / PAGE)])))
 
 
-def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None, str | None]:
-    """Folders; where the report goes, `report/` in the first of them unless `out=` says otherwise; the baseline and the address
-    of MLflow, if any."""
-    keys = ("out=", "baseline=", "uri=")
-    outs, baseline, uri = ([word.removeprefix(key) for word in words if word.startswith(key)] for key in keys)
+def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None, list[str], str | None]:
+    """Folders; where the report goes, `report/` in the first of them unless `out=` says otherwise; the baseline, if any; the
+    planned contrasts; and the address of MLflow, if any."""
+    keys = ("out=", "baseline=", "contrast=", "uri=")
+    outs, baseline, asked, uri = ([word.removeprefix(key) for word in words if word.startswith(key)] for key in keys)
     places = [Path(word).expanduser() for word in words if not word.startswith(keys)]
     if not places:
         raise UserError("no folder is given; python -m pilotrl.report FOLDER... [out=FOLDER], of runs or of sweeps")
     for place in places:
         if not place.is_dir():
-            told = (
-                "name folders of runs or of sweeps, out=FOLDER for the report, and baseline=LABEL to compare with one"
-            )
+            told = "name folders of runs or of sweeps, out=FOLDER for the report, and baseline=LABEL or contrast=A:B,C"
             raise UserError(f"{place}: is no folder; {told}")
     if outs and not outs[-1].strip():
         raise UserError("out=: is empty; name the folder that the report goes to, or leave it out")
+    if baseline and asked:
+        raise UserError(
+            f"baseline={baseline[-1]} contrast={asked[0]}: name one of the two; contrast=B:A compares B with A"
+        )
     out = Path(outs[-1]).expanduser() if outs else places[0] / "report"
     if not outs:
         RunFolder(out).check_inside()
@@ -80,7 +85,7 @@ def arguments(words: Sequence[str]) -> tuple[list[Path], Path, str | None, str |
         RunFolder(out).check_writable()
     except UserError as error:
         raise UserError(f"out={out}: cannot be written; choose another folder with out=FOLDER") from error
-    return places, out, baseline[-1] if baseline else None, uri[-1] if uri else None
+    return places, out, baseline[-1] if baseline else None, asked, uri[-1] if uri else None
 
 
 def tracked(place: Path, report: Sequence[Path], typed: str | None) -> list[str]:

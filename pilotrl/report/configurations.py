@@ -9,8 +9,9 @@ from statistics import fmean
 from string import ascii_uppercase
 from typing import Any
 
+from pilotrl.analysis.contrasts import Contrast, gain
 from pilotrl.analysis.measures import BLOCKS
-from pilotrl.analysis.statistics import MEASURES, Contrast, gain
+from pilotrl.analysis.statistics import MEASURES
 from pilotrl.report.runs import DECODINGS, Cell, Run
 from pilotrl.teacher.plan_dataset import REACHING
 
@@ -64,6 +65,15 @@ class Configuration:
             {**run.summary["train"], "seconds": run.summary["seconds"], "env_steps": run.env_steps}[key]
             for run in self.runs
         )
+
+    @property
+    def learned(self) -> str:
+        """The mean over its runs of the summed learning rate: `planner 0.041, executor 0.078`, or `each 0.078`."""
+        if not all(run.learned for run in self.runs):
+            return "-"
+        shown = {role: f"{fmean(run.learned[role] for run in self.runs):.3g}" for role in self.runs[0].learned}
+        alike = len(shown) > 1 and len(set(shown.values())) == 1
+        return f"each {shown.popitem()[1]}" if alike else ", ".join(f"{role} {rate}" for role, rate in shown.items())
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from itertools import combinations
 from math import prod
 from typing import Any
 
-from pilotrl.analysis.statistics import Contrast, effect
-from pilotrl.report.comparisons import comparable_on, verdict
+from pilotrl.analysis.contrasts import Contrast, corrected, effect
+from pilotrl.report.comparisons import comparable_on, values, verdict
 from pilotrl.report.configurations import Configuration, Panel, differing, plain, short_names
 from pilotrl.report.runs import Cell
 
@@ -42,21 +42,29 @@ class Effect:
         return f"{self.factor.name}: {self.first} − {self.second}"
 
     @property
+    def called(self) -> tuple[str, str]:
+        """Both sides, as a sentence calls them."""
+        return f"{self.factor.name}={self.first}", f"{self.factor.name}={self.second}"
+
+    @property
     def verdict(self) -> str:
         return verdict(self.contrast, self.first, self.second)
 
 
 def main_effects(panel: Panel, baseline: Configuration | None = None) -> Iterator[Effect]:
-    """On everything that all configurations measured: every two values of a key, or each minus the baseline's.
+    """On everything that all configurations measured: every two values of a key, or each minus the baseline's. Those on one
+    number, of all keys, are a family for Holm's correction.
 
     Nothing where the configurations are no full factorial of two keys or more."""
     design, _ = factorial(panel.configurations)
-    for cell in panel.cells if design else ():
+    asked = [(factor, *pair) for factor in design for pair in _pairs(factor, baseline)]
+    for cell in panel.cells if asked else ():
         if comparable_on(cell, panel.configurations):
-            for factor in design:
-                for first, second in _pairs(factor, baseline):
-                    sides = [_values(cell, factor.groups[value]) for value in (first, second)]
-                    yield Effect(cell, factor, first, second, effect(*sides))
+            sides = [[[values(cell, one) for one in factor.groups[value]] for value in pair] for factor, *pair in asked]
+            for (factor, first, second), contrast in zip(
+                asked, corrected([effect(*both) for both in sides]), strict=True
+            ):
+                yield Effect(cell, factor, first, second, contrast)
 
 
 def factorial(configurations: Sequence[Configuration]) -> tuple[list[Factor], str | None]:
@@ -118,10 +126,6 @@ def _pairs(factor: Factor, baseline: Configuration | None) -> Iterator[tuple[str
         return
     against = next(value for value, members in factor.groups.items() if any(one is baseline for one in members))
     yield from ((value, against) for value in values if value != against)
-
-
-def _values(cell: Cell, configurations: Sequence[Configuration]) -> list[list[Any]]:
-    return [[run.after[cell] for run in configuration.runs] for configuration in configurations]
 
 
 def _and(words: Sequence[str]) -> str:

@@ -12,9 +12,9 @@ from itertools import cycle, pairwise
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from pilotrl.analysis.contrasts import Contrast
 from pilotrl.analysis.learning_curve import smooth
 from pilotrl.analysis.measures import LOSS, plays
-from pilotrl.analysis.statistics import Contrast
 from pilotrl.report.comparisons import Comparison
 from pilotrl.report.configurations import Configuration, Panel
 from pilotrl.report.factorial import Effect

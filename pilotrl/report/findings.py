@@ -1,22 +1,23 @@
-"""What was found, in a sentence or two for each evaluation set: on top of the page, of the tables, and in the terminal."""
+"""What was found, in plain words for each evaluation set: on top of the page, of the tables, and in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pilotrl.analysis.statistics import Contrast
-from pilotrl.report.comparisons import Comparison, clear, told_apart
+from pilotrl.analysis.contrasts import Contrast
+from pilotrl.analysis.measures import BLOCKS
+from pilotrl.report.comparisons import Comparison
 from pilotrl.report.configurations import Configuration, Panel
 from pilotrl.report.factorial import Effect
 from pilotrl.report.formatting import change, interval, number, size
 from pilotrl.report.runs import Cell
 
 ASKED = Cell("eval", "sampled", "success")
-"""What a finding is about: success under the policy's own plans, sampled, which every run measures."""
+"""What a finding is about: success under the policy's own plans, sampled, which every run measures ..."""
+TAUGHT = Cell("eval_teacher", "sampled", "success")
+"""... and before it, where nothing but following a teacher's plans was trained, success with those."""
 MOST = 4
 """Things of a kind that a sentence lists."""
-Ahead = tuple[Configuration, Contrast, bool]
-"""Another configuration, the difference to it, and whether that is written the other way round."""
 
 
 def finding(
@@ -24,160 +25,138 @@ def finding(
     comparisons: Sequence[Comparison],
     effects: Sequence[Effect],
     baseline: Configuration | None = None,
+    planned: bool = False,
 ) -> list[str]:
-    """Which configuration is ahead in success, by how much and how surely, or what could have been found; then, of a factorial,
-    what each key does.
+    """Which differences in success hold, how large and how sure they are, or what could have been found; of a factorial
+    what each key does first, since the pairs are many.
 
-    Comparisons and effects may be of any measure; those of success under the policy's own plans count."""
-    asked = [found for found in comparisons if found.cell == ASKED]
+    Comparisons and effects may be of any measure; those of success count. `baseline` and `planned` say how they were chosen."""
     if len(panel.configurations) == 1:
-        return [_alone(panel.configurations[0])]
-    if not asked:
-        return ["No two configurations can be compared in success after training: no task was measured in both."]
-    said = _against(asked, baseline) if baseline is not None else _first(panel, asked)
-    return [said, *_means([effect for effect in effects if effect.cell == ASKED])]
+        return [_alone(panel.configurations[0], cell, _called(cell, panel)) for cell in _cells(panel)]
+    lines = []
+    for cell in _cells(panel):
+        what = f"success with {_called(cell, panel)}"
+        if keys := [effect for effect in effects if effect.cell == cell]:
+            lines.append(f"{_found(keys, 'main effects on', what)}.")
+        if asked := [found for found in comparisons if found.cell == cell]:
+            kind = "planned comparisons of" if planned else "comparisons of"
+            against = f" with the baseline {_name(baseline)}" if baseline is not None else ""
+            first = "" if planned else _first(panel, asked)
+            lines.append(f"{_found(asked, kind, what + against)}{first}. {_about(asked)}.")
+    return lines or ["No two configurations can be compared in success after training: no task was measured in both."]
 
 
-def _alone(one: Configuration) -> str:
+def _cells(panel: Panel) -> list[Cell]:
+    taught = all(_follows(one) for one in panel.configurations) and TAUGHT in panel.cells
+    return [TAUGHT, ASKED] if taught else [ASKED]
+
+
+def _follows(one: Configuration) -> bool:
+    """Whether its runs trained nothing but following a teacher's plans."""
+    run = one.runs[0]
+    return not run.stages and (run.keys.get("stage.actor"), run.keys.get("stage.planner")) == ("policy", "teacher")
+
+
+def _called(cell: Cell, panel: Panel) -> str:
+    trained = " (what was trained)" if cell == TAUGHT else ""
+    return ("the " if cell == TAUGHT else "") + BLOCKS[cell.block] + trained
+
+
+def _alone(one: Configuration, cell: Cell, plans: str) -> str:
     """Of the only configuration: what training changed."""
-    if one.mean("before", ASKED) is None or one.mean("after", ASKED) is None:
-        return "Success was not measured before and after training."
-    gained = one.gain(ASKED)
-    before, after = (number(one.mean(when, ASKED), ASKED) for when in ("before", "after"))
-    told = f"success was {before} before training and {after} after: {_sized(gained)}"
-    sure = "" if told_apart(gained) else f", which chance alone could explain{_power(gained)}"
-    return f"One configuration ({one.label}): {told}{sure}. {_about([one], gained)}."
+    if one.mean("before", cell) is None or one.mean("after", cell) is None:
+        return f"Success with {plans} was not measured before and after training."
+    gained = one.gain(cell)
+    before, after = (number(one.mean(when, cell), cell) for when in ("before", "after"))
+    size_of = f"{change(gained.over_tasks['mean'], cell)} percentage points{_ends(gained, 1)}"
+    sure = "" if gained.holds else f", which chance alone could explain{_power([gained])}"
+    told = f"success with {plans} was {before} before training and {after} after: {size_of}{sure}"
+    return f"One configuration ({one.label}): {told}. {_counts([one], gained)}."
+
+
+def _found(asked: Sequence[Comparison | Effect], kind: str, what: str) -> str:
+    """Of how many how many hold, and which; where none does, the largest; and what could have been seen."""
+    ranked = sorted(asked, key=lambda found: -abs(found.contrast.over_tasks["mean"] or 0))
+    held = [found for found in ranked if found.contrast.holds]
+    close = [found.contrast for found in ranked if not found.contrast.holds]
+    if len(asked) == 1:
+        head = f"{kind.split()[0].capitalize().rstrip('s')} of {what}" if kind.startswith("planned") else ""
+        head = head or f"{what[0].upper()}{what[1:]}"
+        sure = "" if held else f"{asked[0].called[0]} and {asked[0].called[1]} cannot be told apart, "
+        return f"{head}: {sure}{_over(asked[0])}{_power(close)}"
+    of = f"Of {len(asked)} {kind} {what}"
+    if held:
+        told = _some([_over(found) for found in held])
+        return f"{of}, {len(held)} hold{'s' * (len(held) == 1)} after Holm's correction: {told}{_power(close)}"
+    whom = (
+        "no difference can be told from 0"
+        if isinstance(asked[0], Effect)
+        else "no configuration can be told from another"
+    )
+    none = f"{of}, none holds after Holm's correction: {whom if not kind.startswith('planned') else 'nothing can be told apart'}"
+    return f"{none}; the largest difference is {_over(ranked[0])}{_power(close)}"
 
 
 def _first(panel: Panel, asked: Sequence[Comparison]) -> str:
-    """Of every two configurations."""
-    alike = [found for found in asked if not told_apart(found.contrast)]
-    if len(alike) == len(asked):
-        return _nobody(panel, asked)
-    leader, others = max(
-        ((one, _seen_from(one, asked)) for one in panel.configurations if _seen_from(one, asked)),
-        key=lambda of: min(_mean(found, turned) for _, found, turned in of[1]),
-    )
-    second, nearest, turned = min(others, key=lambda other: _mean(*other[1:]))
-    beaten = [other for other, found, turn in others if told_apart(found) and _mean(found, turn) > 0]
-    solved = number(leader.mean("after", ASKED), ASKED)
-    about = _about(panel.configurations, nearest, len(asked))
-    if len(beaten) == len(others):
-        rest = "" if len(others) == 1 else ", and is told apart from the others too"
-        lead = f"{_called(leader)} came out first with {solved} success after training, {_sized(nearest, turned)}"
-        return f"{lead} above {_called(second)}{rest}. {about}."
-    close = _some([f"{_called(one)}: {_sized(found, turn)}" for one, found, turn in others if one not in beaten])
-    above = f"above {_some([one.mark for one in beaten])}, but " if beaten else "but "
-    apart = f"{len(asked) - len(alike)} of {len(asked)} pairs can be told apart"
-    power = _power(*(found.contrast for found in alike))
-    lead = f"{_called(leader)} has the highest success after training ({solved}), {above}is not told apart from {close}"
-    return f"{lead}; {apart}{power}. {about}."
-
-
-def _nobody(panel: Panel, asked: Sequence[Comparison]) -> str:
-    """No pair can be told apart."""
-    widest = max(asked, key=lambda found: abs(found.contrast.over_tasks["mean"] or 0))
-    size_of = f"is {_sized(widest.contrast)}{_power(*(found.contrast for found in asked))}"
-    first, second = _called(widest.first), _called(widest.second)
-    about = _about(panel.configurations, widest.contrast, len(asked))
+    """The configuration that is above every other, if there is one."""
     if len(asked) == 1:
-        lead = f"{first} and {second} cannot be told apart in success after training: the difference, {widest.pair},"
-    else:
-        whom = f"No two of the {len(panel.configurations)} configurations can be told apart in success after training"
-        lead = f"{whom}: the largest difference, {first} − {second},"
-    return f"{lead} {size_of}. {about}."
+        return ""
+    for one in panel.configurations:
+        mine = [found for found in asked if one is found.first[0] or one is found.second[0]]
+        won = [found for found in mine if found.contrast.holds and _ahead(found)[0] is one]
+        if len(won) == len(panel.configurations) - 1:
+            after = number(one.mean("after", asked[0].cell), asked[0].cell)
+            return f"; {_name(one)} came out first with {after}, above every other"
+    return ""
 
 
-def _against(asked: Sequence[Comparison], baseline: Configuration) -> str:
-    """Of each with a baseline."""
-    parts = [
-        f"{_called(baseline)}, the baseline, has {number(baseline.mean('after', ASKED), ASKED)} success after training"
-    ]
-    ranked = sorted(asked, key=lambda found: -(found.contrast.over_tasks["mean"] or 0))
-    sure = [found for found in ranked if told_apart(found.contrast)]
-    for where, sign in (("above it", 1), ("below it", -1)):
-        side = [found for found in sure if sign * (found.contrast.over_tasks["mean"] or 0) > 0]
-        if side:
-            parts.append(f"{where}: {_some([f'{_called(one.first)} {_sized(one.contrast)}' for one in side])}")
-    if alike := [found for found in ranked if not told_apart(found.contrast)]:
-        close = _some([f"{_called(one.first)} {_sized(one.contrast)}" for one in alike])
-        parts.append(f"not told apart from it: {close}{_power(*(one.contrast for one in alike))}")
-    about = _about([baseline, *(one.first for one in asked)], asked[0].contrast, len(asked))
-    return f"{'; '.join(parts)}. {about}."
+def _ahead(found: Comparison) -> Sequence[Configuration]:
+    sides = found.first, found.second
+    return sides[(found.contrast.over_tasks["mean"] or 0) < 0][:1]
 
 
-def _means(effects: Sequence[Effect]) -> list[str]:
-    """Of each key what can be told, or else its largest effect."""
-    if not effects:
-        return []
-    keys: dict[str, list[Effect]] = {}
-    for effect in effects:
-        keys.setdefault(effect.factor.key, []).append(effect)
-    parts = []
-    for found in keys.values():
-        found.sort(key=lambda effect: -abs(effect.contrast.over_tasks["mean"] or 0))
-        sure = [effect for effect in found if told_apart(effect.contrast)]
-        told = _some([f"{effect.pair} {_sized(effect.contrast)}" for effect in sure or found[:1]])
-        parts.append(told if sure else f"{told}, not told apart from 0")
-    return [f"Main effects on success: {'; '.join(parts)}."]
-
-
-def _seen_from(one: Configuration, asked: Sequence[Comparison]) -> list[Ahead]:
-    """Everything it is compared with."""
-    first = [(found.second, found.contrast, False) for found in asked if found.first is one]
-    return first + [(found.first, found.contrast, True) for found in asked if found.second is one]
-
-
-def _mean(found: Contrast, turned: bool) -> float:
-    mean = found.over_tasks["mean"] or 0.0
-    return -mean if turned else mean
-
-
-def _sized(found: Contrast, turned: bool = False) -> str:
-    """+8.3 percentage points (95 % CI over tasks and seeds +2.0 to +14.0)"""
-    held, name = _widest(found)
-    low, high = held["low"], held["high"]
-    if turned and low is not None and high is not None:
-        held = {"low": -high, "high": -low}
-    ends = interval(held, ASKED)
-    return f"{change(_mean(found, turned), ASKED)} percentage points" + (
-        "" if ends == "-" else f" (95 % CI over {name} {ends})"
-    )
-
-
-def _widest(found: Contrast) -> tuple[dict[str, float | None], str]:
-    """The interval that decides, and what it is over."""
-    if found.over_seeds is None or (clear(found.over_seeds) and not clear(found.over_tasks)):
-        return found.over_tasks, "tasks"
-    return found.over_seeds, "tasks and seeds"
-
-
-def _power(*alike: Contrast) -> str:
-    """What could have been found."""
-    known = [found.detectable for found in alike if found.detectable is not None]
+def _over(found: Comparison | Effect) -> str:
+    """C (lr=2) over D (lr=1) by 8.3 points (95 % CI over tasks and seeds +2.1 to +14.4)"""
+    mean = found.contrast.over_tasks["mean"] or 0.0
+    first, second = found.called[::-1] if mean < 0 else found.called
     return (
-        f"; a true difference of {size(max(known), ASKED)} points or more would have been detected with 80 % probability"
-        if known
-        else ""
+        f"{first} over {second} by {size(abs(mean), found.cell)} points{_ends(found.contrast, -1 if mean < 0 else 1)}"
     )
 
 
-def _about(configurations: Sequence[Configuration], found: Contrast, intervals: int = 1) -> str:
-    """Over how many tasks and seeds; what does not follow."""
+def _ends(found: Contrast, sign: int) -> str:
+    held, name = (found.over_tasks, "tasks") if found.over_seeds is None else (found.over_seeds, "tasks and seeds")
+    low, high = held["low"], held["high"]
+    if low is None or high is None:
+        return ""
+    ends = sorted((sign * low, sign * high))
+    return f" (95 % CI over {name} {interval({'low': ends[0], 'high': ends[1]}, ASKED)})"
+
+
+def _power(close: Sequence[Contrast]) -> str:
+    """What could have been seen, of those that do not hold."""
+    known = [detectable for found in close if (detectable := found.detectable) is not None]
+    if not known:
+        return ""
+    return f"; a true difference below {size(max(known), ASKED)} points could not have been seen with 80 % probability"
+
+
+def _about(asked: Sequence[Comparison]) -> str:
+    """Over how many tasks and seeds; what the intervals are."""
+    told = _counts([one for found in asked for one in (*found.first, *found.second)], asked[0].contrast)
+    return told + ("; each interval is a single one, the verdicts are corrected" if len(asked) > 1 else "")
+
+
+def _counts(configurations: Sequence[Configuration], found: Contrast) -> str:
     counts = sorted({len(one.runs) for one in configurations})
-    seeds = (
-        f"{counts[0]} to {counts[-1]} seeds each"
-        if len(counts) > 1
-        else f"{counts[0]} seed{'s' * (counts[0] > 1)} each"
-    )
-    seeds = seeds.removesuffix(" each") if len(configurations) == 1 else seeds
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
+    each = " each" if len(configurations) > 1 else ""
     more = "; of one seed nothing follows for another" if counts[0] == 1 else ""
-    more += f"; intervals are not adjusted for the {intervals} comparisons" if intervals > 1 else ""
-    return f"{found.tasks} tasks, {seeds}{more}"
+    return f"{found.tasks} tasks, {seeds}{each}{more}"
 
 
-def _called(one: Configuration) -> str:
-    return f"{one.mark} ({one.label})"
+def _name(one: Configuration | None) -> str:
+    return f"{one.mark} ({one.label})" if one else ""
 
 
 def _some(parts: Sequence[str]) -> str:

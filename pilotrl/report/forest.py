@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from pilotrl.analysis.contrasts import Contrast
 from pilotrl.analysis.measures import RATES
-from pilotrl.analysis.statistics import Contrast
 from pilotrl.report.formatting import title
 from pilotrl.report.runs import Cell
 

@@ -35,6 +35,11 @@ def interval(held: Mapping[str, float | None] | None, cell: Cell) -> str:
     return f"{change(held['low'], cell)} to {change(held['high'], cell)}"
 
 
+def p_value(value: float | None) -> str:
+    """0.021; a dash for too few tasks."""
+    return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def count(value: float) -> str:
     """12,345"""
     return f"{value:,.0f}"

@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pilotrl.analysis.contrasts import Contrast, corrected
 from pilotrl.analysis.measures import BLOCKS
-from pilotrl.analysis.statistics import Contrast
 from pilotrl.report import formatting
-from pilotrl.report.comparisons import compared, told_apart
+from pilotrl.report.comparisons import Sides, compared
 from pilotrl.report.configurations import Configuration, Panel, plain
 from pilotrl.report.factorial import factorial, main_effects
 from pilotrl.report.figures import pictures
@@ -36,33 +37,29 @@ class Gain:
     configuration: Configuration
     contrast: Contrast
 
-    @property
-    def clear(self) -> bool:
-        """Every interval there is excludes 0."""
-        return told_apart(self.contrast)
-
 
 class View:
     """An evaluation set as its part of the page shows it."""
 
-    def __init__(self, panel: Panel, baseline: Configuration | None = None) -> None:
-        self.panel, self.baseline = panel, baseline
-        self.all, self.all_effects = list(compared(panel, baseline)), list(main_effects(panel, baseline))
+    def __init__(self, panel: Panel, baseline: Configuration | None = None, planned: Sequence[Sides] = ()) -> None:
+        self.panel, self.baseline, self.planned = panel, baseline, planned
+        self.all = list(compared(panel, baseline, planned))
+        self.all_effects = [] if planned else list(main_effects(panel, baseline))
         shown = [found for found in self.all if found.cell in panel.headlines]
         effects = [found for found in self.all_effects if found.cell in panel.headlines]
         self.comparisons = _by_cell((found.cell, found) for found in shown)
         self.effects = _by_cell((found.cell, found) for found in effects)
-        self.without_effects = factorial(panel.configurations)[1]
-        self.finding = finding(panel, shown, effects, baseline)
+        self.without_effects = None if planned else factorial(panel.configurations)[1]
+        self.finding = finding(panel, shown, effects, baseline, bool(planned))
         self.gains = _by_cell(self._gains())
         self.pictures = pictures(panel, shown, effects)
         self.revisions = dict.fromkeys((run.summary["git_revision"] or "unknown")[:8] for run in panel.runs)
 
     def _gains(self) -> Iterator[tuple[Cell, Gain]]:
         for cell in self.panel.headlines:
-            for configuration in self.panel.configurations:
-                if configuration.mean("after", cell) is not None:
-                    yield cell, Gain(configuration, configuration.gain(cell))
+            measured = [one for one in self.panel.configurations if one.mean("after", cell) is not None]
+            found = corrected([one.gain(cell) for one in measured])
+            yield from ((cell, Gain(one, contrast)) for one, contrast in zip(measured, found, strict=True))
 
 
 def findings(views: Sequence[View]) -> list[str]:
@@ -114,21 +111,11 @@ def _render(template: str, said: Mapping[str, Any]) -> bytes:
     environment.filters["markdown"] = lambda text: markdown(str(text))
     environment.filters["b64encode"] = lambda data: base64.b64encode(data).decode()
     known: dict[str, Any] = {
-        key: getattr(formatting, key) for key in ("title", "number", "change", "size", "interval", "count")
+        key: getattr(formatting, key) for key in ("title", "number", "change", "size", "interval", "count", "p_value")
     }
     own = Cell("eval", "sampled", "success")
-    known |= {"plain": plain, "told_apart": told_apart, "count_of": _count_of, "expected": _expected}
-    environment.globals |= known
+    environment.globals |= known | {"plain": plain}
     return environment.get_template(template).render(**said, own_success=own).encode(errors="replace")
-
-
-def _count_of(cells: Mapping[Cell, Sequence[Any]]) -> int:
-    return sum(map(len, cells.values()))
-
-
-def _expected(intervals: int) -> str:
-    """How many of so many 95 % intervals miss the truth."""
-    return f"{intervals / 20:.0f}" if intervals >= 30 else f"{intervals / 20:.1f}"
 
 
 MEASURED: tuple[str, ...] = ("evaluation_set", "plans", "decoding", "measure")
@@ -142,6 +129,9 @@ CONTRAST = (
     "ci_low_over_tasks_and_seeds",
     "ci_high_over_tasks_and_seeds",
     "minimal_detectable_difference",
+    "p",
+    "p_holm",
+    "family",
     "verdict",
 )
 COMPARISONS = (*MEASURED, "configuration_a", "configuration_b", "after_a", "after_b", *CONTRAST)
@@ -175,13 +165,18 @@ def _comparisons(views: Iterable[View]) -> Iterator[dict[str, Any]]:
         for found in view.all:
             yield {
                 **_measured(view, found.cell),
-                "configuration_a": found.first.name,
-                "configuration_b": found.second.name,
-                "after_a": found.first.mean("after", found.cell),
-                "after_b": found.second.mean("after", found.cell),
+                "configuration_a": "; ".join(one.name for one in found.first),
+                "configuration_b": "; ".join(one.name for one in found.second),
+                "after_a": _mean_of(found.first, found.cell),
+                "after_b": _mean_of(found.second, found.cell),
                 **_contrast(found.contrast),
                 "verdict": found.verdict,
             }
+
+
+def _mean_of(configurations: Sequence[Configuration], cell: Cell) -> float:
+    """Each weighs the same; all of them measured it."""
+    return fmean(mean for one in configurations if (mean := one.mean("after", cell)) is not None)
 
 
 def _effects(views: Iterable[View]) -> Iterator[dict[str, Any]]:
@@ -199,7 +194,8 @@ def _measured(view: View, cell: Cell) -> dict[str, Any]:
 def _contrast(found: Contrast) -> dict[str, Any]:
     tasks, seeds = found.over_tasks, found.over_seeds or {"low": None, "high": None}
     ends = (tasks["low"], tasks["high"], seeds["low"], seeds["high"])
-    return dict(zip(CONTRAST, (found.tasks, tasks["mean"], *ends, found.detectable), strict=False))
+    tested = (found.detectable, found.p, found.p_holm, found.family)
+    return dict(zip(CONTRAST, (found.tasks, tasks["mean"], *ends, *tested), strict=False))
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
@@ -67,6 +67,8 @@ class Run:
     """What the hash of its evaluation set is over; only the hash where the folder does not say."""
     before: dict[Cell, dict[Task, float]]
     after: dict[Cell, dict[Task, float]]
+    learned: dict[str, float] = field(default_factory=dict)
+    """The learning rate summed over all optimizer updates, for each role that was trained; empty where that is not known."""
 
     @property
     def seed(self) -> int:
@@ -131,8 +133,9 @@ def read(name: str, folder: RunFolder) -> Run:
         summary = folder.results()
         if summary["schema"] != SCHEMA:
             raise Refused(f"has a summary.json of schema {summary['schema']}, and schema {SCHEMA} is read here")
-        values = _values(folder.episodes, summary)
-        return Run(name, *configuration(folder), summary, _metrics(folder, summary), _panel(folder, summary), *values)
+        before, after = _values(folder.episodes, summary)
+        metrics, panel, learned = _metrics(folder, summary), _panel(folder, summary), _learned(folder)
+        return Run(name, *configuration(folder), summary, metrics, panel, before, after, learned)
     except UserError as error:
         raise Refused(f"is broken: {error}") from error
     except BROKEN as error:
@@ -149,8 +152,7 @@ def block(summary: Mapping[str, Any], of: str, decoding: str) -> Mapping[str, An
 def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
     """What decides what a run learns, under dotted keys; a parent stands for its configuration, not for its folder. And the
     seeds, of the run and of those that its weights come from: two runs that share both are the same run."""
-    stored: Any = without_secrets(plain_config(folder))
-    keys = flat(OmegaConf.create(translated(stored)))
+    keys = _keys(folder)
     parent, seeds = keys.get("parent"), [int(keys["seed"])]
     kept = {key: value for key, value in keys.items() if key.split(".")[0] not in ASIDE}
     if parent is not None and (before := RunFolder(began_in(folder) / parent)).begun:
@@ -158,6 +160,25 @@ def configuration(folder: RunFolder) -> tuple[dict[str, Any], list[int]]:
         theirs, more = configuration(before)
         kept, seeds = kept | {f"parent.{key}": value for key, value in theirs.items()}, seeds + more
     return kept, seeds
+
+
+def _keys(folder: RunFolder) -> dict[str, Any]:
+    stored: Any = without_secrets(plain_config(folder))
+    return flat(OmegaConf.create(translated(stored)))
+
+
+def _learned(folder: RunFolder) -> dict[str, float]:
+    """`train/lr` of every step times the updates that it is cut into; of a chain, of its stages, which differ in roles."""
+    found: defaultdict[str, float] = defaultdict(float)
+    stages = [RunFolder(path.parent.parent) for path in sorted(folder.path.glob("*/.hydra/config.yaml"))]
+    for part in stages or [folder]:
+        keys, lines = _keys(part), list(read_lines(part.metrics)) if part.metrics.is_file() else []
+        rates = [float(line["train/lr"]) for line in lines if line.get("train/lr") is not None]
+        if len(rates) < len(lines) or not lines:
+            return {}
+        for role in keys["stage.trains"]:
+            found[role] += min(keys["train.minibatches"], keys["train.tasks"]) * sum(rates)
+    return dict(found)
 
 
 def _metrics(folder: RunFolder, summary: Mapping[str, Any]) -> list[dict[str, Any]]:

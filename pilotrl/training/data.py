@@ -143,9 +143,7 @@ class Rollouts(IterableDataset[Batch]):
         learned = self.observation_weight, self.scoring.unselected
         batch = collate(episodes, self.trains, step, version, self.tasks, *learned)
         if self.shuffle_rewards:
-            batch.rewards = shuffled(batch.rewards, self.seed, step)
-            batch.step_rewards = shuffled(batch.step_rewards, self.seed, step)
-            batch.process_rewards = torch.stack([shuffled(row, self.seed, step) for row in batch.process_rewards])
+            shuffle_rewards(batch, self.seed)
         self.seconds = time.perf_counter() - start
         return batch
 
@@ -166,8 +164,22 @@ class Rollouts(IterableDataset[Batch]):
         ]
 
 
-def shuffled(values: Tensor, seed: int, step: int) -> Tensor:
-    """Control: the same values, dealt out at random among the entries that have one."""
-    valid = (~values.isnan()).nonzero()[:, 0]
-    order = torch.from_numpy(np.random.default_rng((seed, step, 1)).permutation(len(valid)))
-    return values.index_copy(0, valid, values[valid[order]])
+def shuffle_rewards(batch: Batch, seed: int) -> None:
+    """Control: each group keeps its rewards, and who gets which is drawn at random. What an episode, a call or a turn earned
+    goes to one of the same group that earned something of the kind too."""
+    call_group = batch.group[batch.call_episode]
+    batch.rewards = shuffled(batch.rewards, batch.group, seed, batch.step)
+    batch.step_rewards = shuffled(batch.step_rewards, call_group, seed, batch.step)
+    rows = [shuffled(row, call_group, seed, batch.step) for row in batch.process_rewards]
+    batch.process_rewards = torch.stack(rows)
+
+
+def shuffled(values: Tensor, group: Tensor, seed: int, step: int) -> Tensor:
+    """[N] the same values, dealt out at random among the entries of a group that have one. A group is dealt alike whatever other
+    groups there are, so on any number of ranks."""
+    dealt = values.clone()
+    for number in sorted(set(group.tolist())):
+        valid = ((group == number) & ~values.isnan()).nonzero()[:, 0]
+        order = np.random.default_rng((seed, step, 1, number)).permutation(len(valid))
+        dealt[valid] = values[valid[torch.from_numpy(order)]]
+    return dealt

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilotrl.analysis.statistics import Contrast, difference, effect
-from pilotrl.report.comparisons import APART, baselines, compared
+from pilotrl.analysis.contrasts import Contrast, difference, effect
+from pilotrl.report.comparisons import APART, compared
 from pilotrl.report.configurations import Panel, sorted_out
 from pilotrl.report.factorial import factorial, main_effects
 from pilotrl.report.figures import groups, learning
-from pilotrl.report.findings import ASKED, finding
+from pilotrl.report.findings import ASKED, TAUGHT, finding
 from pilotrl.report.forest import forest
 from pilotrl.report.html import View, findings
+from pilotrl.report.planned import baselines, contrasts
 from pilotrl.report.runs import Cell, Run
 from pilotrl.types import Task, UserError
-
-TAUGHT = Cell("eval_teacher", "sampled", "success")
 
 
 def made(keys: Mapping[str, Any], values: Any, seed: int = 0, name: str = "toy", metrics: Any = (), **more: Any) -> Run:
@@ -50,22 +49,28 @@ def said(panel: Panel, label: str | None = None) -> list[str]:
 
 
 def shown(found: Contrast) -> str:
+    """The difference, from the side that is higher."""
     held = found.over_seeds or found.over_tasks
-    low, high = held["low"], held["high"]
+    mean, low, high = held["mean"] or 0, held["low"], held["high"]
     assert low is not None
     assert high is not None
-    ends = f"{100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{100 * (held['mean'] or 0):+.1f} percentage points (95 % CI over {{}} {ends})".replace("-", "−")
+    low, high = (low, high) if mean > 0 else (-high, -low)
+    return f"{abs(100 * mean):.1f} points (95 % CI over {{}} {100 * low:+.1f} to {100 * high:+.1f})".replace("-", "−")
 
 
-def test_the_one_that_comes_out_first_is_named_with_its_distance_to_the_second() -> None:
+def test_it_says_how_many_comparisons_hold_and_who_came_out_first() -> None:
     panel = panel_of(({"lr": 1}, 0.3), ({"lr": 2}, 0.6), ({"lr": 3}, 0.5))
     (line,) = said(panel)
     after = [[run.after[ASKED] for run in one.runs] for one in panel.configurations]
-    gap = shown(difference(after[1], after[2])).format("tasks and seeds")
-    assert line.startswith("B (lr=2) came out first with 6")
-    assert f"success after training, {gap} above C (lr=3), and is told apart from the others too." in line
-    assert line.endswith(" 40 tasks, 3 seeds each; intervals are not adjusted for the 3 comparisons.")
+    gaps = [shown(difference(after[a], after[b])).format("tasks and seeds") for a, b in ((1, 0), (2, 0), (1, 2))]
+    assert line.startswith(
+        "Of 3 comparisons of success with own plans, 3 hold after Holm's correction: "
+        f"B (lr=2) over A (lr=1) by {gaps[0]}, C (lr=3) over A (lr=1) by {gaps[1]}, B (lr=2) over C (lr=3) by {gaps[2]}; "
+        "B (lr=2) came out first with 6"
+    )
+    assert line.endswith(
+        "above every other. 40 tasks, 3 seeds each; each interval is a single one, the verdicts are corrected."
+    )
 
 
 def test_where_nothing_can_be_told_apart_it_says_what_could_have_been() -> None:
@@ -74,39 +79,60 @@ def test_where_nothing_can_be_told_apart_it_says_what_could_have_been() -> None:
     found = [one for one in compared(panel) if one.cell == ASKED]
     assert {one.verdict for one in found} == {APART}
     widest = max(found, key=lambda one: abs(one.contrast.over_tasks["mean"] or 0))
-    assert line.startswith("No two of the 3 configurations can be told apart in success after training")
+    assert (
+        "none holds after Holm's correction: no configuration can be told from another; the largest difference" in line
+    )
     assert shown(widest.contrast).format("tasks and seeds") in line
     largest = max(one.contrast.detectable or 0 for one in found)
-    assert f"a true difference of {100 * largest:.1f} points or more would have been detected with 80 %" in line
+    assert f"a true difference below {100 * largest:.1f} points could not have been seen with 80 %" in line
     (two,) = said(panel_of(({"lr": 1}, 0.5), ({"lr": 2}, 0.505), noise=0.3))
-    assert two.startswith("A (lr=1) and B (lr=2) cannot be told apart")
-    assert "not adjusted" not in two
+    assert two.startswith("Success with own plans: A (lr=1) and B (lr=2) cannot be told apart, ")
+    assert "single" not in two
 
 
 def test_a_leader_that_is_not_told_apart_from_all_did_not_come_out_first() -> None:
-    panel = panel_of(({"lr": 1}, 0.2), ({"lr": 2}, 0.602), ({"lr": 3}, 0.6))
-    (line,) = said(panel)
-    leader = "B" if line.startswith("B") else "C"
-    other = {"B": "C (lr=3)", "C": "B (lr=2)"}[leader]
-    assert line.startswith(f"{leader} (lr=")
-    assert f"above A, but is not told apart from {other}: " in line
-    assert "2 of 3 pairs can be told apart" in line
+    (line,) = said(panel_of(({"lr": 1}, 0.2), ({"lr": 2}, 0.602), ({"lr": 3}, 0.6)))
+    assert line.startswith("Of 3 comparisons of success with own plans, 2 hold after Holm's correction: ")
+    assert "could not have been seen" in line
     assert "came out first" not in line
 
 
 def test_one_seed_is_said_to_be_one() -> None:
     (line,) = said(panel_of(({"lr": 1}, 0.3), ({"lr": 2}, 0.6), seeds=1))
-    assert line.startswith("B (lr=2) came out first")
+    assert line.startswith("Success with own plans: B (lr=2) over A (lr=1) by ")
     assert "(95 % CI over tasks +" in line
     assert line.endswith("40 tasks, 1 seed each; of one seed nothing follows for another.")
 
 
 def test_one_configuration_is_told_by_what_training_changed() -> None:
     (line,) = said(panel_of(({"lr": 1}, 0.5)))
-    assert "success was 25.0 % before training and 5" in line
+    assert "success with own plans was 25.0 % before training and 5" in line
     assert "chance alone" not in line
     (line,) = said(panel_of(({"lr": 1}, 0.25), noise=0.4))
-    assert "which chance alone could explain; a true difference of " in line
+    assert "which chance alone could explain; a true difference below " in line
+
+
+@pytest.mark.parametrize("rates", [(1,), (1, 2)])
+def test_what_learned_to_follow_a_teacher_is_told_by_the_teachers_plans_first(rates: tuple[int, ...]) -> None:
+    """Each line says whose plans; a chain, or a stage that trains own plans, has them alone."""
+    rng = np.random.default_rng(3)
+
+    def lines(**keys: Any) -> list[str]:
+        runs = []
+        for rate in rates:
+            for seed in (0, 1):
+                run = made({"lr": rate, **keys}, rng.random(30) * rate / 2, seed)
+                taught = {task: value + 0.2 for task, value in run.after[ASKED].items()}
+                cells = run.after | {TAUGHT: taught}, run.before | {TAUGHT: run.before[ASKED]}
+                runs.append(Run(**{**vars(run), "after": cells[0], "before": cells[1]}))
+        (panel,), _ = sorted_out(runs)
+        return said(panel)
+
+    first, second = lines(**{"stage.actor": "policy", "stage.planner": "teacher"})
+    assert "uccess with the teacher's plans (what was trained)" in first
+    assert "uccess with own plans" in second
+    (only,) = lines(**{"stage.actor": "policy", "stage.planner": "policy"})
+    assert "uccess with own plans" in only
 
 
 def test_configurations_are_compared_within_an_evaluation_set_only() -> None:
@@ -122,12 +148,12 @@ def test_configurations_are_compared_within_an_evaluation_set_only() -> None:
         "Evaluation set one (oneoneon)",
         "Evaluation set other (otheroth)",
     ]
-    assert "B (lr=2) came out first" in lines[0]
-    assert "B (lr=4) came out first" in lines[1]
+    assert "B (lr=2) over A (lr=1)" in lines[0]
+    assert "B (lr=4) over A (lr=1)" in lines[1]
     assert "lr=4" not in lines[0]
     assert "is another one" in notes[0]
     alone = findings([View(panel) for panel in sorted_out([runs[0], runs[1], runs[6], runs[7]])[0]])
-    assert all("One configuration" in line and "came out" not in line for line in alone)
+    assert all("One configuration" in line and " over " not in line.replace("over tasks", "") for line in alone)
 
 
 def test_a_report_of_nothing_says_so() -> None:
@@ -183,12 +209,55 @@ def test_with_a_baseline_every_other_configuration_is_compared_with_it_and_with_
     pairs = {one.pair: one.contrast.over_tasks["mean"] for one in compared(THREE)}
     assert against == [("A − B", pairs["A − B"]), ("C − B", pytest.approx(-(pairs["B − C"] or 0)))]
     (line,) = said(THREE, "A")
-    assert line.startswith("A (stage=joint, lr=1), the baseline, has 3")
-    above, _, alike = line.partition("; not told apart from it: ")
-    assert "; above it: B (stage=joint, lr=2) +" in above
-    assert alike.startswith("C (stage=planning, lr=2)")
-    (line,) = said(THREE, "B")
-    assert line.index("; below it: C (stage=planning, lr=2) −") < line.index(", A (stage=joint, lr=1) −")
+    assert line.startswith("Of 2 comparisons of success with own plans with the baseline A (stage=joint, lr=1), ")
+    assert "hold after Holm's correction: B (stage=joint, lr=2) over A (stage=joint, lr=1) by " in line.replace(
+        "holds", "hold"
+    )
+
+
+def test_planned_comparisons_are_of_means_of_groups_and_a_family_of_their_own() -> None:
+    ways = [({"lr": rate}, mean) for rate, mean in ((1, 0.3), (2, 0.32), (3, 0.31), (4, 0.5))]
+    panel = panel_of(*ways, noise=0.2)
+    (planned,), notes = contrasts([panel], ["A,C:B", "lr=4 : lr=1, lr=2"])
+    found = [one for one in compared(panel, planned=planned) if one.cell == ASKED]
+    after = [[run.after[ASKED] for run in one.runs] for one in panel.configurations]
+    expected = [effect([after[0], after[2]], [after[1]]), effect([after[3]], after[:2])]
+    assert [one.contrast.p for one in found] == [one.p for one in expected]
+    assert [one.contrast.over_tasks for one in found] == [one.over_tasks for one in expected]
+    assert [one.contrast.family for one in found] == [2, 2], "not the six of all pairs"
+    assert [one.pair for one in found] == ["(A, C) − B", "D − (A, B)"]
+    assert [one.verdict for one in found] == [APART, "D higher"]
+    (line,) = finding(panel, found, [], planned=True)
+    assert line.startswith(
+        "Of 2 planned comparisons of success with own plans, 1 holds after Holm's correction: D (lr=4) over the mean of A, B by "
+    )
+    assert notes == []
+    view = View(panel, None, planned)
+    assert (view.all_effects, view.without_effects) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("A", "is not two groups with a colon between"),
+        ("A:", "is not two groups"),
+        ("A:B:C", "is not two groups"),
+        ("A,B:B", "a configuration is in both groups"),
+        ("A:Z", "there are no such configurations; there are A: stage=joint, lr=1; B: "),
+        ("A,Z:B", "there are no such configurations"),
+    ],
+)
+def test_a_contrast_that_is_none_is_refused(asked: str, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        contrasts([THREE], [asked])
+    assert str(error.value).startswith(f"contrast={asked}: {says}")
+
+
+def test_an_evaluation_set_without_the_groups_says_so() -> None:
+    other = panel_of(({"lr": 7}, 0.3), ({"lr": 8}, 0.5))
+    found, notes = contrasts([THREE, other], ["lr=1:lr=2"])
+    assert [len(planned) for planned in found] == [1, 0]
+    assert notes == ["evaluation set toy: it has no configurations for contrast=lr=1:lr=2"]
 
 
 def test_an_evaluation_set_without_the_baseline_compares_every_two_and_says_so() -> None:
@@ -212,15 +281,20 @@ def test_main_effects_are_means_over_the_other_keys() -> None:
     found = {one.pair: one for one in main_effects(panel)}
     assert [*found] == ["stage: x − y", "lr: 1 − 2", "lr: 1 − 3", "lr: 2 − 3"]
     after = [[run.after[ASKED] for run in one.runs] for one in panel.configurations]
-    assert found["stage: x − y"].contrast == effect(after[:3], after[3:])
-    assert found["lr: 1 − 3"].contrast == effect(after[0::3], after[2::3])
+    alone = {"stage: x − y": effect(after[:3], after[3:]), "lr: 1 − 3": effect(after[0::3], after[2::3])}
+    for name, one in alone.items():
+        held = found[name].contrast
+        assert (held.over_tasks, held.over_seeds, held.p, held.family) == (one.over_tasks, one.over_seeds, one.p, 4)
     pairs = {one.pair: one.contrast.over_tasks["mean"] or 0 for one in compared(panel)}
     by_hand = (pairs["A − C"] + pairs["D − F"]) / 2
     assert found["lr: 1 − 3"].contrast.over_tasks["mean"] == pytest.approx(by_hand)
     assert found["stage: x − y"].verdict == "y higher"
-    first, second = said(panel)
-    assert first.startswith("F (stage=y, lr=3) came out first")
-    assert second.startswith(f"Main effects on success: stage: x − y {shown(found['stage: x − y'].contrast)}"[:50])
+    first, second = said(panel)  # what each key does comes first
+    assert first.startswith(
+        "Of 4 main effects on success with own plans, 4 hold after Holm's correction: stage=y over stage=x by "
+    )
+    assert shown(alone["stage: x − y"]).format("tasks and seeds") in first
+    assert "F (stage=y, lr=3) came out first" in second
 
 
 def test_main_effects_are_against_the_value_of_the_baseline() -> None:

@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,15 @@ def line(rng: np.random.Generator, step: int, steps: int) -> dict[str, Any]:
     dead = {"train/frac_reward_zero_std": 0.2 + 0.3 * done, "train/frac_groups_unsolved": 0.2 - 0.1 * done}
     dead |= {"env/episodes": 4, "train/broken": 1}
     played = {"env/success": 0.5 + done * 0.2 + rng.normal() / 20, "env/turns": 3 - done, "tokens/generated": 100}
-    return {"step": step, **rates, **dead, **played, "train/entropy": 0.6 - 0.4 * done, "train/grad_norm": None}
+    return {
+        "step": step,
+        **rates,
+        **dead,
+        **played,
+        "train/entropy": 0.6 - 0.4 * done,
+        "train/grad_norm": None,
+        "train/lr": 0.001,
+    }
 
 
 def make(folder: Path, *overrides: str, skill: float = 0.0, panel: Panel = PANEL, **changes: Any) -> Path:
@@ -112,7 +121,7 @@ def summary(config: Any, panel: Panel, before: Any, after: Any) -> dict[str, Any
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three ways of training, three seeds each."""
     place = tmp_path_factory.mktemp("runs") / "sweep"
-    ways = {"algorithm=grpo": 1.0, "algorithm=ppo": 0.9, "train.shuffle_rewards=true": 0.0}
+    ways = {"algorithm=grpo": 2.2, "algorithm=ppo": 2.1, "train.shuffle_rewards=true": 0.0}
     for number, (way, skill) in enumerate(ways.items()):
         for seed in range(3):
             make(place / str(3 * number + seed), way, f"seed={seed}", skill=skill + 0.1 * seed)
@@ -202,15 +211,32 @@ def test_a_comparison_is_what_the_episodes_say(sweep: Path, written: Path) -> No
         assert float(row[key]) == pytest.approx(np.percentile(draws, percent), abs=0.15 * error)
 
 
-def test_nobody_is_ahead_inside_an_interval(written: Path) -> None:
-    verdicts = []
+def test_nobody_is_ahead_inside_an_interval_or_without_the_correction(written: Path) -> None:
+    """Holm's correction is computed again, for the comparisons of each measure."""
+    verdicts, families = [], defaultdict(list)
     for row in rows(written / "comparisons.csv"):
+        families[row["plans"], row["decoding"], row["measure"]].append(row)
         ends = [row[f"ci_{end}_over_{what}"] for what in ("tasks", "tasks_and_seeds") for end in ("low", "high")]
         held = any(float(low) <= 0 <= float(high) for low, high in (ends[:2], ends[2:]))
-        leader = row["configuration_a"][0] if float(row["difference"]) > 0 else row["configuration_b"][0]
-        assert row["verdict"] == ("cannot be told apart" if held else f"{leader} higher")
-        verdicts.append(row["verdict"])
+        assert held == (float(row["p"]) >= 0.05)
+    for found in families.values():
+        ranked, left, least = sorted(found, key=lambda row: float(row["p"])), len(found), 0.0
+        for row in ranked:
+            least, left = max(least, left * float(row["p"])), left - 1
+            leader = row["configuration_a"][0] if float(row["difference"]) > 0 else row["configuration_b"][0]
+            assert float(row["p_holm"]) == pytest.approx(min(1, least))
+            assert row["verdict"] == (f"{leader} higher" if least < 0.05 else "cannot be told apart")
+            assert row["family"] == "3"
+            verdicts.append(row["verdict"])
     assert {"cannot be told apart", "A higher"} <= set(verdicts)
+
+
+def test_a_reader_sees_that_intervals_are_single_and_the_verdict_is_corrected(written: Path) -> None:
+    page = text(written / "report.html")
+    for place in (page, (written / "tables.md").read_text()):
+        assert "single 95 % CI over tasks and seeds" in place
+        assert "p after Holm" in place
+        assert "verdict after Holm" in place
 
 
 def test_one_seed_is_never_taken_for_a_way_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,6 +431,8 @@ def test_a_run_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["run", "into=x"], "into=x: is no folder"),
         (["run", "baseline=B"], "baseline=B: there is no such configuration; there are A: stage=adherence"),
         (["run", "baseline=lr=1", "out=new"], "baseline=lr=1: there is no such configuration"),
+        (["run", "contrast=A:B"], "contrast=A:B: there are no such configurations; there are A: stage=adherence"),
+        (["run", "contrast=A:B", "baseline=A"], "baseline=A contrast=A:B: name one of the two"),
         (["run", "out=/proc/report"], "out=/proc/report: cannot be written"),
     ],
 )
@@ -473,9 +501,9 @@ def test_what_two_judges_said_is_not_compared(tmp_path: Path) -> None:
     (panel,), notes = sorted_out(runs)
     assert len(panel.configurations) == 3
     assert sum("not all configurations have the same judge" in note for note in notes) == 1
-    found = {(c.first.runs[0].name, c.second.runs[0].name): set() for c in compared(panel)}
+    found = {(c.first[0].runs[0].name, c.second[0].runs[0].name): set() for c in compared(panel)}
     for comparison in compared(panel):
-        found[comparison.first.runs[0].name, comparison.second.runs[0].name].add(comparison.cell.measure)
+        found[comparison.first[0].runs[0].name, comparison.second[0].runs[0].name].add(comparison.cell.measure)
     assert found["model", "same"] - found["model", "rule"] == {"adherence"}
     assert "success" in found["model", "rule"]
 
@@ -564,6 +592,21 @@ def test_what_a_run_took_counts_the_steps_of_its_world(tmp_path: Path) -> None:
     assert panel.configurations[0].spent("env_steps") == run.env_steps
 
 
+def test_the_summed_learning_rate_is_that_of_all_updates_by_role(tmp_path: Path) -> None:
+    """A step is several updates; a chain is its stages, each of which trains other roles."""
+    alone = make(tmp_path / "alone", "train.minibatches=4", "train.tasks=3")
+    assert read("run", RunFolder(alone)).learned == {"executor": pytest.approx(30 * 3 * 0.001)}
+    told = [{"stage": name, "steps": 30, "folder": name} for name in ("adherence", "joint")]
+    chain = make(tmp_path / "chain", stages=told)
+    for name in ("adherence", "joint"):
+        make(chain / name, f"stage={name}", "train.minibatches=2")
+    run = read("run", RunFolder(chain))
+    assert run.learned == {"executor": pytest.approx(0.12), "planner": pytest.approx(0.06)}
+    (panel,), _ = sorted_out([run])
+    assert panel.configurations[0].learned == "executor 0.12, planner 0.06"
+    assert read("run", RunFolder(make(tmp_path / "bare", stages=[{"stage": "a", "steps": 30}]))).learned == {}
+
+
 @pytest.fixture
 def parent(tmp_path: Path) -> Callable[[str], Path]:
     """A sweep of one run which says that MLflow has a run for it."""
@@ -590,7 +633,7 @@ def test_the_report_is_an_artifact_of_the_sweep(
     assert main([str(place)]) == 0
     *found, path = capsys.readouterr().out.splitlines()
     assert path == f"{place / 'report' / 'report.html'}"
-    assert len(found) == 1
+    assert ["teacher's plans" in line for line in found] == [True, False]
     assert {file.path for file in client.list_artifacts(run_id, "report")} >= {"report/report.html", "report/runs.csv"}
     assert main([str(place), f"out={place}"]) == 0  # beside the runs, of which nothing goes along
     sent = {file.path for file in client.list_artifacts(run_id, "sweep")}
@@ -608,7 +651,7 @@ def test_without_mlflow_the_report_is_written_and_one_line_says_so(
     assert "uri=" in capsys.readouterr().out, "an address counts only where it is typed"
     assert main([str(place), f"uri={uri.format(place=tmp_path)}"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 3
+    assert len(said) == 4
     assert re.match(r"MLflow at .* failed \(.*\); the report is not in MLflow$", said[0])
     assert (place / "report" / "report.html").is_file()
     assert not (tmp_path / "gone.db").exists()
