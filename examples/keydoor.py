@@ -10,7 +10,7 @@ from pilotrl.types import UserError
 
 PLACES = ("shelf", "box", "rug")
 PRIZES = ("coin", "book", "lamp", "ring", "vase", "cup", "shell", "bell")
-SPLITS = {"train": (0, 300), "valid": (300, 360), "test": (360, 480)}
+SPLITS = {"train": (0, 300), "dev": (300, 360), "test": (360, 480)}
 
 
 class KeyDoor:
@@ -20,7 +20,7 @@ class KeyDoor:
     Observation: what is there, or `Nothing happens.`
     Reward and score: 1 when the thing is taken, else 0.
     End: terminated when it is (solved) or another thing is (failed); truncated after `max_turns`.
-    Arguments: `split` (train, valid, test: other numbers), `max_turns`.
+    Arguments: `split` (train, dev, test: other numbers), `max_turns`.
     """
 
     def __init__(self, *, split: str, max_turns: int) -> None:

@@ -19,7 +19,7 @@ from pilotrl.cli.evaluation_request import Side, evaluated
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.signals import at_once
 from pilotrl.config.schema import Config
-from pilotrl.runs.describe import averages, env_name
+from pilotrl.runs.describe import averages, env_name, in_the_start
 from pilotrl.runs.evaluation_set import OWN, EpisodesByProtocol, compared, measure, panel_of
 from pilotrl.runs.setup import EvalSetup, TrainSetup, remote, silence_libraries
 from pilotrl.store.records import to_record
@@ -40,6 +40,7 @@ def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -
                 for episode in episodes:
                     lines.write(to_record(episode, f"{when}/{protocol}", 0))
     summary = {"checkpoint": str(run.path), "env": panel.env, "agent": config.agent.name, "panel": panel.summary()}
+    summary["in_the_start"] = in_the_start(config)
     summary |= compared(measured["before"], measured["after"], averages(config))
     write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     return summary

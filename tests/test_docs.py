@@ -93,7 +93,7 @@ def keydoor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_the_environment_of_the_tutorial_can_be_trained_in(keydoor: Path, split: str) -> None:
     """Its expert solves every task within par, and the rules take each of its actions for what its plan says."""
     arguments = parse(["-cd", str(keydoor), "env=keydoor", f"env.split={split}"])

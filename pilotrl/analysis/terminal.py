@@ -256,14 +256,16 @@ def _compared(block: Mapping[str, Any], key: str) -> Text:
 
 
 def by_env(summary: Mapping[str, Any]) -> Table:
-    """Success in each environment of a mixture, and the averages over them: what papers put side by side."""
+    """Success in each environment of a mixture, and the averages over them: what papers put side by side. Where the model was
+    trained in a held-out environment before it was shipped, its rows say so."""
     table = table_of_changes("success by environment")
     for key, whose in BLOCKS.items():
         if (block := summary.get(key)) is not None:
             table.add_row(Text(whose, style="italic"))
             for name, of in [*block["by_env"].items(), *block["averages"].items()]:
                 before, after = of["before"]["success"], of["after"]["success"]
-                add_change(table, "success", name, before, after, of["paired"]["success"])
+                told = f"{name} in the start" if name in summary.get("in_the_start", ()) else name
+                add_change(table, "success", told, before, after, of["paired"]["success"])
     return table
 
 

@@ -28,7 +28,7 @@ def teacher_tasks(config: Config, trains: bool = True) -> dict[str, list[str]]:
             name for step in range(train.steps) for name in schedule(names, config.seed, step, train.tasks)
         ]
         if train.validate_every:
-            found["valid"] += schedule(environment(config, "valid").tasks, config.seed, 0, train.validate_tasks)
+            found["dev"] += schedule(environment(config, "dev").tasks, config.seed, 0, train.validate_tasks)
     split = config.panel.split
     found[split] += drawn(envs.name_of(config.env), environment(config, split).tasks, config.panel.tasks)
     return {split: list(dict.fromkeys(names)) for split, names in found.items()}

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
 from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
-from pilotrl.types import RunFailed, UserError
+from pilotrl.types import RunFailed, UserError, WorldError
 
 Info = dict[str, Any]
 
@@ -117,6 +118,23 @@ def replay(env: Any, state: dict[str, Any]) -> None:
         env.reset(options={"task": state["task"]})
     for action in state["actions"]:
         env.step(action)
+
+
+def digest(env: Env, task: str) -> str:
+    """What a task is, in 16 hexadecimal digits: a hash of its first observation and, where the environment ships an expert, of
+    all that the expert does and is answered. Two tasks with one digest are one task, whatever they are called. Empty where the
+    environment fails, which is not known to be the task's."""
+    try:
+        text, _ = begun(env, task)
+        said, over = [text], False
+        while (expert := env.expert) is not None and not over:
+            action = expert.action()
+            text, reward, terminated, truncated, _ = stepped(env, action)
+            said += [action, text, str(float(reward))]
+            over = terminated or truncated
+    except WorldError:
+        return ""
+    return sha256("\0".join(said).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def build(settings: dict[str, Any]) -> Env:

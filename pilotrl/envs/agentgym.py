@@ -18,7 +18,7 @@ MOST = 10**6
 """Tasks of a server, and turns of an episode."""
 UNSENT = 4
 """How often a request is sent to a server that refuses the connection, or answers with status 503."""
-SPLITS = {"train": range(7), "valid": range(7, 8), "test": range(8, 10)}
+SPLITS = {"train": range(7), "dev": range(7, 8), "test": range(8, 10)}
 """Last digits of the task numbers in each split."""
 
 

@@ -8,7 +8,7 @@ from pilotrl.config import trust
 from pilotrl.envs import Expert, Info, replay
 from pilotrl.types import UserError, WorldError
 
-SPLITS = {"train": (0, 1000), "valid": (1000, 1100), "test": (1100, 1300)}
+SPLITS = {"train": (0, 1000), "dev": (1000, 1100), "test": (1100, 1300)}
 """Range of the seeds of each split."""
 
 
@@ -22,7 +22,7 @@ class GymnasiumText:
     terminated with a score of 1.
     Arguments: `id` of the registered environment (`module:Name-v0` imports the module first, which has to be trusted, as that
     of any class), `kwargs` for its constructor,
-    `split` (train, valid, test: other seeds), `max_turns`.
+    `split` (train, dev, test: other seeds), `max_turns`.
     Raises UserError if there is no such environment, its spaces are not of text, or that of its actions has the default
     `charset`, which holds no blank.
     """

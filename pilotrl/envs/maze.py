@@ -36,10 +36,10 @@ ENGINE_MOVES = 50
 """The original answers every move after this many with `Failure`."""
 NEAREST = 3
 """Minimum number of moves from the start to the goal."""
-SIZES = {"train": 2000, "valid": 200, "test": 200, "unseen": 200}
+SIZES = {"train": 2000, "dev": 200, "test": 200, "unseen": 200}
 """Number of tasks of each split."""
 SEEN, UNSEEN = 200, 40
-"""Number of mazes of train, valid and test together, and of the other mazes, those of unseen."""
+"""Number of mazes of train, dev and test together, and of the other mazes, those of unseen."""
 
 
 class Source(NamedTuple):
@@ -69,7 +69,7 @@ class Maze:
     Observation: positions of the goal and the agent, and on which sides of the agent there are walls; `Success` on the goal.
     Reward: 1 on the goal, else 0. Score: the same.
     End: terminated on the goal; truncated after `max_turns`. The 51st action is answered by `Failure`.
-    Arguments: `split` (train, valid, test: other starts and goals in the same mazes; unseen: other mazes; original:
+    Arguments: `split` (train, dev, test: other starts and goals in the same mazes; unseen: other mazes; original:
     LMRL-Gym's single maze, for which only `max_turns` matters); `seed` of mazes and tasks; `rows` and `columns` with
     the outer walls (odd, 5 to 31); `loops`, the share of inner walls that are opened; `distance` from start to goal, in
     moves, at most; `max_turns`, None for 18, or the engine's 51 in the original.
@@ -245,12 +245,11 @@ def _kept(names: list[str], source: Source, max_turns: int, wanted: int) -> Task
 def _candidates(source: Source, number: int) -> list[str]:
     """Names of tasks with starts and goals at an allowed distance that a hash assigns to the split, in random order."""
     maze = grid(source, number)
-    split = "test" if source.split == "unseen" else source.split
     names = [
         _name(str(number), start, goal)
         for goal in sorted(maze)
         for start, far in _distances(goal, maze.__contains__).items()
-        if NEAREST <= far <= source.distance and _dealt(source.seed, start, goal) == split
+        if NEAREST <= far <= source.distance and _dealt(source.seed, start, goal) == source.split
     ]
     Random(f"tasks {source.seed} {number}").shuffle(names)
     return names
@@ -259,7 +258,7 @@ def _candidates(source: Source, number: int) -> list[str]:
 def _dealt(seed: int, start: Cell, goal: Cell) -> str:
     """The split of a start and a goal, in any maze: so no first observation of one split occurs in another."""
     drawn = sha256(f"{seed} {start} {goal}".encode()).digest()[0] % 8
-    return "test" if drawn == 0 else "valid" if drawn == 1 else "train"
+    return {0: "test", 1: "dev", 2: "unseen"}.get(drawn, "train")
 
 
 def _name(maze: str, start: Cell, goal: Cell) -> str:

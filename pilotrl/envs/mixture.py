@@ -14,7 +14,7 @@ from pilotrl.envs import MIXTURE, Env, Expert, Info, Remote, build, home, settin
 from pilotrl.types import UserError
 
 Settings = dict[str, Any]
-LEARNED = ("train", "valid")
+LEARNED = ("train", "dev")
 """Splits used in training and for choosing its length: held-out environments have no tasks in them."""
 
 

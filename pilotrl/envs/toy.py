@@ -11,7 +11,7 @@ from pilotrl.envs import Info
 from pilotrl.types import UserError
 
 COLORS = ("red", "green", "blue", "gold", "gray", "pink", "teal", "plum")
-SPLITS = {"train": slice(0, 376), "valid": slice(376, 440), "test": slice(440, 576)}
+SPLITS = {"train": slice(0, 376), "dev": slice(376, 440), "test": slice(440, 576)}
 """Slices of the shuffled 8 * 8 + 8 * 8 * 8 sequences of two and three colors."""
 
 
@@ -23,7 +23,7 @@ class ToyEnv:
     that is not understood, and `Wrong button.` for a button out of order.
     Reward: one share of the whole for each button pressed in order.
     End: terminated when all buttons are pressed (solved) or a wrong one is (failed); truncated after `max_turns`.
-    Arguments: `split` (train, valid, test: different sequences), `max_turns`, `seed` that assigns the sequences to splits.
+    Arguments: `split` (train, dev, test: different sequences), `max_turns`, `seed` that assigns the sequences to splits.
     Raises UserError for a split that does not exist.
     """
 

@@ -1,9 +1,9 @@
-"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER] [baseline=LABEL] [contrast=A,B:C ...] [uri=ADDRESS]`.
+"""One page from run folders: `python -m pilotrl.report FOLDER... [out=FOLDER] [baseline=LABEL] [contrast=A,B:C ...] [uri=URI]`.
 
 Each FOLDER is that of a run or of a sweep. Configurations (runs equal but for the seed) are compared two by two; with baseline=,
 each with that one: a letter such as A, or what picks it, such as baseline=algorithm=grpo or baseline=stage=joint,lr=1e-4.
 With contrast=, once or several times, nothing is compared but the means of two groups: contrast=A,D,E:B,C or contrast=lr=1:lr=2.
-uri=: of the MLflow that a folder was tracked in, which gets the report too; the default database needs no typing.
+uri=: address of the MLflow that a folder was tracked in, which gets the report too; the default database needs no typing.
 """
 
 from __future__ import annotations

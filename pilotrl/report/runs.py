@@ -134,7 +134,7 @@ def read(name: str, folder: RunFolder) -> Run:
         if summary["schema"] != SCHEMA:
             raise Refused(f"has a summary.json of schema {summary['schema']}, and schema {SCHEMA} is read here")
         before, after = _values(folder.episodes, summary)
-        metrics, panel, learned = _metrics(folder, summary), _panel(folder, summary), _learned(folder)
+        metrics, panel, learned = _metrics(folder, summary), _panel(folder, summary), _learned(folder, summary)
         return Run(name, *configuration(folder), summary, metrics, panel, before, after, learned)
     except UserError as error:
         raise Refused(f"is broken: {error}") from error
@@ -167,11 +167,11 @@ def _keys(folder: RunFolder) -> dict[str, Any]:
     return flat(OmegaConf.create(translated(stored)))
 
 
-def _learned(folder: RunFolder) -> dict[str, float]:
+def _learned(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, float]:
     """`train/lr` of every step times the updates that it is cut into; of a chain, of its stages, which differ in roles."""
     found: defaultdict[str, float] = defaultdict(float)
     stages = [RunFolder(path.parent.parent) for path in sorted(folder.path.glob("*/.hydra/config.yaml"))]
-    for part in stages or [folder]:
+    for part in stages if summary.get("stages") else [folder]:
         keys, lines = _keys(part), list(read_lines(part.metrics)) if part.metrics.is_file() else []
         rates = [float(line["train/lr"]) for line in lines if line.get("train/lr") is not None]
         if len(rates) < len(lines) or not lines:

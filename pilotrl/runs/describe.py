@@ -13,6 +13,10 @@ from omegaconf import OmegaConf
 from pilotrl import PACKAGE, envs
 from pilotrl.config.schema import Config
 from pilotrl.envs import MIXTURE, mixture
+from pilotrl.store.reading import read_json
+
+IN_THE_START = " in the start"
+"""Stands after the name of a held-out environment that the model was trained in before it was shipped."""
 
 
 def as_dict(node: Any) -> dict[str, Any]:
@@ -34,21 +38,36 @@ def environments(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def averages(config: Config) -> dict[str, list[str]]:
-    """For a mixture, the averages to report and their environments: trained (ID), held out (OOD), and all (Avg)."""
+    """For a mixture, the averages to report and their environments: trained (ID), held out (OOD), and all (Avg). What is held
+    out of this run but was in the start of its model is not out of distribution, and the average is named for that."""
     if env_name(config) != MIXTURE:
         return {}
     trained, held_out = list(config.env["trains"]), list(config.env["holds_out"])
-    return {"ID": trained, **({"OOD": held_out} if held_out else {}), "Avg": trained + held_out}
+    out = f"OOD{IN_THE_START}" if in_the_start(config) else "OOD"
+    return {"ID": trained, **({out: held_out} if held_out else {}), "Avg": trained + held_out}
+
+
+def in_the_start(config: Config) -> list[str]:
+    """The held-out environments of a mixture in which a shipped model was trained before it was shipped."""
+    return sorted({*config.env.get("holds_out", ())} & {*(_started_in(config) or ())})
+
+
+def _started_in(config: Config) -> list[str] | None:
+    """The environments that a shipped model was trained in, by its `config.json`; None for weights that are not shipped."""
+    name = config.model.path.removeprefix("pilotrl:")
+    if name == config.model.path or config.model.scratch:
+        return None
+    found: list[str] = read_json(PACKAGE / "models" / "weights" / name / "config.json")["started_in"]
+    return found
 
 
 def unseen_environment_warning(config: Config) -> str | None:
     """A warning if a shipped model was never trained in the run's environment, by its `config.json`; else None."""
+    seen = None if config.parent or config.stage.actor == "expert" else _started_in(config)
+    held_out = config.env.get("holds_out", ())
+    if seen is None or not (unseen := sorted({*environments(config)} - {*seen, *held_out})):
+        return None
     name = config.model.path.removeprefix("pilotrl:")
-    if name == config.model.path or config.parent or config.model.scratch or config.stage.actor == "expert":
-        return None
-    model_config = json.loads((PACKAGE / "models" / "weights" / name / "config.json").read_text())
-    if not (unseen := sorted(set(environments(config)) - set(model_config["started_in"]))):
-        return None
     return (
         f"model={name} has never seen {', '.join(unseen)}; better: a start of your own, stage=warmstart model=scratch"
     )
@@ -65,6 +84,7 @@ def identity(config: Config) -> dict[str, Any]:
         "algorithm": config.algorithm.name,
         "seed": config.seed,
         "parent": config.parent,
+        "in_the_start": in_the_start(config),
         "git_revision": git_revision(),
         "config_sha256": hashlib.sha256(json.dumps(as_dict(config), sort_keys=True).encode()).hexdigest(),
     }

@@ -7,19 +7,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pilotrl import prompts
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
-from pilotrl.envs import MIXTURE, home
+from pilotrl.envs import MIXTURE, digest, home
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.task_schedule import drawn
-from pilotrl.runs.describe import as_dict, env_name, environments
+from pilotrl.runs.describe import as_dict, env_name, environments, in_the_start
 from pilotrl.runs.failures import check_played
 from pilotrl.runs.setup import EvalSetup
-from pilotrl.types import Episode, Task
+from pilotrl.store.reading import read_json
+from pilotrl.types import Episode, Task, UserError
 
 OWN = "own"
 TEACHER = "teacher's"
@@ -44,10 +46,13 @@ class Panel:
     top_p: float
     protocol: dict[str, Any]
     """The environment's settings, the paradigm, the prompts and token limits: all but the model and whose plans."""
+    contents: tuple[str, ...]
+    """A digest of what each task is: names alone would not tell that a generator or a file has changed."""
 
     @property
     def sha256(self) -> str:
-        text = json.dumps([self.env, self.split, self.tasks, self.samples, self.temperature, self.top_p, self.protocol])
+        decoding = [self.samples, self.temperature, self.top_p]
+        text = json.dumps([self.env, self.split, self.tasks, *decoding, self.protocol, self.contents])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def specs(self, agent_spec: AgentSpec, greedy: bool) -> list[EpisodeSpec]:
@@ -64,6 +69,21 @@ class Panel:
         """Contents of panel.json: everything that is hashed, and the hash."""
         return {**asdict(self), "sha256": self.sha256}
 
+    def check_same(self, path: Path) -> None:
+        """Raises UserError where the panel.json of a run that is to go on is of other tasks, or of tasks that have changed."""
+        held, now = read_json(path), json.loads(json.dumps(self.record()))
+        there = dict(zip(held.get("tasks") or (), held.get("contents") or (), strict=False))
+        contents = zip(self.tasks, self.contents, strict=True)
+        changed = [task for task, what in contents if what and what != (there.get(task) or what)]
+        if changed:
+            what = f"{len(changed)} of {len(self.tasks)} tasks have other contents now, such as {changed[0]}"
+        else:
+            other = [key for key in now if key not in ("contents", "sha256") and held.get(key) != now[key]]
+            if not other:
+                return
+            what = f"{' and '.join(other)} would be others now"
+        raise UserError(f"{path}: {what}; before and after have to be measured on the same: start a new run")
+
     def summary(self) -> dict[str, Any]:
         """The evaluation set as in summary.json."""
         name = f"{self.env}-{self.split}-{len(self.tasks)}x{self.samples}"
@@ -72,11 +92,12 @@ class Panel:
 
 def panel_of(setup: EvalSetup) -> Panel:
     """The evaluation set of a configuration: the same tasks in every run."""
-    config, env = setup.config, env_name(setup.config)
+    config, env, world = setup.config, env_name(setup.config), setup.env(setup.config.panel.split)
+    tasks = drawn(env, world.tasks, config.panel.tasks)
     return Panel(
         env=env,
         split=config.panel.split,
-        tasks=drawn(env, setup.env(config.panel.split).tasks, config.panel.tasks),
+        tasks=tasks,
         samples=config.panel.samples,
         temperature=config.panel.temperature,
         top_p=config.panel.top_p,
@@ -87,6 +108,7 @@ def panel_of(setup: EvalSetup) -> Panel:
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": environments(config)} if env == MIXTURE else {}),
         },
+        contents=tuple(digest(world, task) for task in tasks),
     )
 
 
@@ -99,6 +121,10 @@ def remarks(config: Config, panel: Panel) -> list[str]:
         )
     if panel.split == config.env["split"]:
         found.append(f"panel.split={panel.split}: is what is trained on; what it measures is no generalization")
+    if known := in_the_start(config):
+        found.append(
+            f"env.holds_out={','.join(known)}: model={config.model.name} was trained there before it was shipped"
+        )
     return found
 
 

@@ -92,6 +92,8 @@ class Run:
         folder, setup = self.folder, self.setup
         folder.check_there()  # loading the model took a while
         last = checkpoint.latest(folder)
+        if last is not None:
+            self.panel.check_same(folder / "panel.json")
         folder.cut(checkpoint.offsets(last) if last else {})
         for _ in read_lines(folder.metrics) if last else ():  # else the end of the run would find what is broken
             pass
@@ -196,7 +198,7 @@ class Run:
         )
         self.source = self.rollouts(config.env["split"], train.tasks, train.group_size, module, lightning)
         if train.validate_every:
-            self.held_out = self.rollouts("valid", train.validate_tasks, 1, module, lightning).batch(0)
+            self.held_out = self.rollouts("dev", train.validate_tasks, 1, module, lightning).batch(0)
         if last is not None:
             checkpoint.check_weights(last, module)
         lightning.fit(module, DataLoader(self.source, batch_size=None), ckpt_path=last, weights_only=True)
@@ -204,7 +206,7 @@ class Run:
 
     def rollouts(self, split: str, tasks: int, group_size: int, module: PilotModule, trainer: Trainer) -> Rollouts:
         """The data source of a split; the one for validation plays the same tasks every time."""
-        config, setup, validates = self.config, self.setup, split == "valid"
+        config, setup, validates = self.config, self.setup, split == "dev"
         return Rollouts(
             env=env_name(config),
             split=split,

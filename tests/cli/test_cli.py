@@ -175,7 +175,7 @@ BAD = {
     ),
     "several values": (("seed=0,1",), "multirun"),
     "split": (("panel.split=exam",), "exam"),
-    "split of the shop": (("env=webshop", "panel.split=exam"), "panel.split=exam: must be one of train, valid, test"),
+    "split of the shop": (("env=webshop", "panel.split=exam"), "panel.split=exam: must be one of train, dev, test"),
     "judge": (("judge=rules",), "judge=rules: there is no such option; the nearest is rule"),
     "judge without a key": (
         ("judge=openai", "judge.credential=NO_SUCH_KEY"),

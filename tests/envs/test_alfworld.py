@@ -20,7 +20,7 @@ from pilotrl.envs.alfworld.world import Scene, World
 from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
-SPLITS = ("train", "valid", "test", "unseen")
+SPLITS = ("train", "dev", "test", "unseen")
 
 
 def alfworld(**options: Any) -> AlfWorld:
@@ -190,7 +190,7 @@ def test_heat_is_lost_in_the_fridge() -> None:
 
 
 def test_every_listed_action_is_understood_and_no_other() -> None:
-    env, draw = alfworld(split="valid"), random.Random(0)
+    env, draw = alfworld(split="dev"), random.Random(0)
     for task in env.tasks[:30]:
         _, info = env.reset(options={"task": task})
         over = False
@@ -227,7 +227,7 @@ def test_unseen_rooms_are_rooms_of_their_own(fidelity: str) -> None:
         }
 
     names, furniture = rooms("unseen")
-    for split in ("train", "valid", "test"):
+    for split in ("train", "dev", "test"):
         others, seen = rooms(split)
         assert not names & others
         assert not furniture & seen
@@ -388,7 +388,7 @@ def test_a_plan_is_written_anew_where_a_place_has_not_what_was_hoped_for() -> No
 
 
 def test_a_plan_has_one_step_an_action_and_never_says_the_action() -> None:
-    env, draw = alfworld(split="valid"), random.Random(2)
+    env, draw = alfworld(split="dev"), random.Random(2)
     for task in env.tasks[:60]:
         _, info = env.reset(options={"task": task})
         over = False
@@ -406,7 +406,7 @@ def test_a_plan_has_one_step_an_action_and_never_says_the_action() -> None:
 
 
 def test_a_plan_names_only_what_was_shown() -> None:
-    env, draw = alfworld(split="valid", fidelity="original"), random.Random(3)
+    env, draw = alfworld(split="dev", fidelity="original"), random.Random(3)
     for task in env.tasks[:60]:
         said, info = env.reset(options={"task": task})
         shown, over = set(NAMES.findall(said)), False
@@ -437,7 +437,7 @@ def strewn(scene: Scene, draw: random.Random) -> Scene:
 
 def test_the_expert_knows_nothing_that_was_not_observed() -> None:
     """Two rooms with the same observations so far get the same plan, whatever is hidden in them."""
-    env, draw, alike = alfworld(split="valid"), random.Random(4), 0
+    env, draw, alike = alfworld(split="dev"), random.Random(4), 0
     for task in env.tasks[:100]:
         scene = tasks.scene(source(env), task)
         worlds = [World(each, WORDINGS["put"]) for each in (scene, strewn(scene, draw))]
@@ -457,7 +457,7 @@ def test_the_expert_knows_nothing_that_was_not_observed() -> None:
 
 
 def test_the_belief_state_holds_nothing_that_was_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = alfworld(split="valid")
+    env = alfworld(split="dev")
     env.reset(options={"task": env.tasks[0]})
     assert env.expert is not None
     notes, scene = env.expert.notes, tasks.scene(source(env), env.tasks[0])
@@ -480,7 +480,7 @@ def test_a_random_agent_stays_under_the_bound_of_the_page(fidelity: str) -> None
 @pytest.mark.parametrize("options", [{}, {"fidelity": "original"}, {"wording": "move"}])
 def test_following_the_plan_is_graded_in_full_and_acting_at_random_is_not(options: dict[str, Any]) -> None:
     judge, draw = RuleJudge(resolve=resolve), random.Random(6)
-    env = alfworld(split="valid", **options)
+    env = alfworld(split="dev", **options)
     grades: dict[bool, list[int]] = {True: [], False: []}
     for follows in grades:
         for task in env.tasks[:60]:

@@ -17,7 +17,7 @@ from pilotrl.envs.babyai.text import mission
 from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
-SPLITS = ("train", "valid", "test", "unseen")
+SPLITS = ("train", "dev", "test", "unseen")
 
 
 def babyai(**options: Any) -> BabyAi:
@@ -124,7 +124,7 @@ def test_the_expert_mostly_recovers_from_random_actions() -> None:
 
 
 def test_the_map_holds_only_what_came_into_view() -> None:
-    env, draw = babyai(split="valid", fidelity="original"), random.Random(2)
+    env, draw = babyai(split="dev", fidelity="original"), random.Random(2)
     for task in env.tasks[:25]:
         _, info = env.reset(options={"task": task})
         seen, over = set(env._view.seen), False
@@ -138,7 +138,7 @@ def test_the_map_holds_only_what_came_into_view() -> None:
 
 
 def test_a_plan_has_one_step_an_action_never_says_it_and_names_only_what_was_shown() -> None:
-    env, draw, last = babyai(split="valid"), random.Random(3), list[int]()
+    env, draw, last = babyai(split="dev"), random.Random(3), list[int]()
     for task in env.tasks[:40]:
         said, info = env.reset(options={"task": task})
         shown, over, surprised = said, False, False
@@ -178,7 +178,7 @@ def test_a_random_agent_stays_under_the_bound_of_the_page() -> None:
 
 
 def test_following_the_plan_is_graded_in_full_and_acting_at_random_is_not() -> None:
-    judge, draw, env = RuleJudge(resolve=resolve), random.Random(6), babyai(split="valid")
+    judge, draw, env = RuleJudge(resolve=resolve), random.Random(6), babyai(split="dev")
     grades: dict[bool, list[int]] = {True: [], False: []}
     for follows in grades:
         for task in env.tasks[:12]:

@@ -24,7 +24,7 @@ search_path.add(written(PAGE, Path(mkdtemp(prefix="page"))))
 ALL = search_path.options("env")
 """Ours, those of `examples/` and of `--own FOLDER`, and the one that the page on environments of one's own shows."""
 NAMES = [name for name in ALL if name not in OTHERS]
-SPLITS = ("train", "valid", "test")
+SPLITS = ("train", "dev", "test")
 ODD = (
     "",
     " ",
@@ -121,7 +121,7 @@ def test_splits_share_no_instruction(name: str) -> None:
         texts[split] = {start(env, task)[0] for task in draw.sample(tasks, min(60, len(tasks)))}
     if len(texts["train"]) > 1:  # and so in Wordle by itself
         assert not texts["train"] & texts["test"]
-        assert not texts["train"] & texts["valid"]
+        assert not texts["train"] & texts["dev"]
 
 
 def test_a_task_run_twice_gives_the_same_texts(env: Env) -> None:

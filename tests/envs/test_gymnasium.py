@@ -67,7 +67,7 @@ def test_an_episode_runs_to_its_end() -> None:
 
 
 def test_a_task_is_a_seed_and_splits_share_none() -> None:
-    tasks = [set(countdown(split=split).tasks) for split in ("train", "valid", "test")]
+    tasks = [set(countdown(split=split).tasks) for split in ("train", "dev", "test")]
     assert sum(map(len, tasks)) == len(set.union(*tasks)) == 1300
     env = countdown(kwargs={"most": 1000})
     starts = [env.reset(options={"task": task})[0] for task in [*env.tasks[:9], *env.tasks[:9]]]

@@ -17,7 +17,7 @@ from pilotrl.envs.iqa.room import CONTAINERS, NOTHING_HAPPENS, Kitchen, Pose, Sc
 from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
-SPLITS = ("train", "valid", "test", "unseen")
+SPLITS = ("train", "dev", "test", "unseen")
 FIDELITIES = tuple(env.FIDELITY)
 
 
@@ -72,7 +72,7 @@ def test_any_answer_ends_an_episode_and_only_the_right_one_solves_it() -> None:
 
 
 def test_every_listed_action_is_understood_and_no_other() -> None:
-    world, draw = iqa(split="valid"), random.Random(0)
+    world, draw = iqa(split="dev"), random.Random(0)
     for task in world.tasks[:30]:
         _, info = world.reset(options={"task": task})
         over = False
@@ -180,7 +180,7 @@ def test_the_expert_solves_every_task_after_random_actions(fidelity: str) -> Non
 
 
 def test_a_plan_has_one_step_an_action_and_never_says_the_action() -> None:
-    world = iqa(split="valid")
+    world = iqa(split="dev")
     for task in world.tasks[:60]:
         _, info = world.reset(options={"task": task})
         left = 0
@@ -207,7 +207,7 @@ def hidden(scene: Scene, draw: random.Random) -> Scene:
 
 def test_the_expert_knows_nothing_that_was_not_observed() -> None:
     """Two kitchens that look alike so far get the same plan, whatever is hidden in them."""
-    world, draw, alike = iqa(split="valid", clutter=0), random.Random(4), 0
+    world, draw, alike = iqa(split="dev", clutter=0), random.Random(4), 0
     for task in world.tasks:
         one = generator.scene(world._source, task)
         worlds = [Kitchen(each) for each in (one, hidden(one, draw))]
@@ -228,7 +228,7 @@ def test_the_expert_knows_nothing_that_was_not_observed() -> None:
 
 
 def test_a_plan_names_only_what_was_shown() -> None:
-    world = iqa(split="valid", fidelity="original")
+    world = iqa(split="dev", fidelity="original")
     for task in world.tasks[:60]:
         shown, over = world.reset(options={"task": task})[0], False
         while not over:
@@ -260,7 +260,7 @@ def test_a_random_agent_stays_under_the_bound_of_the_page(fidelity: str) -> None
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_following_the_plan_is_graded_in_full_and_acting_at_random_is_not(fidelity: str) -> None:
-    judge, draw, world = RuleJudge(resolve=None), random.Random(6), iqa(split="valid", fidelity=fidelity)
+    judge, draw, world = RuleJudge(resolve=None), random.Random(6), iqa(split="dev", fidelity=fidelity)
     grades: dict[bool, list[int]] = {True: [], False: []}
     for follows in grades:
         for task in world.tasks[:60]:

@@ -20,7 +20,7 @@ from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
 DATA = Path(os.environ.get("PILOTRL_PARITY_DATA") or Path(__file__).parents[2] / "../shared/data") / "trajectories"
-SPLITS = ("train", "valid", "test", "unseen")
+SPLITS = ("train", "dev", "test", "unseen")
 
 
 def maze(**options: Any) -> Maze:
@@ -83,7 +83,7 @@ def test_splits_are_big_enough_and_unseen_mazes_are_mazes_of_their_own() -> None
     assert len(envs["train"].tasks) >= 1000
     assert all(len(envs[split].tasks) >= 200 for split in SPLITS)
     grids = {split: {scene(env._source, task)[0] for task in env.tasks} for split, env in envs.items()}
-    assert not grids["unseen"] & (grids["train"] | grids["valid"] | grids["test"])
+    assert not grids["unseen"] & (grids["train"] | grids["dev"] | grids["test"])
     assert grids["test"] <= grids["train"]
 
 
@@ -190,7 +190,7 @@ def test_what_was_not_seen_does_not_show_in_the_plan() -> None:
 
 
 def test_the_judge_tells_who_follows_the_plan() -> None:
-    env, judge = maze(split="valid"), RuleJudge(resolve=resolve)
+    env, judge = maze(split="dev"), RuleJudge(resolve=resolve)
     for task in env.tasks[:50]:
         text, over = env.reset(options={"task": task})[0], False
         while not over:

@@ -41,7 +41,7 @@ def counts(tasks: Sequence[str]) -> Counter[str]:
 
 
 def test_held_out_environments_have_tasks_only_where_nothing_is_learned() -> None:
-    assert [set(counts(mixture(split=split).tasks)) for split in ("train", "valid")] == [{"toy"}] * 2
+    assert [set(counts(mixture(split=split).tasks)) for split in ("train", "dev")] == [{"toy"}] * 2
     assert counts(mixture(split="test").tasks) == {"toy": 136, "maze": 136}
 
 
@@ -136,7 +136,7 @@ def test_a_task_that_was_not_taken_is_refused() -> None:
         ({"options": {"wordle": {"seed": 1}}}, "env.options.wordle: is not in env.trains or env.holds_out; "),
         ({"options": {"toy": {"sead": 1}}}, "env.options.toy.sead=1: there is no such key; there are max_turns, seed"),
         ({"options": {"maze": {"rows": 8}}}, "env.options.maze.rows=8: must be an odd number"),
-        ({"split": "exam"}, "env.split=exam: must be one of train, valid, test"),
+        ({"split": "exam"}, "env.split=exam: must be one of train, dev, test"),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_key(options: dict[str, Any], told: str) -> None:

@@ -46,7 +46,7 @@ def test_the_expert_plans_what_is_left(toy: ToyEnv) -> None:
 
 
 def test_splits_deal_out_every_sequence() -> None:
-    tasks = [name for split in ("train", "valid", "test") for name in load("toy", split=split).tasks]
+    tasks = [name for split in ("train", "dev", "test") for name in load("toy", split=split).tasks]
     assert len(set(tasks)) == len(tasks) == 8**2 + 8**3
     assert load("toy", seed=1).tasks != load("toy", seed=0).tasks
     with pytest.raises(UserError, match=r"env\.split=exam"):

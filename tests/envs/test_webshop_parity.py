@@ -28,7 +28,7 @@ def _data() -> None:
 
 def test_parity_goals(tell: Callable[[str], None]) -> None:
     """The product of option values over products with an instruction: 6,910 goals in the original."""
-    splits = ("train", "valid", "test")
+    splits = ("train", "dev", "test")
     tasks = [load("webshop", split=split, data_dir=str(DATA), fidelity="original").tasks for split in splits]
     ids = {task for split in tasks for task in split}
     counts = ", ".join(f"{split} {len(own)}" for split, own in zip(splits, tasks, strict=True))

@@ -125,7 +125,7 @@ def test_splits_are_big_enough_and_unseen_words_are_unknown_to_the_others() -> N
     envs = {split: wordle(split=split) for split in SHARES}
     assert len(envs["train"].tasks) >= 1000
     assert all(len(env.tasks) >= 200 for env in envs.values())
-    for split in ("train", "valid", "test"):
+    for split in ("train", "dev", "test"):
         assert not set(envs["unseen"].tasks) & set(known(envs[split]._source))
     assert set(envs["unseen"].tasks) <= set(known(envs["unseen"]._source))
     assert wordle(seed=1).tasks != wordle(seed=0).tasks
@@ -190,7 +190,7 @@ def test_the_expert_finds_nearly_every_word(options: dict[str, Any]) -> None:
 
 
 def test_every_guess_of_the_expert_is_possible_after_random_guesses() -> None:
-    env, draw = wordle(split="valid"), random.Random(1)
+    env, draw = wordle(split="dev"), random.Random(1)
     for task in env.tasks:
         _, info = env.reset(options={"task": task})
         for action in draw.sample(info["actions"], 3):

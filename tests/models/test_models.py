@@ -19,7 +19,7 @@ from pilotrl.models.policy import learned
 from pilotrl.prompts.context import Chat, Context
 from pilotrl.rollout.agent import EpisodeSpec
 from pilotrl.rollout.scheduler import run_episodes
-from pilotrl.runs.describe import unseen_environment_warning
+from pilotrl.runs.describe import averages, identity, in_the_start, unseen_environment_warning
 from pilotrl.training.batch import rows_of
 from pilotrl.types import Task
 
@@ -246,3 +246,19 @@ def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypa
 def test_a_shipped_model_in_an_unseen_environment_gives_a_warning(line: str, said: str | None) -> None:
     advice = unseen_environment_warning(composed_job(parse([]), line.split()).config)
     assert advice is None if said is None else str(advice).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "known"),
+    [
+        ("env=paper env.trains=[alfworld] env.holds_out=[maze,toy]", ["maze"]),
+        ("env=paper env.trains=[maze] env.holds_out=[toy]", []),
+        ("env=paper env.trains=[alfworld] env.holds_out=[maze] model=scratch", []),
+        ("env=maze", []),
+    ],
+)
+def test_what_is_held_out_and_was_in_the_start_is_not_called_out_of_distribution(line: str, known: list[str]) -> None:
+    config = composed_job(parse([]), line.split()).config
+    assert in_the_start(config) == known == identity(config)["in_the_start"]
+    assert ("OOD in the start" in averages(config)) == bool(known)
+    assert ("OOD" in averages(config)) == (bool(config.env.get("holds_out")) and not known)

@@ -33,7 +33,9 @@ from pilotrl.store.records import to_record
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Outcome, Task, Turn
 
-PANEL = Panel("toy", "test", tuple(f"t{i}" for i in range(24)), 2, 0.6, 0.9, {"env": {"max_turns": 4}, "tokens": [1]})
+PANEL = Panel(
+    "toy", "test", tuple(f"t{i}" for i in range(24)), 2, 0.6, 0.9, {"env": {"max_turns": 4}, "tokens": [1]}, ()
+)
 PHASES = {"own plans, sampled": 2, "own plans, greedy": 1, "teacher's plans, sampled": 2, "teacher's plans, greedy": 1}
 
 

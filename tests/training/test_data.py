@@ -94,7 +94,7 @@ def test_a_task_that_comes_again_is_sampled_anew(training: Callable[..., Any]) -
     source = training(tasks=1, group_size=2).source
     source.names = source.names[:1]
     said = [[call.ids for e in source.batch(step).episodes for call in e.calls] for step in (0, 1)]
-    source.split = "valid"
+    source.split = "dev"
     said.append([call.ids for e in source.batch(0).episodes for call in e.calls])
     assert said[0] != said[1] != said[2] != said[0]
 

@@ -16,6 +16,7 @@ from pilotrl.types import UserError
 
 FIDELITY: dict[str, dict[str, Any]] = {
     "small": {"places": 8, "clutter": 1.0, "max_turns": 14},
+    "medium": {"places": 20, "clutter": 1.0, "max_turns": 24},
     "original": {"places": 40, "clutter": 1.5, "max_turns": 30},
 }
 """Values that `fidelity` sets for keys left null."""
@@ -46,9 +47,9 @@ class AlfWorld:
     is not possible.
     Reward: 1 when the task is done, else 0. Score: the same.
     End: terminated when the task is done; truncated after `max_turns`.
-    Arguments: `split` (train, valid, test: other tasks in the same rooms; unseen: other rooms); `seed` of rooms and tasks;
+    Arguments: `split` (train, dev, test: other tasks in the same rooms; unseen: other rooms); `seed` of rooms and tasks;
     `wording` (put: that of ALFWorld 0.3 and AgentGym; move: that of 0.4); `surprises`, the share of things that lie
-    anywhere they can, not where they usually are; `fidelity` (small, original), which decides those left None of
+    anywhere they can, not where they usually are; `fidelity` (small, medium, original), which decides those left None of
     `places` in a room, at most, `clutter` (things a place besides those of the task), `max_turns`; `engine` (ours, or
     textworld: ALFWorld's own games from `data_dir`, None for where its downloads land, in its own engine).
     Raises UserError for invalid values.

@@ -2,7 +2,7 @@
 
 There are thirty rooms of each of the four kinds, as in the original: twenty-four are seen in training, six are not. A task
 is a type, a kind of thing, a kind of place and a room, which make its name: `heat-apple-fridge-kitchen07`. A hash of that
-name assigns the tasks of the seen rooms to train, valid and test, so that none is in two of them on any machine.
+name assigns the tasks of the seen rooms to train, dev and test, so that none is in two of them on any machine.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from pilotrl.envs.alfworld.facts import (
 from pilotrl.envs.alfworld.text import Goal
 from pilotrl.envs.alfworld.world import Scene
 
-SPLITS = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1.0), "unseen": (0.0, 1.0)}
+SPLITS = {"train": (0.0, 0.8), "dev": (0.8, 0.9), "test": (0.9, 1.0), "unseen": (0.0, 1.0)}
 """Range of the hash, in [0, 1), of the tasks of a split."""
 SEEN, UNSEEN = range(1, 25), range(25, 31)
 """Numbers of the rooms of each kind."""
-SIZES = {"train": 2420, "valid": 200, "test": 200, "unseen": 200}
+SIZES = {"train": 2420, "dev": 200, "test": 200, "unseen": 200}
 TYPES = {"place": 672, "clean": 448, "cool": 394, "two": 389, "heat": 321, "light": 196}
 """Number of tasks of each type among the 2,420 training tasks of AgentGym."""
 MORE = 0.3

@@ -14,8 +14,8 @@ from pilotrl.envs.alfworld import text
 from pilotrl.envs.alfworld.generator import share
 from pilotrl.types import UserError, WorldError
 
-FOLDERS = {"train": "train", "valid": "train", "test": "valid_seen", "unseen": "valid_unseen"}
-"""Folder of each split's games. A tenth of the original's training games is our `valid`."""
+FOLDERS = {"train": "train", "dev": "train", "test": "valid_seen", "unseen": "valid_unseen"}
+"""Folder of each split's games. A tenth of the original's training games is our `dev`."""
 VALID = 0.9
 UNSUPPORTED = ("movable", "Sliced")
 """Kinds of game that ALFWorld leaves out."""
@@ -104,4 +104,4 @@ def games(data_dir: str | None, split: str, seed: int) -> dict[str, Path]:
 
 def _dealt(split: str, name: str, seed: int) -> bool:
     """Whether a game of the folder belongs to the split."""
-    return FOLDERS[split] != "train" or (share(f"{seed} {name}") >= VALID) == (split == "valid")
+    return FOLDERS[split] != "train" or (share(f"{seed} {name}") >= VALID) == (split == "dev")

@@ -31,7 +31,7 @@ class BabyAi:
     or why an action did nothing.
     Reward: 1 when the mission is done, else 0. Score: the same.
     End: terminated when the mission is done; truncated after `max_turns`.
-    Arguments: `split` (train, valid, test: other seeds of the levels; unseen: other levels); `strict`: only AgentGym's
+    Arguments: `split` (train, dev, test: other seeds of the levels; unseen: other levels); `strict`: only AgentGym's
     spelling is understood; `list_actions`: observations end with the actions, as AgentGym's server has it; `fidelity`
     (small, original), which decides those left None of `levels` (names such as GoToRedBall), `wording` (full, AgentGym's;
     short), `min_turns` (tasks that the expert solves in fewer turns are left out), `max_turns`.

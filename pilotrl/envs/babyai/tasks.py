@@ -37,7 +37,7 @@ EIGHTEEN = (
 MORE = ("OpenDoorLoc", "PutNextLocalS6N4")
 UNSEEN = ("OpenRedDoor", "Open", "PutNextS7N4Carrying", "Pickup", "UnlockLocalDist")
 """Levels that are in no other split: keys and locked doors, things carried from the start, nine rooms."""
-SPLITS = {"train": (0.0, 0.78), "valid": (0.78, 0.845), "test": (0.845, 1.0), "unseen": (0.0, 1.0)}
+SPLITS = {"train": (0.0, 0.78), "dev": (0.78, 0.845), "test": (0.845, 1.0), "unseen": (0.0, 1.0)}
 
 
 def listed(split: str, levels: Sequence[str], min_turns: int, max_turns: int) -> dict[str, int]:

@@ -16,6 +16,7 @@ from pilotrl.types import UserError
 
 FIDELITY: dict[str, dict[str, Any]] = {
     "small": {"floor": 3, "view": 2, "furniture": 5, "clutter": 0.6, "max_turns": 14},
+    "medium": {"floor": 5, "view": 2, "furniture": 8, "clutter": 0.6, "max_turns": 24},
     "original": {"floor": 6, "view": 4, "furniture": 12, "clutter": 1.0, "max_turns": 30},
 }
 """Values that `fidelity` sets for keys left null."""
@@ -31,8 +32,8 @@ class Iqa:
     action is not possible.
     Reward: 1 for the right answer, else 0. Score: the same.
     End: terminated by any answer; truncated after `max_turns`.
-    Arguments: `split` (train, valid, test: other questions in the same kitchens; unseen: other kitchens); `seed` of kitchens
-    and tasks; `fidelity` (small, original), which decides those left None of `floor` (squares along a side, at most),
+    Arguments: `split` (train, dev, test: other questions in the same kitchens; unseen: other kitchens); `seed` of kitchens
+    and tasks; `fidelity` (small, medium, original), which decides those left None of `floor` (squares along a side, at most),
     `view` (squares that are visible), `furniture` (pieces, at most), `clutter` (things a piece besides those asked for),
     `max_turns`.
     Raises UserError for invalid values.

@@ -2,7 +2,7 @@
 
 There are thirty kitchens, as in the original: twenty-five are seen in training, five are not. A task's name is question,
 kitchen and answer, `contains-mug-fridge-kitchen07-True`. A hash of the name without its answer assigns those of the seen
-kitchens to train, valid and test: the same question in the same kitchen is in one split only.
+kitchens to train, dev and test: the same question in the same kitchen is in one split only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import NamedTuple
 from pilotrl.envs.iqa.questions import THINGS, Question
 from pilotrl.envs.iqa.room import CONTAINERS, FURNITURE, OPENABLE, Cell, Pose, Scene, Size, border, kind, truth
 
-SPLITS = {"train": (0.0, 0.7), "valid": (0.7, 0.82), "test": (0.82, 1.0), "unseen": (0.0, 1.0)}
+SPLITS = {"train": (0.0, 0.7), "dev": (0.7, 0.82), "test": (0.82, 1.0), "unseen": (0.0, 1.0)}
 SEEN, UNSEEN = range(1, 26), range(26, 31)
-SIZES = {"train": 1200, "valid": 180, "test": 204, "unseen": 204}
+SIZES = {"train": 1200, "dev": 180, "test": 204, "unseen": 204}
 SHARES = {("exists", a): 1 / 6 for a in ("True", "False")} | {("contains", a): 1 / 6 for a in ("True", "False")}
 SHARES |= {("count", str(n)): 1 / 12 for n in range(4)}
 """Share of each type and answer in a split, as in IQUAD V1."""

@@ -14,6 +14,7 @@ from pilotrl.types import UserError
 
 FIDELITY: dict[str, dict[str, int]] = {
     "small": {"depth": 2, "ways": 1, "distractors": 3, "max_turns": 10},
+    "medium": {"depth": 4, "ways": 1, "distractors": 3, "max_turns": 20},
     "original": {"depth": 4, "ways": 100, "distractors": 10, "max_turns": 20},
 }
 """Values that `fidelity` sets for keys left null."""
@@ -29,9 +30,9 @@ class TextCraft:
     Observation: at reset the commands and the goal; then the reply to the action.
     Reward: 1 when the goal is crafted, else 0. Score: the same.
     End: terminated when the goal is crafted; truncated after `max_turns`.
-    Arguments: `split` (train, valid, test: the same goals with other commands about; unseen: other goals); `seed` of
-    tasks; `fidelity` (small, original), which decides those left None of `depth` (crafts that build on each other, at
-    most), `ways` to craft a thing that are shown, `distractors` (unneeded commands), `max_turns`.
+    Arguments: `split` (train, dev, test: other goals; unseen: goals of other kinds); `seed` of tasks; `fidelity` (small,
+    medium, original), which decides those left None of `depth` (crafts that build on each other, at most), `ways` to craft a
+    thing that are shown, `distractors` (unneeded commands), `max_turns`.
     Raises UserError for values that leave no task.
     References: ADaPT (arXiv 2311.05772), AgentGym (arXiv 2406.04151).
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache, lru_cache
 from hashlib import sha256
 from random import Random
@@ -11,8 +12,8 @@ from pilotrl.envs.textcraft.expert import TextCraftExpert
 from pilotrl.envs.textcraft.recipes import Recipe, book
 from pilotrl.envs.textcraft.world import World
 
-VARIANTS = {"train": range(0, 6), "valid": range(6, 7), "test": range(7, 8), "unseen": range(0, 8)}
-"""Numbers of the sets of commands in each split, for each of its goals."""
+VARIANTS = {"train": 6, "dev": 6, "test": 4, "unseen": 6}
+"""Number of sets of commands for each goal of a split."""
 
 
 class Source(NamedTuple):
@@ -51,20 +52,49 @@ def solvable(source: Source, max_turns: int) -> Tasks:
 
 
 def goals(source: Source) -> list[str]:
-    """The goals of a split: one item in five in unseen, the rest in the others."""
-    unseen = source.split == "unseen"
+    """The goals of a split. No two splits share one, and unseen shares no kind with the others."""
     items = sorted(item for item in book().recipes if book().depth(item) <= source.depth)
-    return [item for item in items if (sha256(f"{source.seed} {item}".encode()).digest()[0] % 5 == 0) == unseen]
+    return [item for item in items if split_of(source.seed, item) == source.split]
+
+
+def split_of(seed: int, item: str) -> str:
+    """The split in which an item is a goal: unseen if its kind is, else in one case of eight dev, in one of five test."""
+    if _kind(item) in unseen_kinds(seed):
+        return "unseen"
+    drawn = _drawn(seed, item)
+    return "dev" if drawn < 32 else "test" if drawn < 84 else "train"
+
+
+@cache
+def unseen_kinds(seed: int) -> frozenset[str]:
+    """Kinds of goals that only unseen has, drawn until they hold one goal in seven."""
+    items = Counter(_kind(item) for item in book().recipes)
+    chosen, held = set[str](), 0
+    for kind in sorted(items, key=lambda kind: _drawn(seed, kind)):
+        if 7 * (held + items[kind]) <= items.total():
+            chosen.add(kind)
+            held += items[kind]
+    return frozenset(chosen)
+
+
+def _kind(item: str) -> str:
+    """The last word of an item's name: `sign`, of oak or of birch."""
+    return item.rpartition("_")[2]
+
+
+def _drawn(seed: int, name: str) -> int:
+    """A number from 0 to 255."""
+    return sha256(f"{seed} {name}".encode()).digest()[0]
 
 
 def _candidates(source: Source, goal: str) -> list[str]:
     """A goal's tasks in this split, without those that show the same commands as one with a lower number."""
     shown: set[frozenset[str]] = set()
     names = []
-    for number in range(VARIANTS[source.split].stop):
+    for number in range(VARIANTS[source.split]):
         task = f"{goal}-{number}"
         commands = frozenset(scene(source, task).commands)
-        if commands not in shown and number in VARIANTS[source.split]:
+        if commands not in shown:
             names.append(task)
         shown.add(commands)
     return names

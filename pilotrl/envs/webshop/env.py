@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pilotrl.envs import Info, replay
-from pilotrl.envs.webshop import pages, tasks
+from pilotrl.envs.webshop import generator, pages, tasks
 from pilotrl.envs.webshop.expert import WebShopExpert
 from pilotrl.envs.webshop.generator import Source
 from pilotrl.envs.webshop.session import Layout, Session
@@ -27,9 +27,9 @@ class WebShop:
     Observation: parts joined by " [SEP] "; the first one holds the instruction.
     Reward: WebShop's score, at the purchase. Solved: a score of 1.
     End: terminated by `click[buy now]`; truncated after `max_turns`.
-    Arguments: `split` (train, valid, test: other tasks and other products); `seed` of catalogue and goals; `data_dir`
-    with WebShop's own files, or None for a generated catalogue; of the latter `confusable` (near-duplicates beside each
-    product), `max_attributes` (1 to 3) and `max_options` (0 to 2) of a task; `fidelity` (small, original), which
+    Arguments: `split` (train, dev, test: other products; unseen: other types of product); `seed` of catalogue and goals;
+    `data_dir` with WebShop's own files, or None for a generated catalogue; of the latter `confusable` (near-duplicates beside
+    each product), `max_attributes` (1 to 3) and `max_options` (0 to 2) of a task; `fidelity` (small, original), which
     decides those left None of `page_size`, `title_words` (0: whole titles), `handles` (short, asin),
     `repeat_instruction` (on every page), `max_turns`.
     Raises UserError for invalid values.
@@ -52,7 +52,7 @@ class WebShop:
         max_options: int,
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key != "self"}
-        _check("split", split, ("train", "valid", "test"))
+        _check("split", split, tuple(generator.STORES) if data_dir is None else ("train", "dev", "test"))
         _check("fidelity", fidelity, tuple(FIDELITY))
         _check("confusable", confusable, range(len(BRANDS)))
         _check("max_attributes", max_attributes, range(1, 4))

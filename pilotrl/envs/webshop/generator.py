@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from pilotrl.envs.webshop.catalogue import Instructions, Items
 from pilotrl.envs.webshop.vocabulary import BRANDS, DEPARTMENTS, FILLER, PHRASES, Department
 
-STORES = {"train": 6, "valid": 1, "test": 1}
-"""Number of stores of each split. All have the same size, so that search is as hard in the test as in training."""
+STORES = {"train": 6, "dev": 1, "test": 1, "unseen": 3}
+"""Number of stores of each split. All are of about one size, so that search is as hard in the test as in training. Those of
+unseen sell all types, and only types that no other split sells are wanted there: hence more of them."""
 CORE = 3
 """Number of core attributes of a family, which most of its titles use."""
 SHOWN, HIDDEN = 2, 2
@@ -58,7 +59,10 @@ def store(source: Source, index: int) -> tuple[Items, Instructions]:
     """The items and instructions of one store of the source's split; no other store has any of its ASINs."""
     items: Items = []
     instructions: Instructions = {}
+    novel = unseen_types(source.seed)
     for shelf, (department, kind) in enumerate((d, kind) for d in DEPARTMENTS for kind in d.types):
+        if kind in novel and source.split != "unseen":
+            continue
         draw = random.Random(f"{source.seed} {source.split} {index} {kind}")
         family = _family(draw, department, kind, source.max_options)
         for member, brand in enumerate(draw.sample(BRANDS, source.confusable + 1)):
@@ -67,10 +71,16 @@ def store(source: Source, index: int) -> tuple[Items, Instructions]:
             attributes = _attributes(draw, family)
             price = draw.randint(*PRICES)
             items.append(_item(draw, family, asin, brand, attributes, price))
-            told = _instruction(draw, kind, attributes, source.max_attributes) if price <= WANTED else {}
+            wanted = price <= WANTED and (kind in novel) == (source.split == "unseen")
+            told = _instruction(draw, kind, attributes, source.max_attributes) if wanted else {}
             instructions[asin] = {"attributes": attributes, **told}
     random.Random(f"{source.seed} {source.split} {index}").shuffle(items)
     return items, instructions
+
+
+def unseen_types(seed: int) -> frozenset[str]:
+    """The types that only stores of unseen sell, one of each department."""
+    return frozenset(random.Random(f"{seed} unseen {d.path}").choice(d.types) for d in DEPARTMENTS)
 
 
 def _family(draw: random.Random, department: Department, kind: str, max_options: int) -> Family:

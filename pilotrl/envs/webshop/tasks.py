@@ -12,7 +12,7 @@ from pilotrl.envs.webshop.generator import Source
 from pilotrl.envs.webshop.session import Layout, Session, Store
 from pilotrl.types import UserError
 
-SHARES = (("train", 0.8), ("valid", 0.1), ("test", 0.1))
+SHARES = (("train", 0.8), ("dev", 0.1), ("test", 0.1))
 """Shares of the splits among the products with goals in a user's own catalogue."""
 TASKS_PER_PRODUCT = 3
 

@@ -11,9 +11,9 @@ from pilotrl.envs.wordle.expert import History, WordleExpert
 from pilotrl.envs.wordle.game import LMRL_WORDS, Game, Lmrl, Standard, vocabulary
 from pilotrl.types import UserError
 
-SHARES = {"train": range(0, 10), "valid": range(10, 12), "test": range(12, 14), "unseen": range(14, 16)}
+SHARES = {"train": range(0, 10), "dev": range(10, 12), "test": range(12, 14), "unseen": range(14, 16)}
 """Sixteenths of the words in each split."""
-SEEDS = {"train": range(1000), "valid": range(1000, 1200), "test": range(1200, 1400), "unseen": range(1400, 1600)}
+SEEDS = {"train": range(1000), "dev": range(1000, 1200), "test": range(1200, 1400), "unseen": range(1400, 1600)}
 """Seeds of each split under LMRL-Gym's rules."""
 INVALID = "invalid word"
 
@@ -45,7 +45,7 @@ class Wordle:
     word, b not in it.
     Reward: 1 for the word, else 0. Score: the same.
     End: terminated when the word is found; truncated after `max_turns` guesses.
-    Arguments: `split` (train, valid, test: other words to find, any of which may be guessed; unseen: words that the
+    Arguments: `split` (train, dev, test: other words to find, any of which may be guessed; unseen: words that the
     vocabulary of the other splits lacks); `seed` that assigns words to splits; `rules` (standard; lmrl: LMRL-Gym's, by which the
     word may change after each guess, marks ignore how often a letter occurs, and a task is a seed); `words` in the
     vocabulary (20 or more; None for all of ours, or the 40 of AgentGym under lmrl); `max_turns`.

@@ -56,7 +56,7 @@ def graded(judge: RuleJudge | Generous, step: str, seen: str, action: str, reply
 @pytest.mark.parametrize("world", WORLDS)
 def test_what_the_world_rejects_earns_nothing_and_the_experts_action_everything(world: str) -> None:
     """In the expert's states: commands of other states, of other tasks and of no world, and the plan's own words."""
-    env, judge, draw = envs.load(world, split="valid"), judge_of(world), Random(0)
+    env, judge, draw = envs.load(world, split="dev"), judge_of(world), Random(0)
     generous, pool, rejected = Generous(), [*NO_ACTIONS], 0
     for task in env.tasks[:6]:
         text, _ = env.reset(options={"task": task})
@@ -66,7 +66,7 @@ def test_what_the_world_rejects_earns_nothing_and_the_experts_action_everything(
             assert expert is not None
             step, action = expert.plan()[0], expert.action()
             for other in (step, *draw.sample(pool, min(4, len(pool)))):
-                twin = envs.load(world, split="valid")
+                twin = envs.load(world, split="dev")
                 twin.reset(options={"task": task})
                 for done in taken:
                     twin.step(done)

@@ -93,7 +93,7 @@ WORLDS = [("webshop", {"fidelity": "small"}), ("webshop", {"fidelity": "original
 
 @pytest.mark.parametrize(("name", "options"), [*WORLDS, ("maze", {}), ("textcraft", {}), ("wordle", {})])
 def test_an_expert_that_follows_its_plan_gets_full_marks(name: str, options: dict[str, str]) -> None:
-    items = played(envs.load(name, split="valid", **options), 100, lambda expert, text, info: expert)
+    items = played(envs.load(name, split="dev", **options), 100, lambda expert, text, info: expert)
     low = [item for item, given in zip(items, judge_of(name).grade(items), strict=True) if given != 2]
     assert len(low) <= 0.01 * len(items), low[:5]
 
@@ -106,14 +106,14 @@ def test_a_random_agent_gets_low_verdicts(name: str, options: dict[str, str]) ->
         action: str = draw.choice(info["actions"])
         return action.replace("words", draw.choice(text.split()))
 
-    items = played(envs.load(name, split="valid", **options), 100, act)
+    items = played(envs.load(name, split="dev", **options), 100, act)
     grades = [given or 0 for given in judge_of(name).grade(items)]
     assert sum(grades) / 2 / len(grades) < 0.25
 
 
 @pytest.mark.parametrize("fidelity", ["small", "original"])
 def test_a_near_duplicate_of_the_product_named_is_followed_in_part(fidelity: str) -> None:
-    env = envs.load("webshop", split="valid", fidelity=fidelity, confusable=7, max_turns=10)
+    env = envs.load("webshop", split="dev", fidelity=fidelity, confusable=35, max_turns=10)
     near = 0
     for step, text, action in played(env, 60, lambda expert, text, info: expert):
         wanted = resolve(text, action)
@@ -211,7 +211,7 @@ def test_a_judge_of_a_batch_is_that_of_its_items() -> None:
 
 def test_it_is_fast() -> None:
     """At least 20,000 verdicts a second on what training shows it: pages and steps that come again and again."""
-    items = played(envs.load("webshop", split="valid"), 40, lambda expert, text, info: expert) * 8
+    items = played(envs.load("webshop", split="dev"), 40, lambda expert, text, info: expert) * 8
     for cached in (verdict, read_step, read_action):
         cached.cache_clear()
     rates = []
