@@ -21,7 +21,7 @@ from pilotrl.rollout.agent import EpisodeSpec
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, identity, in_the_start, unseen_environment_warning
 from pilotrl.training.batch import rows_of
-from pilotrl.types import Task
+from pilotrl.types import Episode, Task
 
 CHATML = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
@@ -132,6 +132,11 @@ def test_a_control_token_in_an_observation_stays_text(folders: Callable[[str], P
     assert chat.tokenizer.decode(list(chat.encode(text)), skip_special_tokens=False) == text
 
 
+def unequal(episodes: Sequence[Episode]) -> None:
+    for episode in episodes:
+        episode.reward = episode.sample / 2
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_it_generates_and_trains_with_adapters(
     folders: Callable[[str], Path], training: Callable[..., Any], agent_spec: Any, name: str
@@ -146,6 +151,7 @@ def test_it_generates_and_trains_with_adapters(
         lora.targets
     )  # a name that matches nothing is none
     run = training(model=model, steps=1)
+    run.graded(unequal)  # whatever a model with random weights says
     chat = chat_of(folder, **dict(config.template))
     run.source.engine.end = chat.end
     run.source.agent_specs = [
