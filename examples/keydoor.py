@@ -109,6 +109,13 @@ class Finder:
             return f"take {env.wanted}"
         return "open door" if env.has_key else f"look {self._left()[0]}"
 
+    def thought(self) -> str:
+        """What is known of the key, and what the door has shown."""
+        env = self.env
+        if env.inside:
+            return f"inside: {', '.join(env.things)}; wanted: {env.wanted}"
+        return "have the key" if env.has_key else f"no key yet; searched: {', '.join(sorted(env.seen)) or 'nothing'}"
+
     def detour(self) -> str | None:
         """A place that was not looked at yet, though the key is found."""
         return f"look {left[-1]}" if self.env.has_key and not self.env.inside and (left := self._left()) else None

@@ -12,6 +12,7 @@ class Terse:
             "replan": "steps from {next}, or keep:",
             "act": "{step} ->",
             "act_free": "->",
+            "act_turn": "{next} ->",
             "think": "why, and ->",
             "plan_in_force": "{plan}",
             "left_out": "...",

@@ -153,6 +153,7 @@ def adaplan(chat: Chat) -> AgentSpec:
         prompts=prompts.load("short"),
         plans="always",
         thinks=False,
+        shows="step",
         context="append",
         window=None,
         teacher_plans=False,

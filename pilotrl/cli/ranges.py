@@ -119,6 +119,7 @@ def _acting(config: Config) -> dict[str, Rule]:
             lambda plans: bool(re.fullmatch(PLANS, plans)),
             "always, once, never, asked, or every K (every 3, say)",
         ),
+        "agent.shows": one_of(["step", "plan", "none"]),
         "agent.context": one_of(["append", "current"]),
         "agent.window": at_least(1, SANE),
         "env.max_turns": (lambda turns: not isinstance(turns, int) or 1 <= turns <= 10_000, "from 1 to 10000"),

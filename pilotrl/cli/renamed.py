@@ -45,6 +45,8 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
             held[node] = _opened(node, held[node])
     if "terms" not in held.get("reward", {"terms": {}}):
         held["reward"] |= {"terms": {}, "weights": {**held["reward"]["weights"], "score": 1.0}}  # no old run counted it
+    if isinstance(agent := held.get("agent"), dict) and "plans" in agent:  # what the executor of older runs was shown
+        held["agent"] = {"shows": "none" if agent["plans"] == "never" else "step", **agent}
     if "train" in held:  # no older run ended for its broken episodes
         held["train"] = {"max_broken": 1.0, **(held["train"] or {})}
     if "seed" in held:  # a whole configuration

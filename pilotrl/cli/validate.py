@@ -116,8 +116,12 @@ def prompt_set(named: Any) -> str | dict[str, Any]:
 
 
 def check_plans(config: Config) -> None:
-    """Who trains or counts plans needs plans that the policy writes; in an evaluation nobody trains."""
-    stage = config.stage
+    """Who shows plans needs some; who trains or counts them, some that the policy writes. In an evaluation nobody trains."""
+    stage, agent = config.stage, config.agent
+    if agent.plans == "never" and agent.shows != "none":
+        raise UserError(
+            f"agent.shows={agent.shows}: with agent.plans=never there is no plan to show; set agent.shows=none"
+        )
     if stage.actor == "expert" or (stage.planner == "policy" and config.agent.plans != "never"):
         return
     no_plans = "agent.plans=never" if config.agent.plans == "never" else f"stage.planner={stage.planner}"

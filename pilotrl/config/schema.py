@@ -89,8 +89,12 @@ class Agent:
     (before the first action and after every K more), `asked` (as always, but the planner may answer `keep`)."""
     thinks: bool = MISSING
     """The executor writes a thought before its action (ReAct)."""
+    shows: str = MISSING
+    """What the request for an action shows of the plan: `step` (the current step), `plan` (the steps from this action on; with
+    `context=current` the whole plan), or `none`. `none` where no plan is written."""
     context: str = MISSING
-    """`append` (everything in order, old plans stay) or `current` (history, then only the current plan)."""
+    """`append` (everything in order, old plans stay) or `current` (observations and actions; the planner then sees the current
+    plan, the executor what `shows` says)."""
     window: int | None = MISSING
     """Observations kept whole, the last k; null keeps all."""
 

@@ -41,9 +41,17 @@ class Expert(Protocol):
         """The next action, from any state that the policy may have reached."""
         ...
 
+    def thought(self) -> str:
+        """What was seen and what is wanted, in one short line: never the step that the plan would name, nor the action."""
+        ...
+
     def detour(self) -> str | None:
         """A harmless exploring action that is not in the plan, for demonstrations with detours; None if there is none."""
         ...
+
+
+NO_THOUGHT = "-"
+"""Stands for a thought where there is none: a reply with an empty one could not be read."""
 
 
 class Env(Protocol):
@@ -92,6 +100,12 @@ def stepped(env: Env, action: str) -> tuple[str, float, bool, bool, Info]:
         if not math.isfinite(value):
             raise RunFailed(f"env={_class(env)}: step() gave {name}={value}; the reward term of it has to be finite")
     return text, float(reward), bool(terminated), bool(truncated), dict(info)
+
+
+def thought_of(expert: Expert) -> str:
+    """An expert's thought, in one line; `NO_THOUGHT` from one that has none, or no method for it."""
+    written = expert.thought() if hasattr(expert, "thought") else ""
+    return " ".join(written.split()) or NO_THOUGHT
 
 
 def _class(env: Env) -> str:

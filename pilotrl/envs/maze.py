@@ -183,6 +183,15 @@ class MazeExpert:
             raise RuntimeError("the episode has ended: there is no next action")
         return self._way()[0]
 
+    def thought(self) -> str:
+        """On which sides of here the goal and walls are: `goal is down and right; walls left, up`."""
+        walk, (row, column), (goal_row, goal_column) = self.walk, self.walk.position, self.walk.goal
+        upright = "up" if goal_row < row else "down" if goal_row > row else ""
+        across = "left" if goal_column < column else "right" if goal_column > column else ""
+        walls = [move.removeprefix("move ") for move, way in MOVES.items() if _beside(walk.position, way) in walk.walls]
+        goal = " and ".join(filter(None, (upright, across))) or "here"
+        return f"goal is {goal}; {'walls ' + ', '.join(walls) if walls else 'no walls near'}"
+
     def detour(self) -> None:
         """None: every action counts here."""
 

@@ -83,5 +83,10 @@ class ToyExpert:
     def action(self) -> str:
         return f"press[{self.env.colors[self.env.pressed]}]"
 
+    def thought(self) -> str:
+        """How many are pressed, and what is left: `1 of 3 done; blue, gold are left`."""
+        colors, pressed = self.env.colors, self.env.pressed
+        return f"{pressed} of {len(colors)} done; {', '.join(colors[pressed:]) or 'nothing'} left"
+
     def detour(self) -> None:
         """None: every action counts here."""

@@ -16,17 +16,21 @@ from pilotrl.config.instantiate import make
 from pilotrl.types import UserError
 
 FOLDER = Path(__file__).parent
+BY_AGENT = ("replan", "act_turn")
+"""Templates that only some values of agent.plans and agent.shows use."""
 
 
-def load(named: str | dict[str, Any], plans: str = "always") -> dict[str, str]:
-    """Templates of one set by file name. `plans` is agent.plans: only with `asked` is `replan` among them.
+def load(named: str | dict[str, Any], plans: str = "always", shows: str = "step") -> dict[str, str]:
+    """Templates of one set by file name, less `replan` and `act_turn` where `plans` and `shows` (of `agent`) ask for neither.
 
     named: a folder here; a file `prompts/NAME.yaml` of one's own; or the settings of a class (`_target_` and keywords) whose
     objects have a method `texts()`, which gives the templates by name. Raises UserError for a set that does not exist, lacks a
     template that every set has, or uses an unknown placeholder.
     """
     texts = _shipped(named) if isinstance(named, str) else _made(named)
-    return {name: text for name, text in sorted(texts.items()) if name != "replan" or plans == "asked"}
+    unused = {"replan"} if plans != "asked" else set()
+    unused |= {"act_turn"} if shows == "step" or plans == "never" else set()
+    return {name: text for name, text in sorted(texts.items()) if name not in unused}
 
 
 def _shipped(name: str) -> dict[str, str]:

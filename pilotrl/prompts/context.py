@@ -153,7 +153,7 @@ class Entry:
 class Context:
     """One episode's history, from which prompts are built in one of two layouts.
 
-    `append`: everything in order; old plans stay. `current`: observations and actions, then the current plan.
+    `append`: everything in order; old plans stay. `current`: observations and actions, then the plan that is given.
     """
 
     def __init__(self, chat: Writer, prompts: dict[str, str], layout: str, window: int | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from pilotrl.analysis.contrasts import Contrast, gain
 from pilotrl.analysis.measures import BLOCKS
 from pilotrl.analysis.statistics import MEASURES
+from pilotrl.prompts import BY_AGENT
 from pilotrl.report.runs import DECODINGS, Cell, Run
 from pilotrl.teacher.plan_dataset import REACHING
 
@@ -139,6 +140,8 @@ def comparable(panel: Mapping[str, Any]) -> Any:
     if "protocol" not in panel:
         return panel["sha256"]
     protocol = {key: value for key, value in panel["protocol"].items() if key not in PLAYER}
+    if "prompts" in protocol:
+        protocol["prompts"] = {name: text for name, text in protocol["prompts"].items() if name not in BY_AGENT}
     return {**panel, "sha256": None, "protocol": protocol}
 
 

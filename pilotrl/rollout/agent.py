@@ -30,6 +30,7 @@ class AgentSpec:
     prompts: dict[str, str]
     plans: str
     thinks: bool
+    shows: str
     context: str
     window: int | None
     teacher_plans: bool

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from random import Random
 from typing import Any
 
-from pilotrl.envs import Env, Expert, begun, stepped
+from pilotrl.envs import Env, Expert, begun, stepped, thought_of
 from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
 from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
@@ -108,11 +108,28 @@ class EpisodeRunner:
         return text.strip() if action is None else action
 
     def _executor_prompt(self) -> str:
-        """The prompt for an action: to carry out the current plan step, if there is one."""
+        """The request for an action: by default to carry out the current plan step, if there is one."""
         prompts, step = self.agent.prompts, "".join(self.steps[self.turn - 1 : self.turn])
-        if self.agent.thinks:
-            return prompts["think"]
+        if self.agent.thinks or self.agent.shows != "step":
+            return self._after_plan(step)
         return prompts["act"].format(next=self.turn, step=step) if step else prompts["act_free"]
+
+    def _after_plan(self, step: str) -> str:
+        """The request of an executor that thinks, or sees more of the plan than the current step or less (`agent.shows`)."""
+        agent, prompts, turn = self.agent, self.agent.prompts, self.turn
+        if agent.thinks:
+            ask = prompts["think"]
+        elif step or (agent.shows == "none" and agent.plans != "never"):
+            ask = prompts["act_turn"].format(next=turn)
+        else:
+            ask = prompts["act_free"]
+        if agent.shows == "none" or not step:
+            return ask
+        first = (
+            1 if agent.context == "current" else turn
+        )  # where the history holds no plan, its past steps are shown too
+        shown = number((step,), turn) if agent.shows == "step" else number(self.steps[first - 1 :], first)
+        return prompts["plan_in_force"].format(plan=shown) + "\n" + ask
 
     def observe(self, action: str) -> None:
         """Step the environment and append the turn to the episode."""
@@ -128,7 +145,7 @@ class EpisodeRunner:
     def _call(self, role: Role, ask: str, candidate: int = 0) -> Generator[Request, Reply, Call | None]:
         """One generation by the model, not yet added to the context; None if the context has no room for it."""
         agent, limit = self.agent, self.agent.max_tokens[role]
-        prompt = self.context.prompt(ask, self.steps)
+        prompt = self.context.prompt(ask, self.steps if role == "planner" else ())
         if len(prompt) + limit > agent.max_length:
             return None
         seed = seed_of(*self.key, self.turn, role, candidate)
@@ -173,7 +190,7 @@ class EpisodeRunner:
         if not self.agent.demonstrates:
             self.context.replied(ask, "plan" if role == "planner" else "action", text)
             return True
-        prompt, ids = self.context.prompt(ask, self.steps), self.agent.chat.reply(text)
+        prompt, ids = self.context.prompt(ask, self.steps if role == "planner" else ()), self.agent.chat.reply(text)
         if len(prompt) + len(ids) > self.agent.max_length:
             return False
         version, adapter = self.agent.version, self.agent.adapters[role]
@@ -188,6 +205,6 @@ class EpisodeRunner:
         agent, expert = self.agent, self._expert()
         draw = Random(seed_of(self.episode.task.id, agent.plans, agent.thinks, self.turn, "detour"))
         action = (draw.random() < agent.detours and expert.detour()) or expert.action()
-        thought = f"Thought: {expert.plan()[0]}\n" if self.agent.thinks else ""
+        thought = f"Thought: {thought_of(expert)}\n" if agent.thinks else ""
         self.reply_text = f"{thought}Action: {action}"
         return action if self._record_text("executor", ask, self.reply_text) else None

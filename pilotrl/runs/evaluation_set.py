@@ -104,7 +104,7 @@ def panel_of(setup: EvalSetup) -> Panel:
         protocol={
             "env": {**as_dict(config.env), "split": config.panel.split},
             "agent": as_dict(config.agent),
-            "prompts": prompts.load(prompt_set(config.model.prompts), config.agent.plans),
+            "prompts": prompts.load(prompt_set(config.model.prompts), config.agent.plans, config.agent.shows),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": environments(config)} if env == MIXTURE else {}),
         },

@@ -63,9 +63,10 @@ class EvalSetup:
         config, agent = self.config, agent or self.config.agent
         return AgentSpec(
             chat=self.chat,
-            prompts=prompts.load(prompt_set(config.model.prompts), agent.plans),
+            prompts=prompts.load(prompt_set(config.model.prompts), agent.plans, agent.shows),
             plans=agent.plans,
             thinks=agent.thinks,
+            shows=agent.shows,
             context=agent.context,
             window=agent.window,
             teacher_plans=teacher_plans and agent.plans != "never",

@@ -48,7 +48,7 @@ def run_info(config: Config, path: Path) -> RunInfo:
         traces_every=config.checkpoint.calls_every,
         model_mb=config.tracking.model_mb,
         prompt_set=named if isinstance(named, str) else str(named["_target_"]).rpartition(".")[2],
-        prompts=prompts.load(named, config.agent.plans),
+        prompts=prompts.load(named, config.agent.plans, config.agent.shows),
     )
 
 

@@ -25,7 +25,8 @@ class Prompts:
         self.act = act
 
     def texts(self):
-        return dict(plan="p", replan="r", act=self.act, act_free="a", think="t", plan_in_force="{plan}", left_out="-")
+        asks = dict(plan="p", replan="r", act=self.act, act_free="a", act_turn="{next}", think="t")
+        return asks | dict(plan_in_force="{plan}", left_out="-")
 
 
 class Few:
@@ -71,7 +72,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
         ("reward=mine", "reward.terms.mine._target_=pilotrl.envs.toy.ToyEnv"),
         "has no method __call__, which every reward term needs",
     ),
-    "a set of prompts that lacks some": (("model.prompts=few",), "its texts() lack act_free, left_out, plan"),
+    "a set of prompts that lacks some": (("model.prompts=few",), "its texts() lack act_free, act_turn, left_out"),
     "a set that is not there": (
         ("model.prompts=mien",),
         "there is no such set of prompts; there are full, short, few, mine",

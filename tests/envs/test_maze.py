@@ -187,6 +187,7 @@ def test_what_was_not_seen_does_not_show_in_the_plan() -> None:
         wide = Walk(free | hidden, start, goal)
         wide.position, wide.walls = walk.position, set(walk.walls)
         assert MazeExpert(walk).plan() == MazeExpert(other).plan() == MazeExpert(wide).plan()
+        assert MazeExpert(walk).thought() == MazeExpert(other).thought() == MazeExpert(wide).thought()
 
 
 def test_the_judge_tells_who_follows_the_plan() -> None:

@@ -519,6 +519,7 @@ def test_expert_knows_only_what_was_seen(fidelity: str) -> None:
                 blind.session.product = next(p for p in blind.session.store.products if p.asin == session.product.asin)
             assert blind.plan() == env.expert.plan()
             assert blind.action() == env.expert.action()
+            assert blind.thought() == env.expert.thought()
             _, _, terminated, truncated, _ = env.step(env.expert.action())
             over = terminated or truncated
 

@@ -23,6 +23,7 @@ from pilotrl import PACKAGE
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.cli.renamed import KEYS, METRICS
+from pilotrl.prompts import load
 from pilotrl.report.__main__ import main
 from pilotrl.report.comparisons import compared
 from pilotrl.report.configurations import labels, sorted_out
@@ -36,6 +37,7 @@ from pilotrl.types import Episode, Outcome, Task, Turn
 PANEL = Panel(
     "toy", "test", tuple(f"t{i}" for i in range(24)), 2, 0.6, 0.9, {"env": {"max_turns": 4}, "tokens": [1]}, ()
 )
+SHOWS = ("step", "plan", "none")
 PHASES = {"own plans, sampled": 2, "own plans, greedy": 1, "teacher's plans, sampled": 2, "teacher's plans, greedy": 1}
 
 
@@ -343,6 +345,22 @@ def test_paradigms_are_compared_and_other_words_are_not(tmp_path: Path) -> None:
         ["stage=adherence, algorithm=grpo"],
     ]
     assert "other prompts" in notes[0]
+
+
+def test_what_the_executor_is_shown_may_be_what_a_question_is_about(tmp_path: Path) -> None:
+    """Arms that differ in agent.shows use other templates of one set of prompts, and are compared."""
+    arms = {
+        shows: replace(PANEL, protocol={**PANEL.protocol, "prompts": load("short", shows=shows)}) for shows in SHOWS
+    }
+    assert len({panel.sha256 for panel in arms.values()}) == 2  # `step` needs one template less
+    folders = [make(tmp_path / shows, f"agent.shows={shows}", panel=panel) for shows, panel in arms.items()]
+    panels, notes = sorted_out([read(folder.name, found) for folder in folders for found in find([folder]).values()])
+    assert [configuration.label for panel in panels for configuration in panel.configurations] == [
+        "shows=step",
+        "shows=plan",
+        "shows=none",
+    ]
+    assert (len(panels), notes) == (1, [])
 
 
 def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,19 @@ class AlfWorldExpert:
             raise RuntimeError("the episode has ended: there is no next action")
         return self._command(_next(self.notes))
 
+    def thought(self) -> str:
+        """Where the wanted thing is and what state it is in, as far as is known: `egg 1 in hand, not cool yet; for the table`."""
+        notes, goal = self.notes, self.notes.goal
+        if notes.hand is None:
+            return _whereabouts(notes)
+        if kind(notes.hand) != goal.thing:
+            return f"{notes.hand} in hand, no {goal.thing}"
+        quality = DONE_BY.get(goal.type, "")
+        state = f", {'' if _treated(notes, notes.hand) else 'not '}{quality}" if quality else ""
+        lamps = notes.where(goal.place) if goal.type == "light" else {}
+        lit = f"; {goal.place} seen at {next(iter(lamps.values()))}" if lamps else f"; for the {goal.place}"
+        return f"{notes.hand} in hand{state}{lit}"
+
     def detour(self) -> str | None:
         """A `look` at every new place, although arriving there has shown its things."""
         return "look" if self.notes.at != self.notes.faced else None
@@ -68,6 +81,19 @@ class AlfWorldExpert:
         if verb == "put":
             return self.wording.put.format(thing=thing, place=place)
         return {"check": "go to ", "go": "go to ", "open": "open ", "use": "use "}.get(verb, verb) + (thing or place)
+
+
+def _whereabouts(notes: Notes) -> str:
+    """Where the wanted thing was seen, other than where it belongs, or that it was not."""
+    goal = notes.goal
+    there = sum(len(_ready(notes, place)) for place in notes.inside if kind(place) == goal.place)
+    seen = {thing: place for thing, place in notes.where(goal.thing).items() if kind(place) != goal.place}
+    counted = f"; {there} of 2 in {goal.place}" if goal.type == "two" else ""
+    if seen:
+        thing, place = next(iter(seen.items()))
+        return f"{thing} seen at {place}{counted}"
+    here = f"; {notes.at} is closed" if notes.closed(notes.at) else f"; not at {notes.at}" if notes.at else ""
+    return f"no {goal.thing} yet, {len(notes.inside)} places seen{here}{counted}"
 
 
 def _step(move: Move) -> str:

@@ -58,9 +58,28 @@ class BabyAiExpert:
         """The next action."""
         return _next(self.mind).action
 
+    def thought(self) -> str:
+        """Where the wanted thing was seen, else what is in view, and what is carried: `red key is ahead; holding blue box`."""
+        mind, (_, what, near) = self.mind, _due(self.mind)
+        held = mind.carrying
+        wanted = near if near and held and what._replace(side=None).means(held, (0, 0), mind.start) else what
+        hands = f"; holding {held.color} {held.kind}" if held else ""
+        cells = sorted(mind.where(wanted), key=lambda cell: sum(map(abs, mind.pose.relative(cell))))
+        if cells and (thing := mind.cells[cells[0]]):
+            state = f", {thing.state}" if thing.state else ""
+            return f"{wanted} is {_direction(mind.pose, cells[0])}{state}{hands}"
+        seen = [f"{thing.color} {thing.kind}" for _, thing in mind.view().things() if thing.kind != "wall"]
+        return f"no {wanted} yet; here {', '.join(seen[:2]) or 'is nothing'}{hands}"
+
     def detour(self) -> str | None:
         """`check available actions`, unless that was the last action."""
         return None if self.asked else LIST
+
+
+def _direction(pose: Pose, cell: Cell) -> str:
+    ahead, right = pose.relative(cell)
+    forth = "ahead" if ahead > 0 else "behind" if ahead < 0 else ""
+    return " ".join(filter(None, (forth, "right" if right > 0 else "left" if right < 0 else "")))
 
 
 def _due(mind: Mind) -> Goal:

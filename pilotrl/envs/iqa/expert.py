@@ -114,6 +114,20 @@ class IqaExpert:
             or f"answer [{self.notes.answer() or truth(self.notes.question._asdict(), self.notes.things)}]"
         )
 
+    def thought(self) -> str:
+        """What was found, where last, and whether there is more to see: `no mug so far; seen sink_1; closed fridge_1`."""
+        notes, (asked, thing, container) = self.notes, self.notes.question
+        pieces = [piece for piece in notes.things if asked != "contains" or kind(piece) == container]
+        count = sum(kind(held) == thing for piece in pieces for held in notes.things[piece])
+        inside = f" in the {container}" if asked == "contains" else ""
+        parts = [
+            f"{count or 'no'} {thing}{inside} so far",
+            f"seen {', '.join(list(notes.things)[-2:])}" if notes.things else "",
+            f"closed {', '.join(notes.wanted()[:2])}" if notes.wanted() else "",
+            "more to see" if notes.unseen() else "all walls seen",
+        ]
+        return "; ".join(filter(None, parts))
+
     def detour(self) -> str | None:
         """Open the closed piece in front, whether or not it matters to the question."""
         notes = self.notes

@@ -46,6 +46,15 @@ class TextCraftExpert:
         way, using = crafts[0]
         return f"craft {way.number} {way.item} using " + ", ".join(f"{count} {name}" for count, name in using)
 
+    def thought(self) -> str:
+        """The latest item, and the first two that the goal still lacks: `have 4 oak log; goal lacks oak planks`."""
+        stock = {spoken(item): count for item, count in self.world.inventory.items()}
+        have = next((f"{count} {name}" for name, count in reversed(stock.items())), "nothing")
+        _, crafts = self._missing()
+        using = crafts[-1][1] if crafts else []
+        lacks = [name for count, name in using if stock.get(name, 0) < count]
+        return f"have {have}; goal lacks {', '.join(lacks[:2]) or 'nothing'}"
+
     def detour(self) -> str | None:
         """`inventory` whenever that has changed, although the replies have shown it."""
         return "inventory" if self.world.inventory != self.world.told else None

@@ -48,42 +48,55 @@ class Reading:
 
     def best(self, listed: list[Product]) -> Product | None:
         """The most likely product of a page, the first among equals; None if none is likely enough."""
-        return min(filter(self._likely, listed), key=self._rank, default=None)
+        return min(filter(self.likely, listed), key=self._rank, default=None)
 
     def _rank(self, product: Product) -> tuple[bool, int]:
         """Sort key: opened products that may still fit first; then by the number of missing attributes."""
         return product.asin not in self.session.opened, self._missing(product) if self.literal else 0
 
-    def _likely(self, product: Product) -> bool:
+    def likely(self, product: Product) -> bool:
         known = not self.literal or product.asin in self.session.opened
         return self.may_fit(product) and (known or self._missing(product) <= MISSING)
 
     def may_fit(self, product: Product) -> bool:
         """Whether a product may fit the goal, by what was seen so far."""
+        return not self.against(product)
+
+    def against(self, product: Product) -> str:
+        """What was seen against a product, in words; empty where it may fit the goal."""
         price = product.price if self.session.layout.small else product.lowest
-        if price > self.goal.cap or (product.asin in self.session.opened and not self._offers(product)):
-            return False
-        if not self.literal:
-            return True
-        return not self._other_type(product) and (product.asin not in self.session.read or not self._missing(product))
+        if price > self.goal.cap:
+            return "too dear"
+        if product.asin in self.session.opened and (gone := self._not_offered(product)):
+            return f"no {gone[0]}"
+        if self.literal and self._other_type(product):
+            return f"no {self.goal.product.query}"
+        if self.literal and product.asin in self.session.read and (unseen := self.unseen(product)):
+            return f"not {unseen[0]}"
+        return ""
 
     def settled(self, product: Product) -> bool:
         """Whether reading a product's features is unnecessary: done already, or they would tell nothing new."""
         return not self.literal or product.asin in self.session.read or not self._missing(product)
 
-    def _offers(self, product: Product) -> bool:
-        return all(value in product.options.get(name, ()) for name, value in self.goal.options.items())
+    def _not_offered(self, product: Product) -> list[str]:
+        return [value for name, value in self.goal.options.items() if value not in product.options.get(name, ())]
 
     def _missing(self, product: Product) -> int:
-        """Number of wanted attributes not seen on a product: in its printed title, and in its features once read."""
+        return len(self.unseen(product))
+
+    def unseen(self, product: Product) -> list[str]:
+        """Wanted attributes not seen on a product: in its printed title, and in its features once read."""
         text, listed = self._title(product), tuple[str, ...]()
         if product.asin in self.session.read and self.session.layout.small:
             listed = product.attributes
         elif product.asin in self.session.read:
             text = " ".join((text, *product.bullets)).lower()
-        return sum(
-            wanted not in text and not any(alike(own, wanted) for own in listed) for wanted in self.goal.attributes
-        )
+        return [
+            wanted
+            for wanted in self.goal.attributes
+            if wanted not in text and not any(alike(own, wanted) for own in listed)
+        ]
 
     def _other_type(self, product: Product) -> bool:
         """Whether the title has no word of the wanted type."""

@@ -41,6 +41,29 @@ class WebShopExpert:
             raise RuntimeError("the episode has ended: there is no next action")
         return self._moves()[0].action
 
+    def thought(self) -> str:
+        """What is wanted, and whether the open product, or how many of a page, may be it: `shirt wanted; $35, no gray`."""
+        session, product, wanted = self.session, self.session.product, f"{self.goal.product.query} wanted"
+        if product is not None:
+            return f"{wanted}; {self._opinion(product)}"
+        if session.page != "results":
+            return f"{wanted}; none in sight"
+        listed = session.listed()
+        return f"{wanted}; {sum(map(self.reading.likely, listed))} of {len(listed)} may fit"
+
+    def _opinion(self, product: Product) -> str:
+        """What was seen of the open product, for and against it."""
+        price = self._price(product)
+        if against := self.reading.against(product):
+            return f"{price}, {against}"
+        if not self.reading.settled(product):
+            return f"{price}, {self.reading.unseen(product)[0]} not seen yet"
+        left = [name for name, value in self.goal.options.items() if self.session.chosen.get(name) != value]
+        return f"{price}, fits" + (f", {' and '.join(left)} still open" if left else "")
+
+    def _price(self, product: Product) -> str:
+        return small_price(product.price) if self.session.layout.small else product.price_text
+
     def detour(self) -> str | None:
         """Open the first product of the page that was not opened yet; None elsewhere."""
         session = self.session
@@ -101,8 +124,7 @@ class WebShopExpert:
     def _open(self, product: Product, action: str = "") -> Move:
         layout = self.session.layout
         words = self._named(first_word(product) if layout.short_handles else cut(product.title, TITLE_WORDS).lower())
-        price = small_price(product.price) if layout.small else product.price_text
-        return Move(f"open {words} for {price}", action)
+        return Move(f"open {words} for {self._price(product)}", action)
 
     def _finish(self, product: Product | None) -> list[Move]:
         """Moves for the options still to be chosen on the product's page, then the purchase."""

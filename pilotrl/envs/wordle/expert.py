@@ -32,6 +32,19 @@ class WordleExpert:
             raise RuntimeError("the episode has ended: there is no next action")
         return " ".join(best(self.rules, self.words, self.history))
 
+    def thought(self) -> str:
+        """Letters of the word, with places where those are known, and what the last guess ruled out: `has r 2, e; not i s`."""
+        if not self.history:
+            return "nothing known of the word yet"
+        said = [
+            (i, *pair) for guess, marked in self.history for i, pair in enumerate(zip(guess, marked, strict=True), 1)
+        ]
+        placed = {i: letter for i, letter, mark in said if mark == "g"}
+        inside = list(dict.fromkeys(letter for _, letter, mark in said if mark != "b"))
+        has = [f"{placed[i]} {i}" for i in sorted(placed)] + [x for x in inside if x not in placed.values()]
+        out = [letter for letter in dict.fromkeys(self.history[-1][0]) if letter not in inside]
+        return f"has {', '.join(has) or 'nothing yet'}" + (f"; not {' '.join(out)}" if out else "")
+
     def detour(self) -> None:
         """None: every action counts here."""
 
