@@ -110,12 +110,12 @@ class PlanCollector:
                 yield sample, writer.plan(env, episode, ())
 
     def look(self, key: Key) -> tuple[Episode, Plan]:
-        """Reset the environment to a task; returns its empty episode, and the expert's plan."""
+        """Reset the environment to a task; returns its empty episode, and the expert's plan, worded as the teacher's."""
         split, task = key
         env = self.environments[split]
         text, _ = env.reset(options={"task": task})
-        reference = tuple(env.expert.plan()) if env.expert else ()
-        self.begun[key] = Episode(Task(home(self.env, task), task, split, 0), 0, 0, text), reference
+        episode = Episode(Task(home(self.env, task), task, split, 0), 0, 0, text)
+        self.begun[key] = episode, teacher.reference(self.teacher, env)
         return self.begun[key]
 
     def grade(self, keys: Sequence[Key]) -> None:
@@ -153,7 +153,11 @@ def command(argv: Sequence[str]) -> None:
     }
     environments = {split: environment(config, split) for split in dict.fromkeys(split for split, _ in tasks)}
     settings = {node: _plain(getattr(config, node)) for node in ("env", "teacher", "judge")}
-    writer, grader = teacher.build(settings["teacher"]), judge.build(settings["judge"], None)
+    try:
+        writer = teacher.build(settings["teacher"])
+    except UserError as error:
+        raise UserError(f"teacher.{error}") from error
+    grader = judge.build(settings["judge"], None)
     out, stored = Path(str(options.out)).expanduser(), without_secrets(settings)
     del stored["env"]["split"]
     plan_dataset.check(out, stored)

@@ -1,6 +1,11 @@
 """Play an environment by hand in the terminal: `python -m pilotrl.play env=alfworld [task=NAME] [seed=N] [env.KEY=VALUE]`.
 
 Type an action. `?` lists the actions, `plan` shows the expert's plan, `hint` its next action, `quit` leaves.
+
+    python -m pilotrl.play env=alfworld env.split=dev rule=64 teacher.wording=loose
+
+Nobody types: 64 tasks are played under the expert's plans by a rule, which turns steps into actions by string replacement; and,
+to compare, by the listed actions at random and by the first of them. Printed is how many each solves.
 """
 
 from __future__ import annotations
@@ -13,14 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from pilotrl import envs
+from pilotrl import envs, teacher
 from pilotrl.analysis.terminal import guarded
 from pilotrl.cli.compose import composed_job, key_of, parse
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.signals import at_once
 from pilotrl.cli.validate import check
+from pilotrl.config.schema import Config
 from pilotrl.envs import Env, Info
-from pilotrl.types import UserError
+from pilotrl.rollout.rules import RULES, by_chance, by_order, by_rule, played
+from pilotrl.rollout.task_schedule import drawn
+from pilotrl.teacher import ExpertTeacher
+from pilotrl.types import Task, UserError
 
 HELP = "Type an action, or: ? (what can be done), plan, hint, quit"
 
@@ -60,14 +69,36 @@ def _help(env: Env, info: Info, topic: str) -> str:
     return "\n".join(f"{i}. {step}" for i, step in enumerate(env.expert.plan(), 1))
 
 
+def follow(env: Env, config: Config, count: str, console: Console) -> None:
+    """Prints how many of so many tasks players without a model solve. Raises UserError for invalid arguments."""
+    name = envs.name_of(config.env)
+    if not (count.isdecimal() and 0 < int(count) < 10**6):
+        raise UserError(f"rule={count}: must be a number of tasks above 0")
+    try:
+        writer = teacher.build(cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True)))
+    except UserError as error:
+        raise UserError(f"teacher.{error}") from error
+    if name not in RULES or not isinstance(writer, ExpertTeacher):
+        raise UserError(f"rule={count}: is for teacher=expert and one of env={', '.join(sorted(RULES))}")
+    tasks = [Task(name, task, config.env["split"], 0) for task in drawn(name, env.tasks, int(count))]
+    for called, player in {"rule": by_rule, "any listed action": by_chance, "first listed action": by_order}.items():
+        solved = sum(played(env, task, writer, player).outcome == "solved" for task in tasks)
+        console.print(f"{called:<20} {solved} of {len(tasks)} solved, {100 * solved / len(tasks):.1f} %")
+
+
 def command(argv: Sequence[str], console: Console) -> None:
     """Parses the command line and starts the game. Raises UserError for invalid arguments."""
     arguments = parse(argv)
-    lines = [line for line in arguments.overrides if key_of(line) != "task"]
-    tasks = [line.partition("=")[2] for line in arguments.overrides if key_of(line) == "task"]
+    lines = [line for line in arguments.overrides if key_of(line) not in ("task", "rule")]
+    tasks, counts = (
+        [line.partition("=")[2] for line in arguments.overrides if key_of(line) == key] for key in ("task", "rule")
+    )
     config = composed_job(arguments, lines).config
     check(config)
     env = envs.build(cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config.env), resolve=True)))
+    if counts:
+        follow(env, config, counts[-1], console)
+        return
     if tasks and tasks[-1] not in env.tasks:
         raise UserError(f"task={tasks[-1]}: is not of this split; its first is {env.tasks[0]}")
     play(env, console, {"task": tasks[-1]} if tasks else {}, config.seed)

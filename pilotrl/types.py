@@ -142,6 +142,8 @@ class Turn:
     """The judge's verdict: 0 ignores the step, 1 in part, 2 in full; None where there is no step or no verdict."""
     reward: float = 0.0
     """The environment's own, as its `step` gave it for the action."""
+    meant: str = ""
+    """What the step means, if a teacher worded it loosely: the expert's exact step, which judges grade against."""
 
 
 @dataclass(slots=True)

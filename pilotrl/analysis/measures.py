@@ -10,6 +10,8 @@ LOSS = {"train/loss": "loss", "valid/loss": "loss on held-out tasks"}
 that of a policy gradient is near zero by construction."""
 BLOCKS = {"eval": "own plans", "eval_teacher": "teacher's plans"}
 """Blocks of summary.json, and whose plans they are about."""
+RULE = "teacher's plans, a rule"
+"""The block `rule`: what following takes without a model. It learns nothing, so it is the same before and after."""
 ENDED = ("ended/environment", "ended/turn_limit", "ended/context")
 RATES = ("success", "score", "adherence", "plan_quality", "correctness", *ENDED)
 """Measures in [0, 1], shown in percent; the others are counts an episode."""

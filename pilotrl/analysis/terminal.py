@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from pilotrl.analysis.measures import BLOCKS, LIVE, LOSS, MEANINGS, RATES, plays
+from pilotrl.analysis.measures import BLOCKS, LIVE, LOSS, MEANINGS, RATES, RULE, plays
 from pilotrl.store.redact import hide_credentials
 from pilotrl.store.text import printable
 
@@ -192,6 +192,10 @@ def results(summary: Mapping[str, Any]) -> Table:
         if (block := summary.get(key)) is not None:
             table.add_row(Text(whose, style="italic"))
             _add_rows(table, block)
+    if rule := summary.get("rule"):
+        table.add_row(Text(RULE, style="italic"))
+        for key, value in rule.items():
+            table.add_row(f"  {key}", *[_cell(value, 100.0, ".1f", " %")] * 2, "", "", "")
     return table
 
 

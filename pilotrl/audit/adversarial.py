@@ -86,7 +86,7 @@ def planted(episode: Episode, steps: Sequence[str]) -> Episode:
     """A copy of an episode with the same actions, under a plan with these steps."""
     made = _copied(episode)
     for turn in made.turns:
-        turn.plan = tuple(steps)
+        turn.plan, turn.meant = tuple(steps), ""
     for call in made.calls:
         if call.written:
             call.written.steps = tuple(steps[call.turn - 1 :])

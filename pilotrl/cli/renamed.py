@@ -49,6 +49,8 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
         held["agent"] = {"shows": "none" if agent["plans"] == "never" else "step", **agent}
     if "train" in held:  # no older run ended for its broken episodes
         held["train"] = {"max_broken": 1.0, **(held["train"] or {})}
+    if str((held.get("teacher") or {}).get("_target_")).endswith(".ExpertTeacher"):
+        held["teacher"] = {"wording": "exact", **held["teacher"]}
     if "seed" in held:  # a whole configuration
         held.setdefault("trust", [])
     return {key: _with_classes(value) for key, value in held.items()}

@@ -54,6 +54,16 @@ NO_THOUGHT = "-"
 """Stands for a thought where there is none: a reply with an empty one could not be read."""
 
 
+@runtime_checkable
+class LooseExpert(Expert, Protocol):
+    """An expert that can also say what to achieve without the action's own words, and leaves the how to the player."""
+
+    def loose(self) -> list[str]:
+        """The steps of `plan`, one for one, in words of the goal at most: no name, number or direction that the action has and
+        the first observation has not. With what the player has seen, a step tells which action it is, or an equal one."""
+        ...
+
+
 class Env(Protocol):
     """The protocol that the rollout needs of an environment."""
 

@@ -135,6 +135,7 @@ class Walk:
     def __init__(self, free: frozenset[Cell], start: Cell, goal: Cell) -> None:
         self.free, self.position, self.goal = free, start, goal
         self.walls: set[Cell] = set()
+        self.been = {start}
         self.actions = 0
         self._look()
 
@@ -150,6 +151,7 @@ class Walk:
         target = _beside(self.position, MOVES.get(action, (0, 0)))
         if target in self.free:
             self.position = target
+            self.been.add(target)
             self._look()
         return "Success" if self.solved else self.view()
 
@@ -175,13 +177,23 @@ class MazeExpert:
 
     def plan(self) -> list[str]:
         """A step for each move from here to the goal, as if all unseen cells were free."""
-        return [move.replace("move", "go") for move in self._way()]
+        return [move.replace("move", "go") for move, _ in self._way()]
+
+    def loose(self) -> list[str]:
+        """The same steps without directions."""
+        been, here, steps = self.walk.been, self.walk.position, list[str]()
+        for _, cell in self._way():
+            near = _apart(cell, self.walk.goal) < _apart(here, self.walk.goal)
+            new = "get nearer the goal" if near else "get around the wall"
+            steps.append("go back to where you have been" if cell in been else new)
+            here = cell
+        return steps
 
     def action(self) -> str:
         """The next move. RuntimeError on the goal."""
         if self.walk.solved:
             raise RuntimeError("the episode has ended: there is no next action")
-        return self._way()[0]
+        return self._way()[0][0]
 
     def thought(self) -> str:
         """On which sides of here the goal and walls are: `goal is down and right; walls left, up`."""
@@ -195,14 +207,14 @@ class MazeExpert:
     def detour(self) -> None:
         """None: every action counts here."""
 
-    def _way(self) -> list[str]:
-        """Moves from here to the goal."""
-        walls, here, way = self.walk.walls, self.walk.position, list[str]()
+    def _way(self) -> list[tuple[str, Cell]]:
+        """Moves from here to the goal, each with the cell that it leads to."""
+        walls, here, way = self.walk.walls, self.walk.position, list[tuple[str, Cell]]()
         far = _distances(self.walk.goal, lambda cell: cell not in walls, here)
         while here != self.walk.goal:
             steps = {name: _beside(here, move) for name, move in MOVES.items()}
             name = next(name for name, cell in steps.items() if far.get(cell) == far[here] - 1)
-            way, here = [*way, name], steps[name]
+            way, here = [*way, (name, steps[name])], steps[name]
         return way
 
 
@@ -317,6 +329,10 @@ def _distances(goal: Cell, free: Callable[[Cell], bool], until: Cell | None = No
                 far[other] = far[cell] + 1
                 edge.append(other)
     return far
+
+
+def _apart(one: Cell, other: Cell) -> int:
+    return abs(one[0] - other[0]) + abs(one[1] - other[1])
 
 
 def _beside(cell: Cell, way: Cell) -> Cell:

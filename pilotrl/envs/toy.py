@@ -80,6 +80,9 @@ class ToyExpert:
     def plan(self) -> list[str]:
         return [f"push the {color} button" for color in self.env.colors[self.env.pressed :]]
 
+    def loose(self) -> list[str]:
+        return ["push the next button in order"] * (len(self.env.colors) - self.env.pressed)
+
     def action(self) -> str:
         return f"press[{self.env.colors[self.env.pressed]}]"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean
 
 from pilotrl.engine import Engine
 from pilotrl.envs import Env
 from pilotrl.prompts.context import Format
-from pilotrl.teacher import ExpertTeacher, Teacher
+from pilotrl.teacher import EXACT, Teacher
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task
 
 EVERY = "every "
@@ -50,7 +50,7 @@ class AgentSpec:
     temperature: float
     top_p: float
     version: int
-    teacher: Teacher = field(default_factory=ExpertTeacher)
+    teacher: Teacher = EXACT
     """Writes the plans where `teacher_plans` or `demonstrates` is set."""
 
 

@@ -11,6 +11,7 @@ from pilotrl.envs import Env, Expert, begun, stepped, thought_of
 from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
 from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
+from pilotrl.teacher import meant, reference
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Turn, UserError, WrittenPlan
 
 KEEP = "keep"
@@ -39,6 +40,7 @@ class EpisodeRunner:
         self.context = Context(self.agent.chat, self.agent.prompts, self.agent.context, self.agent.window)
         self.context.observe(text)
         self.steps: Plan = ()
+        self.meant: Plan = ()
         self.well_formed = True
         self.reply_text = ""
 
@@ -52,6 +54,7 @@ class EpisodeRunner:
         if not due(self.agent.plans, self.turn):
             return True
         again = self.agent.plans == "asked" and self.turn > 1
+        meaning: Plan = ()
         ask = self.agent.prompts["replan" if again else "plan"].format(next=self.turn)
         if self.agent.teacher_plans or self.agent.demonstrates:
             steps: Plan | PendingPlan | None = self.agent.teacher.plan(self.env, self.episode, self.steps)
@@ -59,6 +62,7 @@ class EpisodeRunner:
                 steps = yield from self._await(steps)
             if not isinstance(steps, tuple | list):
                 raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
+            meaning = meant(self.agent.teacher, self.env)
             kept = again and steps == self.steps[self.turn - 1 :]
             if not self._record_text("planner", ask, KEEP if kept else number(steps, self.turn)):
                 return False
@@ -70,10 +74,14 @@ class EpisodeRunner:
         if steps is None:
             self.well_formed = False  # the current plan stays as it was
         else:
-            frozen = self.steps[: self.turn - 1]
-            missing = ("",) * (self.turn - 1 - len(frozen))  # past turns without a step, so that step i is for action i
-            self.steps = (*frozen, *missing, *steps)
+            self.steps = self._joined(self.steps, steps)
+            self.meant = self._joined(self.meant, meaning)
         return True
+
+    def _joined(self, before: Plan, steps: Plan) -> Plan:
+        """The past steps, "" for a past turn without one, and those from this turn on: step i is for action i."""
+        frozen = before[: self.turn - 1]
+        return (*frozen, *("",) * (self.turn - 1 - len(frozen)), *steps)
 
     def _parsed(self, call: Call) -> Plan | None:
         """The steps that a planner's call wrote; None if they cannot be parsed."""
@@ -84,8 +92,7 @@ class EpisodeRunner:
 
     def _reference(self) -> Plan:
         """The expert's plan for this state, as a reference for the judge; empty without a judge of plans or an expert."""
-        expert = self.env.expert if self.agent.graded else None
-        return tuple(expert.plan()) if expert else ()
+        return reference(self.agent.teacher, self.env) if self.agent.graded else ()
 
     def _await(self, pending_plan: PendingPlan) -> Generator[PendingPlan, Plan | None, Plan]:
         """The teacher's steps from this turn on; those of the current plan if the teacher gave no readable reply."""
@@ -136,6 +143,7 @@ class EpisodeRunner:
         text, reward, terminated, truncated, info = stepped(self.env, action)
         self.context.observe(text)
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
+        turn.meant = "".join(self.meant[self.turn - 1 : self.turn])
         turn.reward, self.episode.score = reward, info["score"]
         self.episode.turns.append(turn)
         if terminated or truncated:

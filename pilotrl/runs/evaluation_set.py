@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pilotrl import prompts
-from pilotrl.analysis.statistics import panel_block
+from pilotrl.analysis.statistics import panel_block, summarize
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
 from pilotrl.envs import MIXTURE, digest, home
+from pilotrl.rewards.judge.grading import grade
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
+from pilotrl.rollout.rules import RULES, by_rule, played
 from pilotrl.rollout.task_schedule import drawn
 from pilotrl.runs.describe import as_dict, env_name, environments, in_the_start
 from pilotrl.runs.failures import check_played
 from pilotrl.runs.setup import EvalSetup
 from pilotrl.store.reading import read_json
-from pilotrl.types import Episode, Task, UserError
+from pilotrl.teacher import ExpertTeacher
+from pilotrl.types import Episode, Task, UserError, WorldError
 
 OWN = "own"
 TEACHER = "teacher's"
@@ -186,6 +190,25 @@ def _report(
 ) -> None:
     setup.scoring.begin(episode)
     on_done(protocol, next(done), total)
+
+
+def followed_by_rule(setup: EvalSetup, panel: Panel) -> dict[str, float | None] | None:
+    """The block `rule` of summary.json: success and adherence of a rule that follows the expert's plans on the same tasks.
+
+    None where the expert does not plan, in environments without a rule, and with an API model as judge, which would be paid."""
+    homes, judges = {name: home(panel.env, name) for name in panel.tasks}, setup.scoring.judges
+    taught = any(protocol.startswith(TEACHER) for protocol in protocols(setup))
+    if not (taught and isinstance(setup.teacher, ExpertTeacher) and RULES.keys() >= {*homes.values()}):
+        return None
+    if setup.scoring.endpoints():
+        return None
+    env, plans, episodes = setup.env(panel.split), setup.config.agent.plans, list[Episode]()
+    for name, where in homes.items():
+        with suppress(WorldError):
+            episodes.append(played(env, Task(where, name, panel.split, 0), setup.teacher, by_rule, plans))
+    for where in set(homes.values()):
+        grade(judges[where], [episode for episode in episodes if episode.task.env == where], unselected=False)
+    return {key: value for key, value in summarize(episodes).items() if key in ("success", "adherence")}
 
 
 def compared(

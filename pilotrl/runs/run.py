@@ -28,7 +28,15 @@ from pilotrl.models import policy
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, env_name, identity, unseen_environment_warning
 from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
-from pilotrl.runs.evaluation_set import EpisodesByProtocol, compared, measure, panel_of, protocols, remarks
+from pilotrl.runs.evaluation_set import (
+    EpisodesByProtocol,
+    compared,
+    followed_by_rule,
+    measure,
+    panel_of,
+    protocols,
+    remarks,
+)
 from pilotrl.runs.failures import check_learned, check_played
 from pilotrl.runs.model_card import model_card
 from pilotrl.runs.setup import TrainSetup, memory, silence_libraries
@@ -309,6 +317,7 @@ class Run:
             **identity(config),
             "panel": self.panel.summary(),
             **compared(before, after, averages(config)),
+            "rule": followed_by_rule(self.setup, self.panel),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
             "drift": self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(self.setup.policy),
             "endpoints": asked,

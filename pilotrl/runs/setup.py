@@ -37,7 +37,7 @@ from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
 from pilotrl.runs.describe import as_dict, environments
 from pilotrl.store.reading import check_policy
-from pilotrl.teacher import ExpertTeacher, Teacher
+from pilotrl.teacher import EXACT, ExpertTeacher, Teacher
 from pilotrl.training import algorithms
 from pilotrl.training.algorithms import Algorithm
 from pilotrl.training.data import Scoring
@@ -80,7 +80,7 @@ class EvalSetup:
             temperature=config.train.temperature,
             top_p=1.0,
             version=0,
-            teacher=ExpertTeacher() if demonstrates else self.teacher,
+            teacher=EXACT if demonstrates and not isinstance(self.teacher, ExpertTeacher) else self.teacher,
         )
 
     def run_episodes(self, *given: Any) -> list[Episode]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pilotrl.config.instantiate import make
-from pilotrl.envs import Env
+from pilotrl.envs import Env, LooseExpert
 from pilotrl.types import Episode, Plan, UserError
 
 if TYPE_CHECKING:
@@ -51,15 +51,51 @@ class Bounded(Teacher, Protocol):
         ...
 
 
+WORDINGS = ("exact", "loose")
+
+
 @dataclass(frozen=True)
 class ExpertTeacher:
-    """The teacher that is the environment's scripted expert."""
+    """The teacher that is the environment's scripted expert. `wording` of its steps: exact, from which the action follows by
+    their words; or loose, which say what to achieve, so that the action follows with what was seen.
+
+    Raises UserError for another wording."""
+
+    wording: str
+
+    def __post_init__(self) -> None:
+        if self.wording not in WORDINGS:
+            raise UserError(f"wording={self.wording}: must be one of {', '.join(WORDINGS)}")
 
     def plan(self, env: Env, episode: Episode, plan: Plan) -> Plan:
-        """The expert's steps. Raises UserError if the environment ships no expert."""
+        """The expert's steps. Raises UserError if the environment ships no expert, or none that words them so."""
         if env.expert is None:
             raise UserError(f"stage.planner=teacher: {episode.task.env} ships no expert; set stage.planner=policy")
-        return tuple(env.expert.plan())
+        return self.steps(env)
+
+    def steps(self, env: Env) -> Plan:
+        """The expert's steps; none if the environment ships no expert. Raises UserError if it does not word them so."""
+        expert = env.expert
+        if expert is None or self.wording == "exact":
+            return tuple(expert.plan()) if expert else ()
+        if not isinstance(expert, LooseExpert):
+            what = f"{type(expert).__name__} has no method loose()"
+            raise UserError(f"teacher.wording=loose: {what}; write one, or set teacher.wording=exact")
+        return tuple(expert.loose())
+
+
+EXACT = ExpertTeacher("exact")
+
+
+def reference(teacher: Teacher, env: Env) -> Plan:
+    """What the environment's expert would plan, worded as by this teacher if it is the expert; empty without an expert."""
+    return (teacher if isinstance(teacher, ExpertTeacher) else EXACT).steps(env)
+
+
+def meant(teacher: Teacher, env: Env) -> Plan:
+    """What the steps that this teacher writes now mean: the expert's exact ones; empty for plans that are graded as they are
+    worded."""
+    return EXACT.steps(env) if isinstance(teacher, ExpertTeacher) and teacher.wording != "exact" else ()
 
 
 def build(settings: dict[str, Any]) -> Teacher:

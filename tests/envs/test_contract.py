@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import random
+import re
 from itertools import combinations
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,7 +15,7 @@ import pytest
 
 from pilotrl.cli.open_nodes import locate
 from pilotrl.config import search_path
-from pilotrl.envs import Env, load, settings_of
+from pilotrl.envs import Env, LooseExpert, load, settings_of
 from tests.envs.page import written
 
 OTHERS = {"agentgym", "gymnasium"}
@@ -216,6 +217,28 @@ def test_the_expert_solves_what_it_is_given_within_par(env: Env) -> None:
         assert info["solved"]
         assert (info["score"], terminated) == (1.0, True)
         assert par is None or turns <= par
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def test_loose_steps_have_no_word_that_only_the_action_has(env: Env) -> None:
+    """And there are as many as exact ones, so that step i is about action i; also after a detour."""
+    draw = random.Random(0)
+    for task in some(draw, env, 50):
+        first, _ = start(env, task)
+        over = False
+        while not over:
+            if not isinstance(expert := env.expert, LooseExpert):
+                pytest.skip("ships no expert that words its steps loosely")
+            steps, action = expert.loose(), expert.action()
+            assert len(steps) == len(expert.plan())
+            assert all(0 < len(step.split()) <= 12 and "\n" not in step for step in steps)
+            assert not words(steps[0]) & words(action) - words(first), (steps[0], action)
+            detour = expert.detour() if draw.random() < 0.2 else None
+            _, _, terminated, truncated, _ = env.step(detour or action)
+            over = terminated or truncated
 
 
 def test_the_expert_plans_from_any_state_after_random_actions(env: Env) -> None:

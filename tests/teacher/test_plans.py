@@ -154,7 +154,7 @@ def test_a_round_is_written_until_half_of_one_has_passed(
     """Passed plans of all rounds count together: (1, 6) is one in each of two."""
     with plan_dataset.PlanSet(tmp_path / "set", {}) as held:
         desk = plans.PlanCollector(
-            {}, "toy", ExpertTeacher(), RuleJudge(resolve=None), held, PAPER, candidates=4, rounds=3
+            {}, "toy", ExpertTeacher("exact"), RuleJudge(resolve=None), held, PAPER, candidates=4, rounds=3
         )
         for sample in range(8 if 6 in good else 4):
             scores = PlanScores(5, 5, 5 if sample in good else 4)
@@ -310,7 +310,7 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
 def settings(**env: Any) -> dict[str, Any]:
     return {
         "env": {"_target_": "pilotrl.envs.toy.ToyEnv", "max_turns": 4, "seed": 0} | env,
-        "teacher": {"_target_": "pilotrl.teacher.ExpertTeacher"},
+        "teacher": {"_target_": "pilotrl.teacher.ExpertTeacher", "wording": "exact"},
         "judge": {"_target_": "pilotrl.rewards.judge.rule.RuleJudge"},
     }
 

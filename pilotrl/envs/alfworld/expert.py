@@ -40,10 +40,18 @@ class AlfWorldExpert:
 
     def plan(self) -> list[str]:
         """Steps from the next turn to the end; things not seen yet are named by their kind."""
-        notes, steps = self.notes.copy(), list[str]()
+        return [step for step, _ in self._steps()]
+
+    def loose(self) -> list[str]:
+        """The same steps without names of things and places."""
+        return [step for _, step in self._steps()]
+
+    def _steps(self) -> list[tuple[str, str]]:
+        """Each step of the plan, in both wordings."""
+        notes, steps = self.notes.copy(), list[tuple[str, str]]()
         while not _finished(notes) and len(steps) < HORIZON:
             move = _next(notes)
-            steps.append(_step(move))
+            steps.append((_step(move), _loose(notes)))
             if move.verb == "look":  # nowhere left to look: no further steps are known
                 break
             _imagine(notes, move)
@@ -111,6 +119,18 @@ def _step(move: Move) -> str:
         "use": f"switch on {name}",
         "look": "survey the room",
     }[verb]
+
+
+def _loose(notes: Notes) -> str:
+    """What the next moves are for: a loose plan step."""
+    hand, goal = notes.hand, notes.goal
+    if hand is None:
+        return "find the thing that is wanted"
+    if kind(hand) != goal.thing:
+        return "get rid of this"
+    if not _treated(notes, hand):
+        return f"{DEEDS[goal.type]} it"
+    return "bring it to the lamp and light that" if goal.type == "light" else "bring it where it belongs"
 
 
 def _finished(notes: Notes) -> bool:

@@ -22,6 +22,13 @@ REACH = 12
 """Maximum number of turns of a path that is searched for."""
 AROUND = 5
 """Maximum number of turns of an exploration move, unless nothing new is that near."""
+DUE = {
+    "go to": "find the one that is asked for",
+    "open": "open the one that is asked for",
+    "pick up": "get the one that is asked for",
+    "put": "get the one that is asked for",
+}
+"""Loose steps towards a goal, by its verb."""
 
 
 class Move(NamedTuple):
@@ -42,11 +49,18 @@ class BabyAiExpert:
 
     def plan(self) -> list[str]:
         """Steps from the next turn to the end; after an exploration move, those that remain if it finds the wanted thing."""
-        mind, steps = self.mind.copy(), list[str]()
+        return [step for step, _ in self._steps()]
+
+    def loose(self) -> list[str]:
+        """The same steps without directions and names of things."""
+        return [step for _, step in self._steps()]
+
+    def _steps(self) -> list[tuple[str, str]]:
+        """Each step of the plan, in both wordings."""
+        mind, steps = self.mind.copy(), list[tuple[str, str]]()
         while len(steps) < HORIZON:
-            move = _next(mind)
-            steps.append(_step(mind, move, first=not steps))
-            goal = _due(mind)
+            move, goal = _next(mind), _due(mind)
+            steps.append((_step(mind, move, first=not steps), _loose(mind, goal)))
             mind.do(move.way)
             if move.looks:
                 return steps + _hoped(mind, goal)
@@ -104,16 +118,28 @@ def _step(mind: Mind, move: Move, first: bool) -> str:
     return f"get the {name}" if action.startswith("pickup") else f"reach the {name}"
 
 
-def _hoped(mind: Mind, due: Goal) -> list[str]:
-    """The steps that remain once the wanted thing is in sight."""
+def _loose(mind: Mind, due: Goal) -> str:
+    """What the next moves are for: a loose plan step."""
+    held = mind.carrying
+    if due.verb == "put" and held is not None and due.what._replace(side=None).means(held, (0, 0), mind.start):
+        return "bring it beside the other"
+    if due.verb in ("put", "pick up") and held is not None and mind.where(due.what):
+        return "put this down"
+    return DUE[due.verb]
+
+
+def _hoped(mind: Mind, due: Goal) -> list[tuple[str, str]]:
+    """The steps that remain once the wanted thing is in sight, in both wordings."""
     goals = [due, *(goal for goal in mind.goals if goal is not due)]
     steps = []
     for verb, what, near in goals:
         if verb == "put":
             held = mind.carrying and mind.carrying.kind == what.kind
-            steps += ([] if held else [f"get the {what}"]) + [f"reach the {near}", f"put down the {what}"]
+            steps += [] if held else [(f"get the {what}", DUE[verb])]
+            steps += [(deed, "bring it beside the other") for deed in (f"reach the {near}", f"put down the {what}")]
         else:
-            steps.append(f"{ {'go to': 'reach', 'pick up': 'get', 'open': 'open'}[verb] } the {what}")
+            deed = {"go to": "reach", "pick up": "get", "open": "open"}[verb]
+            steps.append((f"{deed} the {what}", DUE[verb]))
     return steps
 
 

@@ -98,14 +98,24 @@ class IqaExpert:
 
     def plan(self) -> list[str]:
         """Steps from the next turn to the answer, if nothing new is found."""
-        notes, steps = self.notes.copy(), list[str]()
-        while len(steps) < HORIZON:
-            action = _next(notes)
-            if action is None:
-                break
-            steps.append(_step(action))
-            _imagine(notes, action)
+        steps = [_step(action) for action in self._way()]
         return [*steps, "report the result" if steps else _conclusion(self.action())]
+
+    def loose(self) -> list[str]:
+        """The same steps without directions, names and the answer."""
+        opens = (action.startswith("open ") for action in self._way())
+        return [
+            *("look inside it" if one else "look where you have not looked yet" for one in opens),
+            "report the result",
+        ]
+
+    def _way(self) -> list[str]:
+        """Actions from here until the answer is certain, if nothing new is found."""
+        notes, way = self.notes.copy(), list[str]()
+        while len(way) < HORIZON and (action := _next(notes)) is not None:
+            way.append(action)
+            _imagine(notes, action)
+        return way
 
     def action(self) -> str:
         """The next action."""

@@ -35,6 +35,11 @@ class TextCraftExpert:
         made = [f"make {way.number} {way.item}" for way, _ in crafts]
         return [f"collect {count} {name}" for name, count in gets.items()] + made
 
+    def loose(self) -> list[str]:
+        """The same steps without names and numbers of items."""
+        gets, crafts = self._missing()
+        return ["prepare what the goal still needs"] * (len(gets) + len(crafts) - 1) + ["make the goal"] * bool(crafts)
+
     def action(self) -> str:
         """The next action. Raises RuntimeError once the goal is crafted."""
         if self.world.solved:

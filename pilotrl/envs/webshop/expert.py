@@ -12,12 +12,17 @@ from pilotrl.envs.webshop.session import Session, first_word
 
 TITLE_WORDS = 8
 """Number of words of a title in a step."""
+BEST = "open the best match within the price"
+"""Loose for every step that opens a product."""
+ORDER = "order it as it is wanted"
+"""Loose for every step that chooses an option, and for the purchase."""
 
 
 class Move(NamedTuple):
-    """A plan step and its action, which is empty if the open page does not show it yet."""
+    """A plan step, in both wordings, and its action, which is empty if the open page does not show it yet."""
 
     step: str
+    loose: str
     action: str = ""
 
 
@@ -34,6 +39,10 @@ class WebShopExpert:
     def plan(self) -> list[str]:
         """Steps from the next turn to the purchase; names a product once its title and price have been seen."""
         return [move.step for move in self._moves()]
+
+    def loose(self) -> list[str]:
+        """The same steps without what is typed or clicked."""
+        return [move.loose for move in self._moves()]
 
     def action(self) -> str:
         """The next action. Raises RuntimeError after the purchase."""
@@ -85,7 +94,11 @@ class WebShopExpert:
 
     def _search(self) -> list[Move]:
         words = self.reading.words()
-        return [Move(f"{self._find} {self._named(words)}", f"search[{words}]"), self._open_best(), *self._finish(None)]
+        said = (
+            f"{self._find} it with other words" if self.session.looked else f"{self._find} the product that is wanted"
+        )
+        move = Move(f"{self._find} {self._named(words)}", said, f"search[{words}]")
+        return [move, self._open_best(), *self._finish(None)]
 
     def _from_results(self) -> list[Move]:
         listed = self.session.listed()
@@ -100,38 +113,40 @@ class WebShopExpert:
         for number in sorted(self.session.looked[query], reverse=True):
             best = self.reading.best(self.session.listed(query, number))
             if best is not None and number < here:
-                turns = [Move("go back a page", "click[< prev]")] * (here - number)
+                turns = [Move("go back a page", "go back a page", "click[< prev]")] * (here - number)
                 return [*turns, self._open(best), *self._finish(best)]
         if self.reading.worth_turning(query, here):
-            return [Move("look at the next page", "click[next >]"), self._open_best(), *self._finish(None)]
+            turn = Move("look at the next page", "see more results", "click[next >]")
+            return [turn, self._open_best(), *self._finish(None)]
         return self._search()
 
     def _from_product(self, product: Product) -> list[Move]:
         inside = self.session.page == "sub"
-        moves = [Move("go back to the product", "click[< prev]")] if inside else []
+        back = "go back to the product"
+        moves = [Move(back, back, "click[< prev]")] if inside else []
         if not self.reading.may_fit(product):
             best = self.reading.best(self.session.listed())
             then = self._elsewhere() if best is None else [self._open(best), *self._finish(best)]
-            return [*moves, Move("go back to the results", "click[< prev]"), *then]
+            return [*moves, Move("go back to the results", "go back to the results", "click[< prev]"), *then]
         if not inside and not self.reading.settled(product):
-            moves = [Move("check the features", "click[features]"), Move("go back to the product")]
+            moves = [Move("check the features", "check its attributes", "click[features]"), Move(back, back)]
         return [*moves, *self._finish(product)]
 
     def _open_best(self) -> Move:
         limit = f" under ${math.ceil(self.goal.cap)}" if self.goal.cap < NO_CAP else ""
-        return Move(f"open the best match{limit}")
+        return Move(f"open the best match{limit}", BEST)
 
     def _open(self, product: Product, action: str = "") -> Move:
         layout = self.session.layout
         words = self._named(first_word(product) if layout.short_handles else cut(product.title, TITLE_WORDS).lower())
-        return Move(f"open {words} for {self._price(product)}", action)
+        return Move(f"open {words} for {self._price(product)}", BEST, action)
 
     def _finish(self, product: Product | None) -> list[Move]:
         """Moves for the options still to be chosen on the product's page, then the purchase."""
         chosen = self.session.chosen if product is not None and product is self.session.product else {}
         options = [
-            Move(f"{self._choose} {name} {self._named(value)}", f"click[{value}]")
+            Move(f"{self._choose} {name} {self._named(value)}", ORDER, f"click[{value}]")
             for name, value in self.goal.options.items()
             if chosen.get(name) != value
         ]
-        return [*options, Move(self._take, "click[buy now]")]
+        return [*options, Move(self._take, ORDER, "click[buy now]")]

@@ -26,6 +26,11 @@ class WordleExpert:
         first = f"guess {best(self.rules, self.words, self.history)}"
         return [first] if len(left(self.rules, self.words, self.history)) == 1 else [first, "guess a matching word"]
 
+    def loose(self) -> list[str]:
+        """The same steps without the word."""
+        fits = "try one that fits all marks"
+        return [fits if step or self.history else "try the word that tells most" for step in range(len(self.plan()))]
+
     def action(self) -> str:
         """The next guess, letter by letter. Raises RuntimeError once the word is found."""
         if self.solved:

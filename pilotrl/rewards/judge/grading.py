@@ -55,10 +55,10 @@ def begin(judge: Judge, episode: Episode, unselected: bool) -> None:
 
 
 def due(episode: Episode) -> list[tuple[Turn, Item]]:
-    """The turns that had a plan step, each with what there is to see of it."""
+    """The turns that had a plan step, each with what there is to see of it; the step is what it means, where that is known."""
     before = [episode.observation, *(turn.observation for turn in episode.turns)]
     planned = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
-    return [(turn, Item(turn.plan[t], before[t], turn.action, turn.observation)) for t, turn in planned]
+    return [(turn, Item(turn.meant or turn.plan[t], before[t], turn.action, turn.observation)) for t, turn in planned]
 
 
 def asked(episode: Episode) -> list[tuple[Turn, Item]]:

@@ -1,0 +1,138 @@
+"""The wording of the expert's steps: what is followed, recorded, judged and demonstrated, and what a rule makes of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pilotrl import envs
+from pilotrl.audit.adversarial import planted
+from pilotrl.envs import Env
+from pilotrl.envs.toy import ToyEnv
+from pilotrl.rewards.judge.grading import due, grade
+from pilotrl.rewards.judge.rule import RuleJudge
+from pilotrl.rollout.rules import Player, by_chance, by_rule, played
+from pilotrl.store.records import from_record, to_record
+from pilotrl.teacher import ExpertTeacher, meant, reference
+from pilotrl.types import Episode, Task, UserError
+
+WORLDS = ("alfworld", "babyai", "iqa", "maze", "textcraft", "toy", "webshop", "wordle")
+EXACT, LOOSE = ExpertTeacher("exact"), ExpertTeacher("loose")
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def world(request: pytest.FixtureRequest) -> tuple[str, Env]:
+    return request.param, envs.load(request.param, split="dev")
+
+
+class Terse:
+    """An expert of before there were two wordings."""
+
+    def plan(self) -> list[str]:
+        return ["push the red button"]
+
+    def action(self) -> str:
+        return "press[red]"
+
+    def detour(self) -> None:
+        return None
+
+
+def judged(name: str, env: Env, writer: ExpertTeacher, player: Player, count: int) -> list[Episode]:
+    """Episodes on the first tasks, graded by the rules."""
+    package = sys.modules[type(env).__module__.removesuffix(".env")]
+    episodes = [played(env, Task(name, task, "dev", 0), writer, player) for task in env.tasks[:count]]
+    grade(RuleJudge(resolve=getattr(package, "resolve", None)), episodes, unselected=False)
+    return episodes
+
+
+def solved(episodes: list[Episode]) -> float:
+    return sum(episode.outcome == "solved" for episode in episodes) / len(episodes)
+
+
+def test_the_experts_action_has_full_marks_under_loose_steps(world: tuple[str, Env]) -> None:
+    def act(*_: Any) -> str:
+        assert world[1].expert is not None
+        return world[1].expert.action()
+
+    for episode in judged(*world, LOOSE, act, 10):
+        assert episode.outcome == "solved"
+        assert {turn.adherence for turn in episode.turns} == {2}
+
+
+def test_any_action_earns_the_same_under_either_wording(world: tuple[str, Env]) -> None:
+    """Also one that would have done as well as the expert's."""
+    draws = [judged(*world, writer, by_chance, 10) for writer in (EXACT, LOOSE)]
+    exact, loose = ([[turn.adherence for turn in e.turns] for e in episodes] for episodes in draws)
+    assert exact == loose
+
+
+def test_a_rule_translates_exact_steps_and_not_loose_ones(world: tuple[str, Env]) -> None:
+    count = 16 if world[0] == "babyai" else 40
+    shares = [solved(judged(*world, *how, count)) for how in ((EXACT, by_rule), (LOOSE, by_rule), (LOOSE, by_chance))]
+    assert shares[0] >= 0.8
+    assert shares[1] <= shares[2] + 0.2
+
+
+def test_what_a_loose_step_means_is_recorded_and_graded(training: Callable[..., Any]) -> None:
+    source = training(agent_spec={"teacher": LOOSE, "teacher_plans": True}).source
+    turns = [(e, t, turn) for e in source.batch(0).episodes for t, turn in enumerate(e.turns)]
+    for episode, t, turn in turns:
+        assert turn.plan[t] == "push the next button in order"
+        assert turn.meant.startswith("push the ")
+        assert turn.meant.split()[2] in episode.task.id
+        assert due(episode)[t][1].step == turn.meant
+        assert from_record(to_record(episode, "train", 1)).turns == episode.turns
+
+
+def test_of_one_plan_every_later_step_has_its_meaning() -> None:
+    env = envs.load("toy")
+    episode = played(env, Task("toy", env.tasks[0], "train", 0), LOOSE, lambda *_: env.expert.action(), "once")  # type: ignore[union-attr]
+    assert [turn.meant.split()[2] for turn in episode.turns] == env.tasks[0].split("-")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"teacher": EXACT, "teacher_plans": True}, {"teacher": LOOSE, "teacher_plans": False}]
+)
+def test_exact_plans_and_own_ones_mean_what_they_say(training: Callable[..., Any], changes: dict[str, Any]) -> None:
+    source = training(agent_spec=changes).source
+    assert {turn.meant for episode in source.batch(0).episodes for turn in episode.turns} == {""}
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_demonstrations_are_worded_so(training: Callable[..., Any], thinks: bool) -> None:
+    plans = "never" if thinks else "always"
+    changes = {"teacher": LOOSE, "demonstrates": True, "thinks": thinks, "plans": plans}
+    source = training("sft", agent_spec=changes).source
+    said = [source.agent_specs[0].chat.decode(call.ids) for e in source.batch(0).episodes for call in e.calls]
+    assert any("push the next button in order" in text for text in said)
+    assert not any(f"push the {color} button" in text for text in said for color in ("red", "blue", "gold"))
+
+
+def test_own_plans_are_graded_beside_the_teachers_wording(toy: ToyEnv) -> None:
+    toy.reset(options={"task": "red-blue" if "red-blue" in toy.tasks else toy.tasks[0]})
+    assert {*reference(LOOSE, toy)} == {"push the next button in order"}
+    assert reference(EXACT, toy) == meant(LOOSE, toy) != ()
+    assert meant(EXACT, toy) == ()
+
+
+def test_a_planted_plan_is_graded_as_it_stands() -> None:
+    env = envs.load("toy")
+    episode = played(env, Task("toy", env.tasks[0], "train", 0), LOOSE, by_chance)
+    assert [item.step for _, item in due(planted(episode, ["wait"] * len(episode.turns)))] == ["wait"] * len(
+        episode.turns
+    )
+
+
+def test_another_wording_and_an_expert_without_it_are_refused(toy: ToyEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"^wording=vague: must be one of exact, loose$"):
+        ExpertTeacher("vague")
+    toy.reset()
+    monkeypatch.setattr(ToyEnv, "expert", Terse())
+    episode = Episode(Task("toy", toy.tasks[0], "train", 0), 0, 0, "")
+    assert EXACT.plan(toy, episode, ())
+    with pytest.raises(UserError, match=r"^teacher.wording=loose: Terse has no method loose\(\); write one, or set"):
+        LOOSE.plan(toy, episode, ())
