@@ -131,6 +131,7 @@ def _acting(config: Config) -> dict[str, Rule]:
         "stage.candidates": within(1, 64),
         "stage.demonstrations": at_least(1),
         "stage.detours": within(0, 1),
+        "stage.loose": within(0, 1),
         "stage.observation_weight": _observation_weight(config.stage.actor),
         "stage.agents": any_of(search_path.options("agent")),
         "reward.overlong_buffer": within(0, 1),

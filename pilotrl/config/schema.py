@@ -123,6 +123,8 @@ class Stage:
     """Tasks that the expert demonstrates, the first so many of the split; null: all."""
     detours: float = MISSING
     """Share of turns at which a demonstrating expert looks at something else first, where the environment has such a thing."""
+    loose: float = MISSING
+    """Share of demonstrations whose plans are worded loosely: only following them is demonstrated, as a teacher's."""
     observation_weight: float = MISSING
     """Weight of a token that no role said, against 1 for one of a trained role; 0 but for demonstrations."""
     order: list[str] = MISSING

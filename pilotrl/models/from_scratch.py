@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pilotrl.envs import Env
+from pilotrl.envs import Env, LooseExpert, thought_of
 from pilotrl.types import UserError
 
 CONTROL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -19,7 +19,7 @@ WORDS = r" ?\[SEP\] ?| ?[\p{L}\p{N}_]+| ?[^\s\p{L}\p{N}_]|\s+"
 
 
 def texts(env: Env, tasks: int) -> Iterator[str]:
-    """Texts to learn a tokenizer from: observations, plans and actions of the expert's episodes."""
+    """Texts to learn a tokenizer from: observations, plans, thoughts and actions of the expert's episodes."""
     for task in env.tasks[:tasks]:
         text, _ = env.reset(options={"task": task})
         over = False
@@ -29,9 +29,9 @@ def texts(env: Env, tasks: int) -> Iterator[str]:
                     "model=scratch: a tokenizer is learned from the expert's episodes, and this environment ships no expert"
                 )
             plan, action = expert.plan(), expert.action()
-            yield "\n".join(
-                [text, *(f"{i}. {step}" for i, step in enumerate(plan, 1)), f"Thought: {plan[0]}\nAction: {action}"]
-            )
+            steps = [f"{i}. {step}" for i, step in enumerate(plan, 1)]
+            loose = expert.loose()[:1] if isinstance(expert, LooseExpert) else []
+            yield "\n".join([text, *steps, *loose, f"Thought: {thought_of(expert)}\nAction: {action}"])
             text, _, terminated, truncated, _ = env.step(action)
             over = terminated or truncated
         yield text

@@ -43,6 +43,8 @@ class AgentSpec:
     """The policy's plans are kept for the judge, each beside what the expert would write there."""
     detours: float
     """Share of an expert's actions, where it knows of a detour, that are one."""
+    loose: float
+    """Share of demonstrations whose plans are worded loosely."""
     max_length: int
     max_tokens: dict[Role, int]
     adapters: dict[Role, str | None]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import Future
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from pilotrl.envs import Env, Expert, begun, stepped, thought_of
 from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
-from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
-from pilotrl.teacher import meant, reference
-from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Turn, UserError, WrittenPlan
+from pilotrl.rollout.agent import AgentSpec, EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
+from pilotrl.teacher import EXACT, LOOSE, meant
+from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WrittenPlan
 
 KEEP = "keep"
 """The planner's reply with which it keeps the current plan, where the prompt asks whether to write a new one."""
@@ -34,7 +35,8 @@ class EpisodeRunner:
     """Runs one episode: holds its environment, its context and its current plan."""
 
     def __init__(self, env: Env, spec: EpisodeSpec, key: Key) -> None:
-        self.env, self.agent, self.key = env, spec.agent, key
+        self.env, self.key = env, key
+        self.agent = _worded(spec.agent, spec.task)
         text, info = begun(env, spec.task.id)
         self.episode = Episode(spec.task, spec.group, spec.sample, text, par=info.get("par"))
         self.context = Context(self.agent.chat, self.agent.prompts, self.agent.context, self.agent.window)
@@ -64,7 +66,8 @@ class EpisodeRunner:
                 raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
             meaning = meant(self.agent.teacher, self.env)
             kept = again and steps == self.steps[self.turn - 1 :]
-            if not self._record_text("planner", ask, KEEP if kept else number(steps, self.turn)):
+            # A loosely worded plan is a teacher's: its reader learns to follow it, nobody to write it.
+            if not self._record_text("planner", ask, KEEP if kept else number(steps, self.turn), learned=not meaning):
                 return False
         else:
             call = yield from self._select(ask)
@@ -92,7 +95,7 @@ class EpisodeRunner:
 
     def _reference(self) -> Plan:
         """The expert's plan for this state, as a reference for the judge; empty without a judge of plans or an expert."""
-        return reference(self.agent.teacher, self.env) if self.agent.graded else ()
+        return EXACT.steps(self.env) if self.agent.graded else ()
 
     def _await(self, pending_plan: PendingPlan) -> Generator[PendingPlan, Plan | None, Plan]:
         """The teacher's steps from this turn on; those of the current plan if the teacher gave no readable reply."""
@@ -193,9 +196,9 @@ class EpisodeRunner:
             raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
         return expert
 
-    def _record_text(self, role: Role, ask: str, text: str) -> bool:
+    def _record_text(self, role: Role, ask: str, text: str, learned: bool = True) -> bool:
         """Add a reply of teacher or expert: a call to train on in demonstrations, else context only. False: no room."""
-        if not self.agent.demonstrates:
+        if not (self.agent.demonstrates and learned):
             self.context.replied(ask, "plan" if role == "planner" else "action", text)
             return True
         prompt, ids = self.context.prompt(ask, self.steps if role == "planner" else ()), self.agent.chat.reply(text)
@@ -216,3 +219,9 @@ class EpisodeRunner:
         thought = f"Thought: {thought_of(expert)}\n" if agent.thinks else ""
         self.reply_text = f"{thought}Action: {action}"
         return action if self._record_text("executor", ask, self.reply_text) else None
+
+
+def _worded(agent: AgentSpec, task: Task) -> AgentSpec:
+    """The agent of one episode: a share of demonstrations follows loosely worded plans, the same ones in every epoch."""
+    draw = Random(seed_of(task.id, agent.plans, "loose")).random()
+    return replace(agent, teacher=LOOSE) if agent.demonstrates and draw < agent.loose else agent

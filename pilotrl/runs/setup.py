@@ -74,6 +74,7 @@ class EvalSetup:
             candidates=1,
             graded=not teacher_plans,
             detours=config.stage.detours,
+            loose=config.stage.loose,
             max_length=config.model.max_length,
             max_tokens=reply_tokens(config),
             adapters={role: None if config.model.roles == "shared" else role for role in get_args(Role)},

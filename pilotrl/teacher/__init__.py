@@ -84,7 +84,7 @@ class ExpertTeacher:
         return tuple(expert.loose())
 
 
-EXACT = ExpertTeacher("exact")
+EXACT, LOOSE = ExpertTeacher("exact"), ExpertTeacher("loose")
 
 
 def reference(teacher: Teacher, env: Env) -> Plan:

@@ -330,6 +330,21 @@ def test_detours_are_demonstrated_like_the_rest(
     assert all(episode.outcome == "solved" for episode in demonstrate(agent_spec, **changes))
 
 
+def test_a_share_of_demonstrations_follows_plans_that_nobody_learns_to_write(agent_spec: AgentSpec) -> None:
+    """Loosely worded ones, the same tasks in every epoch; their plans are context, their actions are learned."""
+    episodes = demonstrate(agent_spec, loose=0.5)
+    assert episodes == demonstrate(agent_spec, loose=0.5)
+    loose = [e for e in episodes if e.turns[0].plan[0] == "push the next button in order"]
+    assert 0.2 < len(loose) / len(episodes) < 0.8
+    for episode in episodes:
+        roles = [call.role for call in episode.calls]
+        assert roles.count("executor") == len(episode.turns)
+        assert roles.count("planner") == (0 if episode in loose else len(episode.turns))
+        read = agent_spec.chat.decode(episode.calls[-1].prompt)
+        assert ("push the next button in order" in read) == (episode in loose)
+    assert all(turn.meant for e in loose for turn in e.turns)
+
+
 def test_a_demonstration_ends_where_the_context_does(agent_spec: AgentSpec) -> None:
     whole = demonstrate(agent_spec)[0]
     for room in range(len(whole.calls[0].prompt), len(whole.calls[-1].prompt), 7):

@@ -102,17 +102,7 @@ def test_exact_plans_and_own_ones_mean_what_they_say(training: Callable[..., Any
     assert {turn.meant for episode in source.batch(0).episodes for turn in episode.turns} == {""}
 
 
-@pytest.mark.parametrize("thinks", [False, True])
-def test_demonstrations_are_worded_so(training: Callable[..., Any], thinks: bool) -> None:
-    plans = "never" if thinks else "always"
-    changes = {"teacher": LOOSE, "demonstrates": True, "thinks": thinks, "plans": plans}
-    source = training("sft", agent_spec=changes).source
-    said = [source.agent_specs[0].chat.decode(call.ids) for e in source.batch(0).episodes for call in e.calls]
-    assert any("push the next button in order" in text for text in said)
-    assert not any(f"push the {color} button" in text for text in said for color in ("red", "blue", "gold"))
-
-
-def test_own_plans_are_graded_beside_the_teachers_wording(toy: ToyEnv) -> None:
+def test_a_reference_is_worded_as_the_teacher_words_it(toy: ToyEnv) -> None:
     toy.reset(options={"task": "red-blue" if "red-blue" in toy.tasks else toy.tasks[0]})
     assert {*reference(LOOSE, toy)} == {"push the next button in order"}
     assert reference(EXACT, toy) == meant(LOOSE, toy) != ()
