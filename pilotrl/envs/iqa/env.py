@@ -16,7 +16,7 @@ from pilotrl.types import UserError
 
 FIDELITY: dict[str, dict[str, Any]] = {
     "small": {"floor": 3, "view": 2, "furniture": 5, "clutter": 0.6, "max_turns": 14},
-    "medium": {"floor": 5, "view": 2, "furniture": 8, "clutter": 0.6, "max_turns": 24},
+    "medium": {"floor": 5, "view": 2, "furniture": 6, "clutter": 0.6, "max_turns": 24},
     "original": {"floor": 6, "view": 4, "furniture": 12, "clutter": 1.0, "max_turns": 30},
 }
 """Values that `fidelity` sets for keys left null."""
