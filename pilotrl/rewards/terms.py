@@ -102,8 +102,7 @@ def _own_terms(episode: Episode, own: Mapping[str, Term]) -> dict[str, float | N
 def overlong(length: float, buffer: float) -> float:
     """DAPO's soft punishment (arXiv 2503.14476, eq. 13) as a share of the penalty, 0 to 1.
 
-    `length` is a share of the longest. 0 up to `1 - buffer`, then linear, 1 at the longest. `buffer` 0 turns it off.
-    """
+    `length` is a share of the longest. 0 up to `1 - buffer`, then linear, 1 at the longest. `buffer` 0 turns it off."""
     return min(1.0, max(0.0, 1 - (1 - length) / buffer)) if buffer else 0.0
 
 

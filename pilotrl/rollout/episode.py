@@ -35,8 +35,7 @@ class EpisodeRunner:
     """Runs one episode: holds its environment, its context and its current plan."""
 
     def __init__(self, env: Env, spec: EpisodeSpec, key: Key) -> None:
-        self.env, self.key = env, key
-        self.agent = _worded(spec.agent, spec.task)
+        self.env, self.key, self.agent = env, key, _worded(spec.agent, spec.task)
         text, info = begun(env, spec.task.id)
         self.episode = Episode(spec.task, spec.group, spec.sample, text, par=info.get("par"))
         self.context = Context(self.agent.chat, self.agent.prompts, self.agent.context, self.agent.window)
@@ -66,7 +65,6 @@ class EpisodeRunner:
                 raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
             meaning = meant(self.agent.teacher, self.env)
             kept = again and steps == self.steps[self.turn - 1 :]
-            # A loosely worded plan is a teacher's: its reader learns to follow it, nobody to write it.
             if not self._record_text("planner", ask, KEEP if kept else number(steps, self.turn), learned=not meaning):
                 return False
         else:
@@ -77,14 +75,10 @@ class EpisodeRunner:
         if steps is None:
             self.well_formed = False  # the current plan stays as it was
         else:
-            self.steps = self._joined(self.steps, steps)
-            self.meant = self._joined(self.meant, meaning)
+            past = ("",) * (self.turn - 1)  # for past turns without a step, so that step i is for action i
+            self.steps = (*self.steps[: self.turn - 1], *past[len(self.steps) :], *steps)
+            self.meant = (*past, *meaning)
         return True
-
-    def _joined(self, before: Plan, steps: Plan) -> Plan:
-        """The past steps, "" for a past turn without one, and those from this turn on: step i is for action i."""
-        frozen = before[: self.turn - 1]
-        return (*frozen, *("",) * (self.turn - 1 - len(frozen)), *steps)
 
     def _parsed(self, call: Call) -> Plan | None:
         """The steps that a planner's call wrote; None if they cannot be parsed."""
@@ -197,7 +191,8 @@ class EpisodeRunner:
         return expert
 
     def _record_text(self, role: Role, ask: str, text: str, learned: bool = True) -> bool:
-        """Add a reply of teacher or expert: a call to train on in demonstrations, else context only. False: no room."""
+        """Add a reply of teacher or expert: in demonstrations a call to train on, but for a loose plan, which is to be followed
+        and not written; else context only. False: no room."""
         if not (self.agent.demonstrates and learned):
             self.context.replied(ask, "plan" if role == "planner" else "action", text)
             return True

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from pilotrl.store.redact import hide_credentials, in_one_line, secrets_in
 from pilotrl.store.run_folder import above
@@ -94,9 +95,9 @@ def connect(uri: str) -> MlflowClient:
 
     path = Path(uri.removeprefix(SQLITE))
     if uri.startswith(SQLITE) and not path.exists():
-        draft = path.with_name(f"{path.name}.new")
-        for left in (draft, *path.parent.glob(f"{draft.name}-*")):  # of a kill: half a file, and sqlite's journal of it
-            left.unlink(missing_ok=True)
+        for left in path.parent.glob(f"{path.name}.new-*"):  # of a kill: half a file, and sqlite's journal of it
+            left.unlink()
+        draft = path.with_name(f"{path.name}.new-{uuid4().hex[:8]}")  # a new name: MLflow keeps connections by name
         MlflowClient(f"{SQLITE}{draft}")
         draft.replace(path)
     return MlflowClient(uri)

@@ -76,8 +76,7 @@ class Batch:
         """This rank's episodes in each of `count` minibatches (fewer, where a step has fewer groups).
 
         All ranks' groups are dealt at random, so that an episode's minibatch does not depend on who played it; whole, since
-        episodes of a group begin alike, and their advantages add up to nothing.
-        """
+        episodes of a group begin alike, and their advantages add up to nothing."""
         place = torch.randperm(self.groups, generator=torch.Generator().manual_seed(seed)).tolist()
         count = min(count, self.groups)
         dealt = [place[episode.group] % count for episode in self.episodes]
@@ -173,8 +172,7 @@ def collate(
     """Tensors of scored episodes, for the roles whose tokens are trained; nothing of an episode without a reward is.
 
     With an `observation_weight`, all tokens that no call sampled are learned too, as in pretraining; `unselected`
-    candidate plans are only if asked for.
-    """
+    candidate plans are only if asked for."""
     builder = _BatchBuilder(observation_weight)
     for index, episode in enumerate(episodes):
         if episode.reward is not None:

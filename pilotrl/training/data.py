@@ -72,10 +72,7 @@ class Scoring:
 
 
 def check_starts(episodes: Sequence[Episode]) -> None:
-    """The episodes of a group began alike: else one of them may be better only because its task was easier.
-
-    Raises UserError where they did not.
-    """
+    """Raises UserError where episodes of a group did not begin alike: one may be better only because its task was easier."""
     starts: dict[int, str] = {}
     for episode in episodes:
         if episode.outcome != "broken" and starts.setdefault(episode.group, episode.observation) != episode.observation:
@@ -140,8 +137,8 @@ class Rollouts(IterableDataset[Batch]):
         episodes = self.run_episodes(specs, self.make_env, self.engine, (self.seed, self.split, step), on_done)
         check_starts(episodes)
         self.scoring(episodes)
-        learned = self.observation_weight, self.scoring.unselected
-        batch = collate(episodes, self.trains, step, version, self.tasks, *learned)
+        more = self.observation_weight, self.scoring.unselected
+        batch = collate(episodes, self.trains, step, version, self.tasks, *more)
         if self.shuffle_rewards:
             shuffle_rewards(batch, self.seed)
         self.seconds = time.perf_counter() - start
@@ -150,13 +147,10 @@ class Rollouts(IterableDataset[Batch]):
     def specs(self, step: int, version: int) -> list[EpisodeSpec]:
         """Groups in order; a rank plays every `ranks`-th group, whole."""
         names = schedule(self.names, self.seed, step, self.tasks)
-        agent_specs = [replace(agent_spec, version=version) for agent_spec in self.agent_specs]
+        agents = [replace(agent, version=version) for agent in self.agent_specs]
         return [
             EpisodeSpec(
-                Task(home(self.env, name), name, self.split, self.seed),
-                group,
-                sample,
-                agent_specs[group % len(agent_specs)],
+                Task(home(self.env, name), name, self.split, self.seed), group, sample, agents[group % len(agents)]
             )
             for group, name in enumerate(names)
             if group % self.ranks == self.rank

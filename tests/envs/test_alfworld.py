@@ -526,7 +526,7 @@ def test_actions_are_judged_by_what_they_refer_to(step: str, action: str, grade:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("split", "dev"),
+        ("split", "valid"),
         ("fidelity", "tiny"),
         ("wording", "0.4"),
         ("engine", "thor"),

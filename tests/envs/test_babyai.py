@@ -83,7 +83,7 @@ def test_the_table_is_what_the_expert_does() -> None:
         assert letter == "-" or turns == (int(letter, 36) if letter.isalnum() else None), (level, seed)
 
 
-@pytest.mark.parametrize("options", [{"levels": ["GoTo"]}, {"max_turns": 1}, {"wording": "long"}, {"split": "dev"}])
+@pytest.mark.parametrize("options", [{"levels": ["GoTo"]}, {"max_turns": 1}, {"wording": "long"}, {"split": "valid"}])
 def test_values_that_leave_no_task_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"env.{next(iter(options))}="):
         babyai(**options)

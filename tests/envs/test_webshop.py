@@ -686,7 +686,7 @@ def test_an_invalid_catalogue_is_refused_in_one_line(tmp_path: Path, name: str, 
     ("key", "value"),
     [
         ("data_dir", "/nowhere"),
-        ("split", "dev"),
+        ("split", "valid"),
         ("fidelity", "tiny"),
         ("handles", "long"),
         ("page_size", 0),

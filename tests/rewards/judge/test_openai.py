@@ -136,7 +136,14 @@ def test_plans_are_graded_beside_what_would_work() -> None:
 
 
 @pytest.fixture
-def judged(training: Callable[..., Any]) -> Callable[..., Any]:
+def understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment says that it understood everything that random weights write: else no judge would be asked."""
+    told = ToyEnv._info
+    monkeypatch.setattr(ToyEnv, "_info", lambda env, valid: told(env, True))
+
+
+@pytest.fixture
+def judged(training: Callable[..., Any], understood: None) -> Callable[..., Any]:
     """A data source whose episodes a judge grades."""
 
     def source(judge: Any, **changes: Any) -> Any:
@@ -265,13 +272,9 @@ SMALL += ("trainer.threads=1", "tracking.uri=off", "judge.price_prompt=1", "judg
 
 
 @pytest.fixture
-def play(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
-    """A whole run of two steps with an API model as judge; the cache is in the test's folder.
-
-    The environment says that it understood everything that the random weights write: else no judge would be asked."""
+def play(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, understood: None) -> Callable[..., RunFolder]:
+    """A whole run of two steps with an API model as judge; the cache is in the test's folder."""
     monkeypatch.setattr(running, "learning_curve", lambda *given: None)
-    told = ToyEnv._info
-    monkeypatch.setattr(ToyEnv, "_info", lambda env, valid: told(env, True))
 
     def run(name: str, url: str, *more: str) -> RunFolder:
         folder = RunFolder(tmp_path / name)
