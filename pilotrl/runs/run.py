@@ -100,7 +100,7 @@ class Run:
         folder, setup = self.folder, self.setup
         folder.check_there()  # loading the model took a while
         last = checkpoint.latest(folder)
-        if last is not None:
+        if last is not None and (folder / "panel.json").exists():
             self.panel.check_same(folder / "panel.json")
         folder.cut(checkpoint.offsets(last) if last else {})
         for _ in read_lines(folder.metrics) if last else ():  # else the end of the run would find what is broken

@@ -26,8 +26,9 @@ def hit(number: signal.Signals) -> int:
 
 @pytest.fixture(autouse=True)
 def _default() -> None:
-    """What a shell may have switched off is on."""
+    """What a shell, or nohup, may have switched off is on, also in processes that are started."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -130,7 +130,8 @@ def become(order: Mapping[str, Any], out: Path) -> None:
     os.setsid()
     for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         os.dup2(os.open(out if number else os.devnull, flags | os.O_APPEND * bool(number)), number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have switched off
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have switched off, as nohup does ...
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ... this one
     kill = order["kill"]
     if order["log"]:
         note_replaced(order["log"])

@@ -55,7 +55,7 @@ READS: dict[str, dict[str, Sequence[str]]] = {
     "resume": {
         **{CONFIG: (), HYDRA: ["gone"], TYPED: ["gone"], "pilotrl.log": CONTENT, ".lock": CONTENT},
         **{"metrics.jsonl": (), "episodes.jsonl": (), "probe.safetensors": (), CHECKPOINT: ["gone"]},
-        **{"panel.json": CONTENT, "mlflow.json": ["gone"], CALLS: HOWS},
+        **{"panel.json": ["gone"], "mlflow.json": ["gone"], CALLS: HOWS},
     },
     "resume finished": {CONFIG: (), "summary.json": ["gone"]},
     "report": {
