@@ -92,7 +92,7 @@ class Maze:
                 raise UserError(f"env.{key}={value}: must be {span}")
         self.max_turns = max_turns or (ENGINE_MOVES + 1 if split == "original" else 18)
         self._source = Source(split, seed, rows, columns, loops, distance)
-        self._turns = solvable(self._source, self.max_turns).turns
+        self._turns = solvable(self._source, self.max_turns).turns if self.max_turns >= NEAREST else {}
         self.tasks = list(self._turns)
         if not self.tasks:
             raise UserError(
