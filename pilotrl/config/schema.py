@@ -124,7 +124,7 @@ class Stage:
     detours: float = MISSING
     """Share of turns at which a demonstrating expert looks at something else first, where the environment has such a thing."""
     loose: float = MISSING
-    """Share of demonstrations whose plans are worded loosely: only following them is demonstrated, as a teacher's."""
+    """Share of demonstrations whose plans are worded loosely, by experts that can: only following them is demonstrated."""
     observation_weight: float = MISSING
     """Weight of a token that no role said, against 1 for one of a trained role; 0 but for demonstrations."""
     order: list[str] = MISSING

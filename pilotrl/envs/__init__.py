@@ -55,8 +55,8 @@ NO_THOUGHT = "-"
 
 
 @runtime_checkable
-class LooseExpert(Expert, Protocol):
-    """An expert that can also say what to achieve without the action's own words, and leaves the how to the player."""
+class LooseExpert(Protocol):
+    """What an expert has that can also say what to achieve without the action's own words, and leaves the how to the player."""
 
     def loose(self) -> list[str]:
         """The steps of `plan`, one for one, in words of the goal at most: no name, number or direction that the action has and

@@ -30,7 +30,7 @@ class Mixture:
     Actions, observation, reward, end: those of the environment that the task is of.
     Arguments: `split`, which every environment has to have; `trains`, names of the environments to learn from;
     `weights`, their shares of the tasks of `train`, in the same order, None for equal ones (elsewhere all environments
-    have equal shares); `holds_out`, names of those that have tasks only in splits other than train and valid;
+    have equal shares); `holds_out`, names of those that have tasks only in splits other than train and dev;
     `options`, by name: keys of an environment that differ from its own file; None for none.
     The number of tasks of each environment follows its share; the environment with the fewest tasks limits all.
     Raises UserError for names, weights and options that make no mixture.

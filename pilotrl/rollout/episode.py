@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from pilotrl.envs import Env, Expert, begun, stepped, thought_of
+from pilotrl.envs import Env, Expert, LooseExpert, begun, stepped, thought_of
 from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
 from pilotrl.rollout.agent import AgentSpec, EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
@@ -35,8 +35,8 @@ class EpisodeRunner:
     """Runs one episode: holds its environment, its context and its current plan."""
 
     def __init__(self, env: Env, spec: EpisodeSpec, key: Key) -> None:
-        self.env, self.key, self.agent = env, key, _worded(spec.agent, spec.task)
         text, info = begun(env, spec.task.id)
+        self.env, self.key, self.agent = env, key, _worded(spec.agent, spec.task, env)
         self.episode = Episode(spec.task, spec.group, spec.sample, text, par=info.get("par"))
         self.context = Context(self.agent.chat, self.agent.prompts, self.agent.context, self.agent.window)
         self.context.observe(text)
@@ -216,7 +216,7 @@ class EpisodeRunner:
         return action if self._record_text("executor", ask, self.reply_text) else None
 
 
-def _worded(agent: AgentSpec, task: Task) -> AgentSpec:
-    """The agent of one episode: a share of demonstrations follows loosely worded plans, the same ones in every epoch."""
-    draw = Random(seed_of(task.id, agent.plans, "loose")).random()
-    return replace(agent, teacher=LOOSE) if agent.demonstrates and draw < agent.loose else agent
+def _worded(agent: AgentSpec, task: Task, env: Env) -> AgentSpec:
+    """The agent of one episode: a share of demonstrations, the same ones in every epoch, has loose plans if the expert has."""
+    chosen = agent.demonstrates and Random(seed_of(task.id, agent.plans, "loose")).random() < agent.loose
+    return replace(agent, teacher=LOOSE) if chosen and isinstance(env.expert, LooseExpert) else agent

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from pilotrl import prompts
+from pilotrl import envs, prompts
 from pilotrl.analysis.statistics import panel_block, summarize
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
@@ -112,8 +112,15 @@ def panel_of(setup: EvalSetup) -> Panel:
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": environments(config)} if env == MIXTURE else {}),
         },
-        contents=tuple(digest(world, task) for task in tasks),
+        contents=_contents(json.dumps({**as_dict(config.env), "split": config.panel.split}), tasks),
     )
+
+
+@cache
+def _contents(settings: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Digests of an environment's tasks. Kept: the jobs of a sweep and the sides of an evaluation ask for the same."""
+    world = envs.build(json.loads(settings))
+    return tuple(digest(world, task) for task in tasks)
 
 
 def remarks(config: Config, panel: Panel) -> list[str]:

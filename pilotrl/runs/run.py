@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +30,7 @@ from pilotrl.runs.describe import averages, env_name, identity, unseen_environme
 from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
 from pilotrl.runs.evaluation_set import (
     EpisodesByProtocol,
+    Panel,
     compared,
     followed_by_rule,
     measure,
@@ -92,8 +93,12 @@ class Run:
         torch.manual_seed(config.seed)
         self.device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         self.setup = TrainSetup.of(config, folder.path)
-        self.panel = panel_of(self.setup)
         self.spent = self.setup.spent()
+
+    @cached_property
+    def panel(self) -> Panel:
+        """What is played before and after; of several ranks the first alone asks for it."""
+        return panel_of(self.setup)
 
     def execute(self) -> dict[str, Any]:
         """Everything, in order; returns the summary."""

@@ -16,7 +16,7 @@ import torch
 from pilotrl.engine import Engine
 from pilotrl.engine.local import LocalEngine
 from pilotrl.engine.scripted import ScriptedPolicy
-from pilotrl.envs import Info, load
+from pilotrl.envs import Expert, Info, load
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.prompts import load as load_prompts
 from pilotrl.prompts.context import Chat
@@ -343,6 +343,32 @@ def test_a_share_of_demonstrations_follows_plans_that_nobody_learns_to_write(age
         read = agent_spec.chat.decode(episode.calls[-1].prompt)
         assert ("push the next button in order" in read) == (episode in loose)
     assert all(turn.meant for e in loose for turn in e.turns)
+
+
+class Terse:
+    """An expert with what every expert has to have."""
+
+    def __init__(self, expert: Expert) -> None:
+        self.plan, self.action, self.detour = expert.plan, expert.action, expert.detour
+
+
+class Brief(Terse):
+    """One with loose steps too, but no thoughts."""
+
+    def loose(self) -> list[str]:
+        return ["the next one"] * len(self.plan())
+
+
+@pytest.mark.parametrize(("expert", "step"), [(Terse, "push the"), (Brief, "the next one")])
+def test_a_warm_start_takes_experts_as_they_are(
+    agent_spec: AgentSpec, monkeypatch: pytest.MonkeyPatch, expert: type[Terse], step: str
+) -> None:
+    """As those of one's own: loose plans are demonstrated by those that have them."""
+    told: Any = ToyEnv.expert.fget
+    monkeypatch.setattr(ToyEnv, "expert", property(lambda env: expert(told(env))))
+    for episode in demonstrate(agent_spec, loose=1.0):
+        assert episode.outcome == "solved"
+        assert all(turn.plan[0].startswith(step) for turn in episode.turns)
 
 
 def test_a_demonstration_ends_where_the_context_does(agent_spec: AgentSpec) -> None:
