@@ -105,7 +105,7 @@ def main(place: Path, words: Sequence[str]) -> None:
             job.result()
     lines = [HEAD, ["---"] * len(HEAD), *rows(place)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    told = "Success, and its change in percentage points with 95 % intervals over tasks and seeds (three)."
+    told = f"Success, and its change in percentage points with 95 % intervals over tasks and seeds {SEEDS}."
     (place / "headline.md").write_text(f"{told} Revision {git_revision()}.\n\n{table}\n", encoding="utf-8")
     print(table)
 

@@ -165,8 +165,9 @@ def show_end(console: Console, summary: Mapping[str, Any], folder: Path, uri: st
         console.print()
         console.print(table)
     console.print()
-    for name, meaning in legend(summary):
-        console.print(f"  {name:<13} {meaning}", style="dim", markup=False, soft_wrap=True)
+    told = dict(legend(summary))
+    for name, meaning in told.items():
+        console.print(f"  {name:<{max(map(len, told))}} {meaning}", style="dim", markup=False, soft_wrap=True)
     console.print()
     for line in commands(folder, uri, report=bool(summary.get("stage"))):
         console.print(line, markup=False, soft_wrap=True)
@@ -212,6 +213,8 @@ def legend(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, meaning in MEANINGS.items():
         if any(block["after"].get(key) is not None for block in blocks):
             yield key.replace("_", " "), meaning
+    if summary.get("rule"):
+        yield "a rule", "a few lines of string replacement, no model: what following these plans takes"
     if any(block.get("greedy") for block in blocks):
         yield "greedy", "each task once at temperature 0; everything else is sampled"
     other = "less that of 1" if "sides" in summary else "after minus before"

@@ -59,11 +59,11 @@ class Cache:
 
     def _execute(self, statement: str, *values: str) -> list[tuple[str]]:
         """The rows of a statement; none, after one warning, if the file fails: it was deleted, or its disk is full."""
-        try:
-            with self.lock:
+        with self.lock:  # the warning too: of many threads, one gives it
+            try:
                 return self.database.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            if not self.failed:
-                log.warning("the cache %s failed (%s); replies are asked for anew where it does", self.path, error)
-            self.failed = True
-            return []
+            except sqlite3.Error as error:
+                if not self.failed:
+                    log.warning("the cache %s failed (%s); replies are asked for anew where it does", self.path, error)
+                self.failed = True
+                return []

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
-from time import time
+from time import sleep, time
 from types import SimpleNamespace
 from typing import Any
 
@@ -203,6 +203,18 @@ def test_a_run_survives_the_loss_of_its_cache(
     assert [record.message.partition(" failed")[0] for record in caplog.records] == [
         f"the cache {tmp_path / 'replies.db'}"
     ]
+
+
+def test_of_many_threads_that_lose_the_cache_one_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(str(tmp_path / "replies.db"))
+    cache.database.close()
+    warn = logging.Logger.warning
+    monkeypatch.setattr(logging.Logger, "warning", lambda *said: (sleep(0.05), warn(*said)))
+    with ThreadPoolExecutor(6) as pool:
+        assert [*pool.map(cache.get, "abcdef")] == [None] * 6
+    assert len(caplog.records) == 1
 
 
 def test_concurrent_writers_of_one_key_read_the_same_reply(tmp_path: Path) -> None:
