@@ -165,9 +165,10 @@ def show_end(console: Console, summary: Mapping[str, Any], folder: Path, uri: st
         console.print()
         console.print(table)
     console.print()
-    told = dict(legend(summary))
-    for name, meaning in told.items():
-        console.print(f"  {name:<{max(map(len, told))}} {meaning}", style="dim", markup=False, soft_wrap=True)
+    told = [*legend(summary)]
+    width = max(len(name) for name, _ in told)
+    for name, meaning in told:
+        console.print(f"  {name:<{width}} {meaning}", style="dim", markup=False, soft_wrap=True)
     console.print()
     for line in commands(folder, uri, report=bool(summary.get("stage"))):
         console.print(line, markup=False, soft_wrap=True)

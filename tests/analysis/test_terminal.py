@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from pilotrl.analysis.learning_curve import _draw, learning_curve
-from pilotrl.analysis.terminal import Display, results
+from pilotrl.analysis.terminal import Display, legend, results
 
 PNG = b"\x89PNG\r\n\x1a\n"
 METRICS: dict[str, float | None] = {
@@ -265,3 +265,11 @@ def test_importing_it_is_cheap() -> None:
     modules = "pilotrl.analysis.learning_curve, pilotrl.analysis.terminal"
     code = f"import sys, {modules}; print({{'matplotlib', 'torch', 'numpy'}} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize("rule", [None, {"success": 1.0}])
+def test_the_legend_says_what_a_rule_is_where_there_is_one(rule: dict[str, float] | None) -> None:
+    summary = {"eval": {"before": {}, "after": {"success": 1.0}}, "panel": {"tasks": 128}, "rule": rule}
+    names = [name for name, _ in legend(summary)]
+    assert ("a rule" in names) == (rule is not None)
+    assert len(names) == len({*names})
