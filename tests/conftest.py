@@ -88,11 +88,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that a test names with -cd is forgotten after it, as is trust=; classes in tests are trusted."""
+def _own_folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder that a test names with -cd is forgotten after it with the modules that lie there, as is trust=; classes in
+    tests are trusted."""
     monkeypatch.setattr(search_path, "FOLDERS", [*search_path.FOLDERS])
     monkeypatch.setattr(trust, "MODULES", {"tests"})
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [*(places := sys.path)])
+    yield
+    own = {Path(place).resolve() for place in sys.path} - {Path(place).resolve() for place in places}
+    for name, module in [*sys.modules.items()]:
+        if (file := getattr(module, "__file__", None)) and Path(file).resolve().parent in own:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session", autouse=True)
