@@ -13,6 +13,7 @@ from pilotrl import PACKAGE
 
 ROOMS = {
     "__main__ evaluate plans play xray sync report audit doctor": "runs cli tracking training rollout models teacher rewards",
+    "bench": "cli engine models",
     "runs": "cli tracking training rollout engine teacher models rewards",
     "cli": "tracking training rollout teacher models rewards",
     "training": "rollout engine models rewards",
