@@ -123,7 +123,9 @@ class Bench:
         self.peak = 2 * size**3 / seconds
         copied = self.fastest(a.clone)
         moved = 2 * a.numel() * a.element_size() / copied / 1e9
-        name = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or platform.machine()
+        name = (
+            torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or platform.machine()
+        )
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         return {"processor": name, **versions, "product_tflops": self.peak / 1e12, "copy_gb_s": moved}
 
@@ -219,7 +221,9 @@ class Bench:
         path = [*range(length)]
         for start in starts[1:]:
             path += [*range(shared), *range(start + shared, start + length)]
-        state = [start + place - 1 if place > shared or not start else shared - 1 for start in starts for place in trained]
+        state = [
+            start + place - 1 if place > shared or not start else shared - 1 for start in starts for place in trained
+        ]
         count = len(rows)
         return MicroBatch(
             ids=torch.tensor([token for i, row in enumerate(rows) for token in (row[shared:] if i else row)]),
@@ -307,7 +311,9 @@ def options(words: Sequence[str]) -> Options:
         if key not in kinds:
             raise UserError(f"{word}: there are {', '.join(f'{name}=' for name in kinds)}")
         try:
-            given[key] = value if "str" in kinds[key] else None if value == "null" and "None" in kinds[key] else int(value)
+            given[key] = (
+                value if "str" in kinds[key] else None if value == "null" and "None" in kinds[key] else int(value)
+            )
         except ValueError:
             raise UserError(f"{word}: must be a whole number") from None
     return Options(**given)

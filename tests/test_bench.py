@@ -40,7 +40,9 @@ def test_operations_are_those_of_the_matrix_products() -> None:
     made = Bench(Options(shape="tiny", length=64, rows=1, threads=1, rank=None))
     row = made.batch(1, 0)
     model = made.policy.model
-    weights = sum(m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "head" not in n)
+    weights = sum(
+        m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "head" not in n
+    )
     scored = 64 // TRAINED * model.lm_head.weight.numel()
     assert made.flops(row) == 3 * (2 * 64 * weights + 2 * scored + 4 * (64 * 32) * 32 * 2)
 
