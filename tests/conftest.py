@@ -247,7 +247,7 @@ class Training:
             "value_lr": 1e-2,
             "muon_lr": None,
         }
-        source = {"tasks": 4, "group_size": 3, "shuffle_rewards": False, "rank": 0, "ranks": 1}
+        source = {"tasks": 4, "group_size": 3, "shuffle_rewards": False}
         settings |= {key: value for key, value in changes.items() if key in settings}
         source |= {key: value for key, value in changes.items() if key in source}
         given: dict[str, Any] = {"teacher_plans": True, "temperature": settings["temperature"], "adapters": adapters}
@@ -276,7 +276,6 @@ class Training:
         settings = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "logger": False} | changes
         silence_libraries = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
         self.trainer = Trainer(**settings, **silence_libraries)  # type: ignore[arg-type]
-        self.source.rank, self.source.ranks = self.trainer.global_rank, self.trainer.world_size
         self.trainer.fit(self.module, DataLoader(self.source, batch_size=None) if source is None else source)
         return self
 

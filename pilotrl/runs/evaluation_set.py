@@ -25,6 +25,7 @@ from pilotrl.runs.failures import check_played
 from pilotrl.runs.setup import EvalSetup
 from pilotrl.store.reading import read_json
 from pilotrl.teacher import ExpertTeacher
+from pilotrl.training import ranks
 from pilotrl.types import Episode, Task, UserError, WorldError
 
 OWN = "own"
@@ -154,23 +155,26 @@ def protocols(setup: EvalSetup) -> dict[str, tuple[AgentSpec, bool]]:
 def measure(
     setup: EvalSetup, panel: Panel, known: EpisodesByProtocol, on_done: Callable[[str, int, int], None]
 ) -> EpisodesByProtocol:
-    """Run and score the evaluation set, by protocol. Seeds follow from (evaluation set, task, sample), before and after alike.
+    """Run and score the evaluation set, by protocol; each rank does a share, and gets all. Seeds follow from (evaluation set,
+    task, sample), before and after alike.
 
     known: episodes by protocol that these weights have run already; they are only scored again, as rewards differ by stage."""
     measured: EpisodesByProtocol = {}
     config = setup.config
     for protocol, (agent_spec, greedy) in protocols(setup).items():
-        specs = panel.specs(agent_spec, greedy)
+        specs = ranks.share(panel.specs(agent_spec, greedy))
         done = iter(range(1, len(specs) + 1))
         key = ("panel", panel.sha256, protocol)
         report = partial(_report, setup, on_done, protocol, done, len(specs))
         if protocol in known:
-            measured[protocol] = known[protocol]
+            episodes = ranks.share(known[protocol])
         else:
-            measured[protocol] = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
-        check_played(measured[protocol], len(specs) - 1, f"evaluation, {protocol}")
-        setup.scoring(measured[protocol])
-        if line := crowded(measured[protocol], config.model.max_length, config.agent.window):
+            episodes = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
+        setup.scoring(episodes)
+        measured[protocol] = ranks.everyones(episodes)
+        check_played(measured[protocol], len(measured[protocol]) - 1, f"evaluation, {protocol}")
+        line = crowded(measured[protocol], config.model.max_length, config.agent.window)
+        if line and ranks.number() == 0:
             print(f"evaluation of {protocol}: {line}")
     return measured
 

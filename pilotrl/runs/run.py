@@ -8,7 +8,6 @@ import math
 import time
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +16,7 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils.data import DataLoader
 
 from pilotrl.analysis.learning_curve import learning_curve
@@ -46,7 +46,7 @@ from pilotrl.store.reading import read_lines
 from pilotrl.store.records import to_record
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.tracker import Tracker
-from pilotrl.training import batch_file, checkpoint, role_kl
+from pilotrl.training import batch_file, checkpoint, ranks, role_kl
 from pilotrl.training.batch import Batch
 from pilotrl.training.data import Rollouts
 from pilotrl.training.module import PilotModule
@@ -61,7 +61,7 @@ MANY_INVALID = 0.5
 def run(config: Config, path: Path) -> None:
     """Play the panel, train, play it again, and write what changed. Continues where the folder holds a checkpoint.
 
-    Of several ranks the first one does all that; the others only train.
+    Several ranks play and train together, inside of Lightning's `fit`; the first one does the rest, and writes.
     """
     silence_libraries()
     folder = RunFolder(path)
@@ -91,17 +91,16 @@ class Run:
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         torch.manual_seed(config.seed)
-        self.device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         self.setup = TrainSetup.of(config, folder.path)
         self.spent = self.setup.spent()
 
     @cached_property
     def panel(self) -> Panel:
-        """What is played before and after; of several ranks the first alone asks for it."""
+        """What is played before and after."""
         return panel_of(self.setup)
 
     def execute(self) -> dict[str, Any]:
-        """Everything, in order; returns the summary."""
+        """What the first rank does, in order; returns the summary."""
         folder, setup = self.folder, self.setup
         folder.check_there()  # loading the model took a while
         last = checkpoint.latest(folder)
@@ -112,42 +111,50 @@ class Run:
             pass
         write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
         with folder.lines("metrics.jsonl") as self.metrics_file, folder.lines("episodes.jsonl") as self.episodes_file:
-            before = self.evaluated("before", 0) if last is None else recalled(folder, "before")
-            self.load_probe(last)
             module = self.train(last)
-            after = self.evaluated("after", int(module.version))
         folder.check_there()
         policy.save(setup.policy.model, setup.tokenizer, folder.policy)
         if setup.policy.value is not None:
             write_whole(folder.value, safetensors.torch.save(setup.policy.value.state_dict()))
-        summary = self.summary(module, before, after)
+        summary = self.summary(module)
         write_whole(folder.policy / "README.md", model_card(self.config, folder, summary))
         learning_curve(folder.metrics, folder / "learning_curve.png")
         write_whole(folder.summary, json.dumps(summary, indent=2) + "\n")
         return summary
 
+    def begin(self, module: PilotModule, last: Path | None) -> None:
+        """What is played before the first step, and not again where a run goes on."""
+        self.before = self.evaluated("before", 0) if last is None else recalled(self.folder, "before")
+        self.load_probe(last)
+        if self.config.train.validate_every:
+            self.held_out = self.rollouts("dev", self.config.train.validate_tasks, 1, module).batch(0)
+
+    def end(self, module: PilotModule) -> None:
+        """What is played and computed after the last step."""
+        self.after = self.evaluated("after", int(module.version))
+        self.asked_late = ranks.summed(self.spending())
+        self.drift = self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(module.policy)
+
     def evaluated(self, when: str, step: int) -> EpisodesByProtocol:
         """Play the panel, unless the parent or another job of the sweep has played it just so, and keep its episodes."""
-        self.setup.policy.to(self.device)
 
         def show(protocol: str, done: int, total: int) -> None:
             if self.display:
                 self.display.panel(f"{when}: {protocol}", done, total)
 
-        known: EpisodesByProtocol = {}
-        if self.config.parent is not None and not step:
-            known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.setup.policy))
-        first, taken = self.first_evaluation() if when == "before" else None, dict[str, str]()
-        if first is not None:
-            first.begin()
-            others, taken = first.known(protocols(self.setup).keys() - known)
-            known |= others
-            for protocol, job in taken.items():
-                print(
-                    f"evaluation {when}: {protocol}: taken from folder {job} of this sweep, where the same was played"
-                )
+        known, taken, first = EpisodesByProtocol(), dict[str, str](), None
+        if when == "before" and ranks.number() == 0:
+            if self.config.parent is not None:
+                known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.setup.policy))
+            if first := self.first_evaluation():
+                first.begin()
+                others, taken = first.known(protocols(self.setup).keys() - known)
+                known |= others
+        for protocol, job in taken.items():
+            print(f"evaluation {when}: {protocol}: taken from folder {job} of this sweep, where the same was played")
+        (known, *_) = ranks.everyones([known])  # other folders are written meanwhile: the first rank has looked for all
         played = measure(self.setup, self.panel, known, show)
-        for protocol, episodes in played.items():
+        for protocol, episodes in played.items() if ranks.number() == 0 else ():
             for episode in episodes:
                 self.episodes_file.write(to_record(episode, f"{when}/{protocol}", step))
         if first is not None:
@@ -156,20 +163,26 @@ class Run:
 
     def first_evaluation(self) -> FirstEvaluation | None:
         """What jobs of a sweep share; None where this run is none."""
-        return FirstEvaluation.of(self.folder, self.config, self.panel.sha256, self.setup.policy, self.device)
+        actor = self.setup.policy
+        device = next(actor.parameters()).device.type
+        return FirstEvaluation.of(self.folder, self.config, self.panel.sha256, actor, device)
 
     def load_probe(self, last: Path | None) -> None:
         """What drift is measured on: a few evaluation tasks at the temperature of training, with the policy's own plans."""
         config, setup, path, heat = self.config, self.setup, self.folder.probe, self.config.train.temperature
         few = self.panel.tasks[: config.drift.tasks]
         panel = replace(self.panel, tasks=few, samples=1, temperature=heat, top_p=1.0)
-        if config.drift.every and last is None:
-            specs, make_env = panel.specs(setup.agent_spec(teacher_plans=False), False), partial(setup.env, panel.split)
-            episodes = run_episodes(specs, make_env, setup.engine, ("drift", panel.sha256))
-            role_kl.Probe.of(episodes, setup.policy, heat, config.train.micro_tokens).save(path)
         self.probe: role_kl.Probe | None = None
-        if config.drift.every:
+        if not config.drift.every:
+            return
+        if last is not None:
             self.probe = role_kl.Probe.load(path, setup.policy, heat, config.train.micro_tokens)
+            return
+        specs, make_env = panel.specs(setup.agent_spec(teacher_plans=False), False), partial(setup.env, panel.split)
+        episodes = run_episodes(ranks.share(specs), make_env, setup.engine, ("drift", panel.sha256))
+        self.probe = role_kl.Probe.of(ranks.everyones(episodes), setup.policy, heat, config.train.micro_tokens)
+        if ranks.number() == 0:
+            self.probe.save(path)
 
     def train(self, last: Path | None) -> PilotModule:
         """Hand module and data source to Lightning."""
@@ -199,9 +212,13 @@ class Run:
             plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
             callbacks=[
-                checkpoint.Checkpoints(
-                    self.folder, config.checkpoint.every, train.steps, self.before_step, self.after_step
-                )
+                LambdaCallback(
+                    on_train_start=lambda _, module: self.begin(module, last),
+                    on_train_batch_start=lambda _, module, batch, __: self.before_step(batch, module),
+                    on_train_batch_end=lambda _, module, ___, batch, __: self.after_step(batch, module),
+                    on_train_end=lambda _, module: self.end(module),
+                ),
+                checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps),
             ],
             logger=False,
             enable_checkpointing=False,
@@ -209,15 +226,13 @@ class Run:
             enable_model_summary=False,
             default_root_dir=self.folder.path,
         )
-        self.source = self.rollouts(config.env["split"], train.tasks, train.group_size, module, lightning)
-        if train.validate_every:
-            self.held_out = self.rollouts("dev", train.validate_tasks, 1, module, lightning).batch(0)
+        self.source = self.rollouts(config.env["split"], train.tasks, train.group_size, module)
         if last is not None:
             checkpoint.check_weights(last, module)
         lightning.fit(module, DataLoader(self.source, batch_size=None), ckpt_path=last, weights_only=True)
         return module
 
-    def rollouts(self, split: str, tasks: int, group_size: int, module: PilotModule, trainer: Trainer) -> Rollouts:
+    def rollouts(self, split: str, tasks: int, group_size: int, module: PilotModule) -> Rollouts:
         """The data source of a split; the one for validation plays the same tasks every time."""
         config, setup, validates = self.config, self.setup, split == "dev"
         return Rollouts(
@@ -235,8 +250,6 @@ class Run:
             seed=config.seed,
             shuffle_rewards=config.train.shuffle_rewards,
             version=(lambda: 0) if validates else (lambda: int(module.version)),
-            rank=trainer.global_rank,
-            ranks=trainer.world_size,
             on_episode=self.on_episode,
             finished=self.finished,
             first=None if validates else config.stage.demonstrations,
@@ -266,21 +279,23 @@ class Run:
             batch.recomputed = module.recomputed(batch)
 
     def after_step(self, batch: Batch, module: PilotModule) -> None:
-        """One line for the step, one for each episode of all ranks, and what the terminal shows. The first rank writes."""
+        """One line for the step, one for each episode, and what the terminal shows. The first rank writes."""
         self.folder.check_there()
-        counted = module.summed({"tokens/trained": len(batch.logprobs)} | self.spending())
-        check_learned(module, batch.step + 1)
-        if (often := self.config.train.validate_every) and (batch.step + 1) % often == 0:
+        config, step, episodes = self.config, batch.step + 1, batch.episodes
+        counted = {"tokens/trained": float(len(batch.logprobs))} | ranks.summed(self.spending())
+        check_learned(module, step)
+        share = config.train.max_broken
+        check_played(episodes, share * len(episodes), f"step {step}", f"train.max_broken={share}")
+        if (often := config.train.validate_every) and step % often == 0:
             counted["valid/loss"] = module.held_out_loss(self.held_out)
-        episodes = sorted(chain(*module.everyones(batch.episodes)), key=lambda episode: (episode.group, episode.sample))
-        share = self.config.train.max_broken
-        check_played(episodes, share * len(episodes), f"step {batch.step + 1}", f"train.max_broken={share}")
-        if not module.trainer.is_global_zero:
+        if self.probe and (step % config.drift.every == 0 or step == config.train.steps):
+            counted |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
+        if ranks.number():
             return
         for episode in episodes:
-            self.episodes_file.write(to_record(episode, "train", batch.step + 1))
+            self.episodes_file.write(to_record(episode, "train", step))
         metrics = {
-            "step": batch.step + 1,
+            "step": step,
             "time": time.time(),
             **episode_metrics(episodes, self.setup.scoring.own),
             **module.metrics,
@@ -288,10 +303,6 @@ class Run:
         }
         metrics |= success_by_env(episodes) if env_name(self.config) == MIXTURE else {}
         metrics["seconds/rollout"] = self.source.seconds
-        if self.probe and (
-            (batch.step + 1) % self.config.drift.every == 0 or batch.step + 1 == self.config.train.steps
-        ):
-            metrics |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.metrics_file.write(line)
         if batch.step == 0 and (invalid := line["env/invalid_actions"] or 0.0) > MANY_INVALID:
@@ -303,28 +314,28 @@ class Run:
             )
         if self.keeps_calls(batch):
             self.folder.calls.mkdir(exist_ok=True)
-            batch_file.write(batch, self.folder.calls / f"step-{batch.step + 1:06d}.safetensors")
+            batch_file.write(batch, self.folder.calls / f"step-{step:06d}.safetensors")
         if self.display:
-            self.display.update(batch.step + 1, self.config.train.steps, line)
+            self.display.update(step, config.train.steps, line)
 
     def spending(self) -> dict[str, float]:
         """What endpoints were asked since this was called before."""
         before, self.spent = self.spent, self.setup.spent()
         return {name: value - before[name] for name, value in self.spent.items()}
 
-    def summary(self, module: PilotModule, before: EpisodesByProtocol, after: EpisodesByProtocol) -> dict[str, Any]:
+    def summary(self, module: PilotModule) -> dict[str, Any]:
         """summary.json, as docs/metrics.md describes it."""
         config = self.config
         lines = list(read_lines(self.folder.metrics))
         total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}
-        asked = {name: sum((line.get(name, 0) for line in lines), late) for name, late in self.spending().items()}
+        asked = {name: sum((line.get(name, 0) for line in lines), late) for name, late in self.asked_late.items()}
         return {
             **identity(config),
             "panel": self.panel.summary(),
-            **compared(before, after, averages(config)),
+            **compared(self.before, self.after, averages(config)),
             "rule": followed_by_rule(self.setup, self.panel),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
-            "drift": self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(self.setup.policy),
+            "drift": self.drift,
             "endpoints": asked,
             "weights_sha256": policy.weights_sha256(self.setup.policy),
             "seconds": time.perf_counter() - self.start,

@@ -68,15 +68,14 @@ class Batch:
     trained: list[Call | None]
     """The C trained calls themselves; None for the environment's words."""
     groups: int
-    """Of the step, on all ranks; numbered from 0."""
+    """Of the step, numbered from 0."""
     recomputed: Tensor | None = None
     """[N] as `logprobs`, again under the weights that played, before they learned; where the step's calls are kept."""
 
     def minibatches(self, count: int, seed: int) -> list[list[int]]:
-        """This rank's episodes in each of `count` minibatches (fewer, where a step has fewer groups).
+        """The episodes of each of `count` minibatches (fewer, where a step has fewer groups).
 
-        All ranks' groups are dealt at random, so that an episode's minibatch does not depend on who played it; whole, since
-        episodes of a group begin alike, and their advantages add up to nothing."""
+        Groups are dealt at random, and whole, since episodes of a group begin alike, and their advantages add up to nothing."""
         place = torch.randperm(self.groups, generator=torch.Generator().manual_seed(seed)).tolist()
         count = min(count, self.groups)
         dealt = [place[episode.group] % count for episode in self.episodes]

@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +21,22 @@ REMEDY = "delete it, and the run begins anew from its first step"
 
 
 class Checkpoints(Callback):
-    """Saves every `every` steps and at the last, after `after_step`, which all ranks call, has written the step's lines;
-    keeps the newest file. Before a step is learned from, the first rank's `before_step` sees it.
+    """Saves every `every` steps and at the last, and keeps the newest file. Comes after the callback that writes a step's lines.
 
     A file appears whole or not at all, so a run killed anywhere finds the last whole one.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        every: int,
-        steps: int,
-        before_step: Callable[[Any, Any], None],
-        after_step: Callable[[Any, Any], None],
-    ) -> None:
+    def __init__(self, folder: RunFolder, every: int, steps: int) -> None:
         self.folder, self.every, self.steps = folder, every, steps
-        self.before_step, self.after_step = before_step, after_step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Signals stay with whoever has them: Lightning's handler of SIGTERM would speak to other ranks, in the middle of
         anything, and end the process with code 0."""
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if trainer.is_global_zero:
-            self.before_step(batch, pl_module)
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.after_step(batch, pl_module)
         trainer.strategy.barrier()  # whether training is over, a rank reads from the lines that the first one writes
         done = int(pl_module.version)  # type: ignore[arg-type]
         if done % self.every and done != self.steps:

@@ -1,4 +1,4 @@
-"""The Lightning data source: play, grade, score, collate, yield. One batch is one step.
+"""The Lightning data source: play, grade, score, collate, yield. One batch is one step, and the same on every rank.
 
 It has a length, because Lightning prefetches from a source without one: batch k + 1 would be played before update k, silently
 off-policy. The training step asserts the version of the weights all the same.
@@ -24,6 +24,7 @@ from pilotrl.rewards.terms import Term, score
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, RunEpisodes
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.task_schedule import schedule
+from pilotrl.training import ranks
 from pilotrl.training.batch import Batch, collate
 from pilotrl.types import Episode, Role, Task, UserError
 
@@ -98,8 +99,6 @@ class Rollouts(IterableDataset[Batch]):
         seed: int,
         shuffle_rewards: bool,
         version: Callable[[], int],
-        rank: int,
-        ranks: int,
         on_episode: Callable[[int, int, int], None],
         observation_weight: float = 0.0,
         finished: Callable[[], bool] = lambda: False,
@@ -110,8 +109,7 @@ class Rollouts(IterableDataset[Batch]):
         self.agent_specs, self.scoring, self.trains = agent_specs, scoring, trains
         self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
-        self.rank, self.ranks, self.observation_weight = rank, ranks, observation_weight
-        self.finished, self.run_episodes = finished, run_episodes
+        self.observation_weight, self.finished, self.run_episodes = observation_weight, finished, run_episodes
         self.seconds = 0.0
         self.names = make_env().tasks[:first]
 
@@ -125,9 +123,9 @@ class Rollouts(IterableDataset[Batch]):
             yield self.batch(step)
 
     def batch(self, step: int) -> Batch:
-        """Play one step's groups (this rank's share) and turn them into tensors."""
+        """Play one step's groups, each rank a share, and turn them into tensors."""
         start, version = time.perf_counter(), self.version()
-        specs = self.specs(step, version)
+        specs = ranks.share(self.specs(step, version))
         done = iter(range(1, len(specs) + 1))
 
         def on_done(episode: Episode) -> None:
@@ -135,8 +133,9 @@ class Rollouts(IterableDataset[Batch]):
             self.on_episode(step, next(done), len(specs))
 
         episodes = self.run_episodes(specs, self.make_env, self.engine, (self.seed, self.split, step), on_done)
-        check_starts(episodes)
         self.scoring(episodes)
+        episodes = ranks.everyones(episodes)
+        check_starts(episodes)
         more = self.observation_weight, self.scoring.unselected
         batch = collate(episodes, self.trains, step, version, self.tasks, *more)
         if self.shuffle_rewards:
@@ -145,7 +144,7 @@ class Rollouts(IterableDataset[Batch]):
         return batch
 
     def specs(self, step: int, version: int) -> list[EpisodeSpec]:
-        """Groups in order; a rank plays every `ranks`-th group, whole."""
+        """Of all groups, in order."""
         names = schedule(self.names, self.seed, step, self.tasks)
         agents = [replace(agent, version=version) for agent in self.agent_specs]
         return [
@@ -153,7 +152,6 @@ class Rollouts(IterableDataset[Batch]):
                 Task(home(self.env, name), name, self.split, self.seed), group, sample, agents[group % len(agents)]
             )
             for group, name in enumerate(names)
-            if group % self.ranks == self.rank
             for sample in range(self.group_size)
         ]
 
@@ -169,8 +167,7 @@ def shuffle_rewards(batch: Batch, seed: int) -> None:
 
 
 def shuffled(values: Tensor, group: Tensor, seed: int, step: int) -> Tensor:
-    """[N] the same values, dealt out at random among the entries of a group that have one. A group is dealt alike whatever other
-    groups there are, so on any number of ranks."""
+    """[N] the same values, dealt out at random among the entries of a group that have one."""
     dealt = values.clone()
     for number in sorted(set(group.tolist())):
         valid = ((group == number) & ~values.isnan()).nonzero()[:, 0]

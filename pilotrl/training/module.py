@@ -2,8 +2,9 @@
 
 The step is synchronous policy optimization: the batch was played by these very weights; credit is computed over whole
 groups; each minibatch of episodes is one optimizer update, cut into micro-batches that change memory and nothing else,
-since whatever is divided by is counted over the whole minibatch and all ranks beforehand. Rows that teach nothing (a dead
-group's) are counted there and left out of the forward pass, which changes no gradient.
+since whatever is divided by is counted over the whole minibatch beforehand. Rows that teach nothing (a dead group's) are
+counted there and left out of the forward pass, which changes no gradient. All ranks hold the same batch and count alike; they
+share its micro-batches, and add up their gradients.
 """
 
 from __future__ import annotations
@@ -11,19 +12,17 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
 
 from pilotrl.models.micro_batch import MicroBatch
-from pilotrl.models.policy import Policy, learned
+from pilotrl.models.policy import ForwardOutput, Policy, learned
+from pilotrl.training import ranks
 from pilotrl.training.algorithms import Algorithm, Played, Scored
 from pilotrl.training.batch import Batch
-
-T = TypeVar("T")
 
 
 class PilotModule(LightningModule):
@@ -70,35 +69,37 @@ class PilotModule(LightningModule):
         batch.credit(credit.advantages)
         weights = credit.advantages * batch.call_weight
         has_gradient = batch.rows_with((weights != 0) | returns.isfinite())
-        groups = len(set(batch.group.tolist()))
-        totals = {name: share * groups / batch.groups for name, share in credit.stats.items()}
-        norm = 0.0
-        dealt = batch.minibatches(self.minibatches, self.seed * 1_000_003 + step)
-        minibatches = [(part, seen) for part in dealt if (seen := self.total(batch.tokens(part, has_gradient)))]
+        parts, norm = dict[str, float](), 0.0
+        divided = batch.minibatches(self.minibatches, self.seed * 1_000_003 + step)
+        minibatches = [(part, seen) for part in divided if (seen := batch.tokens(part, has_gradient))]
         for episodes, seen in minibatches:
-            mine = returns[batch.calls(episodes)]
-            counted = batch.tokens(episodes), len(mine), int(mine.isfinite().sum())
-            tokens, calls, targets = (self.total(count) for count in counted)
-            for micro_batch in batch.micro_batches(episodes, self.micro_tokens, has_gradient):
-                scored = self.scored(micro_batch, played, weights, returns, tokens=tokens, calls=calls, targets=targets)
+            mine, tokens = returns[batch.calls(episodes)], float(batch.tokens(episodes))
+            counts = {"tokens": tokens, "calls": float(len(mine)), "targets": float(mine.isfinite().sum())}
+            for _, micro_batch, weight in ranks.dealt(batch.micro_batches(episodes, self.micro_tokens, has_gradient)):
+                scored = self.scored(micro_batch, played, weights, returns, **counts)
                 loss = self.algorithm.loss(scored)
                 with self.unsynced():
-                    self.manual_backward(loss.value)
+                    self.manual_backward(weight * loss.value)
                 stats = {name: value * tokens / seen for name, value in loss.stats.items()}  # calls miss none
                 stats |= {"loss": loss.value.detach(), "entropy": scored.entropy.sum() / seen}
                 for name, value in stats.items():
-                    totals[name] = totals.get(name, 0.0) + float(value) / len(minibatches)
+                    parts[name] = parts.get(name, 0.0) + weight * float(value) / len(minibatches)
             norm += self.update(step) / len(minibatches)
         self.version += 1
-        logged = self.summed(totals) | {"grad_norm": norm, "lr": self.lr * self.lr_factor(step)}
-        self.metrics = {f"train/{name}": value for name, value in logged.items()}
+        logged = {**credit.stats, **ranks.summed(parts), "grad_norm": norm, "lr": self.lr * self.lr_factor(step)}
+        self.metrics = {f"train/{name}": float(value) for name, value in logged.items()}
         self.metrics["seconds/update"] = time.perf_counter() - start
+
+    def output(self, micro_batch: MicroBatch) -> ForwardOutput:
+        """A forward pass."""
+        output: ForwardOutput = self.policy(micro_batch.to(self.device), self.temperature)
+        return output
 
     def scored(
         self, micro_batch: MicroBatch, played: Played, weights: Tensor, returns: Tensor, **counts: float
     ) -> Scored:
         """A forward pass over a micro-batch, as the algorithm is shown it."""
-        output = self.policy(micro_batch.to(self.device), self.temperature)
+        output = self.output(micro_batch)
         return Scored(
             logprobs=output.logprobs,
             old_logprobs=micro_batch.logprobs.to(self.device),
@@ -124,22 +125,23 @@ class PilotModule(LightningModule):
             optimizer.zero_grad()
         return float(norm)
 
-    @torch.no_grad()
     def values(self, batch: Batch) -> Tensor:
         """[C] of the value head under the weights that played; empty without one."""
-        values = torch.zeros(len(batch.call_episode) if self.algorithm.critic else 0)
-        if self.algorithm.critic:
-            for micro_batch in batch.micro_batches(range(len(batch.episodes)), self.micro_tokens):
-                values[micro_batch.call] = self.policy(micro_batch.to(self.device), self.temperature).values.cpu()
+        if not self.algorithm.critic:
+            return torch.zeros(0)
+        micro_batches = [*batch.micro_batches(range(len(batch.episodes)), self.micro_tokens)]
+        values = torch.zeros(len(batch.call_episode))
+        found = ranks.computed(micro_batches, lambda micro_batch: self.output(micro_batch).values)
+        for micro_batch, of_calls in zip(micro_batches, found, strict=True):
+            values[micro_batch.call] = of_calls
         return values
 
-    @torch.no_grad()
     def recomputed(self, batch: Batch) -> Tensor:
         """[N] log-probabilities of the trained tokens under the present weights, a row at a time."""
         found = torch.zeros_like(batch.logprobs)
-        for row in range(len(batch.rows)):
-            scored = self.policy(batch.micro_batch([row]).to(self.device), self.temperature)
-            found[batch.token_row == row] = scored.logprobs.cpu()
+        alone = [batch.micro_batch([row]) for row in range(len(batch.rows))]
+        for row, logprobs in enumerate(ranks.computed(alone, lambda micro_batch: self.output(micro_batch).logprobs)):
+            found[batch.token_row == row] = logprobs
         return found
 
     def lr_factor(self, step: int) -> float:
@@ -170,51 +172,28 @@ class PilotModule(LightningModule):
                 group["initial_lr"] = group["lr"]
         return optimizers
 
-    def total(self, count: int) -> float:
-        """A count, summed over all ranks."""
-        counted = torch.tensor(float(count), device=self.device)
-        return float(self.trainer.strategy.reduce(counted, reduce_op="sum"))
-
-    def everyones(self, held: T) -> list[T]:
-        """What each rank holds, in their order."""
-        if not torch.distributed.is_initialized():
-            return [held]
-        every = [held] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(every, held)
-        return every
-
-    def summed(self, stats: dict[str, float]) -> dict[str, float]:
-        """Stats summed over all ranks, of which one without rows may lack some."""
-        every = self.everyones(stats)
-        return {name: sum(one.get(name, 0.0) for one in every) for name in dict.fromkeys(chain(*every))}
-
     def sum_gradients(self) -> None:
         """Add up the ranks' gradients, in one piece: their losses are parts of one mean already."""
-        if self.trainer.world_size > 1:
+        if ranks.count() > 1:
             learned = [p for p in self.parameters() if p.requires_grad]
             held = torch.tensor([p.grad is not None for p in learned], device=self.device)
             flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learned), held])
             torch.distributed.all_reduce(flat)
             *grads, held = torch.split(flat, [*(p.numel() for p in learned), len(learned)])
-            for p, grad, ranks in zip(learned, grads, held.tolist(), strict=True):
-                p.grad = grad.view_as(p) if ranks else None  # without, the optimizer leaves it alone, as on one rank
+            for p, grad, has in zip(learned, grads, held.tolist(), strict=True):
+                p.grad = grad.view_as(p) if has else None  # without, the optimizer leaves it alone, as on one rank
 
     def unsynced(self) -> Any:
-        """Keep the strategy from averaging gradients by itself: a rank may have fewer micro-batches than another."""
+        """Keep the strategy from averaging gradients by itself, after each micro-batch."""
         block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
         return block()
 
-    @torch.no_grad()
     def held_out_loss(self, batch: Batch) -> float:
         """Cross entropy in nats a token on demonstrations of tasks that are never trained on; nan: all of them were broken."""
         everything = range(len(batch.episodes))
-        micro_batches = batch.micro_batches(everything, self.micro_tokens)
-        loss = sum(
-            float(-self.policy(micro_batch.to(self.device), self.temperature).logprobs.sum())
-            for micro_batch in micro_batches
-        )
-        total = self.summed({"loss": loss, "tokens": batch.tokens(everything)})
-        return total["loss"] / total["tokens"] if total["tokens"] else math.nan
+        micro_batches, tokens = batch.micro_batches(everything, self.micro_tokens), batch.tokens(everything)
+        losses = ranks.computed(micro_batches, lambda micro_batch: -self.output(micro_batch).logprobs.sum())
+        return sum(map(float, losses)) / tokens if tokens else math.nan
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = learned(self)

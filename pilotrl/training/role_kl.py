@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pilotrl.models.policy import Policy
 from pilotrl.store.reading import unreadable
-from pilotrl.training import batch_file
+from pilotrl.training import batch_file, ranks
 from pilotrl.training.batch import Batch, collate
 from pilotrl.types import Episode, Role
 
@@ -73,11 +73,9 @@ class Probe:
         return {role: float(k3[mine].mean()) for role, mine in said.items() if mine.any()}
 
 
-@torch.no_grad()
 def logprobs(policy: Policy, batch: Batch, temperature: float, micro_tokens: int) -> Tensor:
     """[N] of a batch's trained tokens under the weights of now, micro-batch by micro-batch."""
     device = next(policy.parameters()).device
     micro_batches = batch.micro_batches(range(len(batch.episodes)), micro_tokens)
-    return torch.cat(
-        [NOTHING, *(policy(micro_batch.to(device), temperature).logprobs.cpu() for micro_batch in micro_batches)]
-    )
+    found = ranks.computed(micro_batches, lambda micro_batch: policy(micro_batch.to(device), temperature).logprobs)
+    return torch.cat([NOTHING, *found])

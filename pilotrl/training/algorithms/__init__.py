@@ -6,8 +6,8 @@
 
 What a method takes and returns is a frozen record, so that a new field breaks nobody. Shapes, here and in the files: E episodes,
 C calls (sorted by episode, within an episode by time), N trained tokens and M calls of one micro-batch. A micro-batch holds calls
-whole. What losses and stats are divided by is counted beforehand over the whole minibatch of an optimizer update and all ranks,
-so that the parts of micro-batches and ranks simply add up.
+whole. What losses and stats are divided by is counted beforehand over the whole minibatch of an optimizer update, so that the
+parts of micro-batches simply add up, on whichever rank each is run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pilotrl.types import UserError
 
 @dataclass(frozen=True)
 class Played:
-    """The scored episodes of a step, on this rank: whole groups, of which a rank has some."""
+    """The scored episodes of a step: whole groups."""
 
     rewards: Tensor
     """[E] float64, NaN where missing (broken or unscored): such an episode is left out of every statistic."""
@@ -66,7 +66,7 @@ class Credit:
     returns: Tensor | None = None
     """[C] float64, what the value head should have said, NaN where nothing is known; None without a critic."""
     stats: Mapping[str, float] = field(default_factory=dict)
-    """To log as train/NAME: means over the groups of this rank, of which the mean over all ranks is made."""
+    """To log as train/NAME: means over the groups."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class Scored:
     played: Played
     """All calls of the step: `played.turn[scored.call]`, `played.observation[scored.call[scored.token_call]]`, ..."""
     tokens: float
-    """Trained tokens of the whole minibatch, all ranks: what a mean over tokens is divided by."""
+    """Trained tokens of the whole minibatch: what a mean over tokens is divided by."""
     calls: float
-    """Trained calls of the whole minibatch, all ranks: what a mean over calls is divided by."""
+    """Trained calls of the whole minibatch: what a mean over calls is divided by."""
     targets: float
-    """Calls with a finite return of the whole minibatch, all ranks."""
+    """Calls with a finite return of the whole minibatch."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Loss:
     """A micro-batch's part of the loss, and of the means to log."""
 
     value: Tensor
-    """Scalar with gradient; the parts of micro-batches and ranks add up to the minibatch's."""
+    """Scalar with gradient; the parts of micro-batches add up to the minibatch's."""
     stats: Mapping[str, Tensor | float] = field(default_factory=dict)
     """Detached scalars to log as train/NAME, which add up likewise."""
 

@@ -10,7 +10,7 @@ at its last call stands in for it, discounted once. Adding the reward of the par
 is about a whole episode): being cut would be worth reward / (1 - gamma). With gamma = 1 dithering until the cut costs
 nothing: keep it below.
 Left out: clipping of the value loss; normalizing advantages over a minibatch (Adam hardly minds their scale, and the
-gradient would depend on how episodes are divided among minibatches and ranks).
+gradient would depend on how episodes are divided among minibatches).
 Degenerate cases: the return of one call is the reward; a missing reward gives advantage 0 and no value loss.
 """
 
@@ -57,7 +57,7 @@ def gae(
 
 
 def value_loss(values: Tensor, returns: Tensor, calls: float) -> Tensor:
-    """Squared error over M calls, NaN returns left out, divided by `calls` (of the whole minibatch, all ranks)."""
+    """Squared error over M calls, NaN returns left out, divided by `calls` (of the whole minibatch)."""
     known = ~returns.isnan()
     return (values[known] - returns[known].to(values)).square().sum() / max(calls, 1)
 
