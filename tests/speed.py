@@ -1,18 +1,28 @@
 """What it saves to run once what rows begin with alike: `python tests/speed.py RUN_FOLDER`, a batch that the run kept.
 
 The same rows forwards and backwards, all in a trie and each by itself, by turns in one process.
+
+What several ranks save: `python tests/speed.py RUN_FOLDER RANKS`, such as 1 and then 2. Each has one thread; give each a core.
+The updates of the first of those batches, and how many forward and backward passes one rank makes of it.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
+
+import torch
+from lightning import Trainer
 
 from pilotrl.cli.stored_config import stored_config
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
+from pilotrl.runs.run import Run
 from pilotrl.runs.setup import load_model, model_path
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.training import batch_file
@@ -29,7 +39,37 @@ def learned(policy: Policy, micro_batches: Iterable[MicroBatch]) -> tuple[float,
     return perf_counter() - begin, tokens
 
 
-def main(folder: str) -> None:
+def updated(folder: str, count: int) -> None:
+    """Learn a batch several times, on so many ranks."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # else Lightning divides the cores among ranks
+    torch.set_num_threads(1)
+    run = RunFolder(Path(folder))
+    batch, _ = batch_file.read(min(run.calls.glob("step-*.safetensors")))
+    module, seconds, passes = Run(stored_config(run), run, None).module(), list[float](), 0
+    scored, step = module.scored, module.training_step
+
+    def counted(*given: Any, **counts: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return scored(*given, **counts)
+
+    def timed(*given: Any) -> None:
+        step(*given)
+        seconds.append(module.metrics["seconds/update"])
+
+    module.scored, module.training_step = counted, timed  # type: ignore[method-assign]
+    silent = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    several = {"devices": count, "strategy": "ddp" if count > 1 else "auto", "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=1, logger=False, **several, **silent)  # type: ignore[arg-type]
+    trainer.fit(module, [replace(batch, version=version, step=version) for version in range(TIMES)])
+    if trainer.is_global_zero:
+        print(f"{count} ranks: {min(seconds):.2f} seconds/update, {passes // TIMES} passes of each rank", flush=True)
+
+
+def main(folder: str, count: str | None = None) -> None:
+    if count is not None:
+        updated(folder, int(count))
+        return
     run = RunFolder(Path(folder))
     config, kept = stored_config(run), sorted(run.calls.glob("step-*.safetensors"))
     policy = Policy(load_model(config, model_path(config, run.path)), critic=False)

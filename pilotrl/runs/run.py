@@ -184,14 +184,13 @@ class Run:
         if ranks.number() == 0:
             self.probe.save(path)
 
-    def train(self, last: Path | None) -> PilotModule:
-        """Hand module and data source to Lightning."""
-        config, setup = self.config, self.setup
-        train, trainer = config.train, config.trainer
-        module = PilotModule(
+    def module(self) -> PilotModule:
+        """The Lightning module."""
+        setup, train = self.setup, self.config.train
+        return PilotModule(
             setup.policy,
             setup.algorithm,
-            seed=config.seed,
+            seed=self.config.seed,
             steps=train.steps,
             minibatches=train.minibatches,
             micro_tokens=train.micro_tokens,
@@ -204,6 +203,11 @@ class Run:
             value_lr=getattr(setup.algorithm, "value_lr", 0.0),
             muon_lr=train.muon_lr,
         )
+
+    def train(self, last: Path | None) -> PilotModule:
+        """Hand module and data source to Lightning."""
+        config, module = self.config, self.module()
+        train, trainer = config.train, config.trainer
         lightning = Trainer(
             accelerator=trainer.accelerator,
             devices=trainer.devices,

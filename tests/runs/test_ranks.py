@@ -1,4 +1,4 @@
-"""Distributed training: two ranks get the same loss, gradient and weights as one.
+"""Distributed training: two and three ranks get the same loss, gradient and weights as one, each with its share of the passes.
 
 Run as a script this file is one rank: it trains every case and saves the results.
 """
@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pilotrl import PACKAGE
 from pilotrl.store.run_folder import RunFolder
@@ -33,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a model for each role": {"algorithm": "ppo", "minibatches": 2, "roles": "isolated", **BOTH},
     "nothing to learn": {"algorithm": "grpo", "minibatches": 2},
 }
-"""With one group the second rank has no episodes."""
+"""With one group there are more ranks than groups."""
 
 
 def spread(episodes: Sequence[Episode]) -> None:
@@ -49,24 +51,35 @@ def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, An
     run.graded(spread if case != "nothing to learn" else lambda episodes: None)
     learned = [p for p in run.module.parameters() if p.requires_grad]
     run.module.configure_optimizers = lambda: [torch.optim.SGD([{"params": learned, "initial_lr": 0.1}], lr=0.1)]
-    start = run.weights()
+    scored, update, start, passes = run.module.scored, run.module.update, run.weights(), [0]
+
+    def scored_once_more(*given: Any, **counts: float) -> Any:
+        passes[-1] += 1
+        return scored(*given, **counts)
+
+    def updated(step: int) -> float:
+        passes.append(0)
+        return float(update(step))
+
+    run.module.scored, run.module.update = scored_once_more, updated
     run.fit(**lightning)
-    played = len(run.source.batch(0).episodes)
-    return {"metrics": run.module.metrics, "weights": run.weights(), "start": start, "played": played}
+    return {"metrics": run.module.metrics, "weights": run.weights(), "start": start, "passes": passes[:-1]}
 
 
-def main(folder: Path, out: Path) -> None:
+def main(folder: Path, out: Path, count: int) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from conftest import Training
 
     torch.set_num_threads(1)
-    made = {case: train(lambda **given: Training(folder, **given), case, devices=2, strategy="ddp") for case in CASES}
+    several: dict[str, Any] = {"devices": count, "strategy": "ddp"}
+    made = {case: train(lambda **given: Training(folder, **given), case, **several) for case in CASES}
     torch.save(made, out)
 
 
-@pytest.fixture(scope="module")
-def ranks(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two processes over gloo learned in each case."""
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What so many processes over gloo learned in each case."""
+    count = request.param
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -80,35 +93,38 @@ def ranks(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
     command = [sys.executable, "-W", "error::RuntimeWarning", __file__, str(tiny)]
     started = [
         subprocess.Popen(
-            [*command, str(folder / f"{rank}.pt")],
+            [*command, str(folder / f"{rank}.pt"), str(count)],
             env=os.environ | shared | {"LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     try:
         said = [process.communicate(timeout=240)[0] for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(said)[-4000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    assert not any(process.returncode for process in started), "\n".join(said)[-4000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Callable[..., Any], case: str) -> None:
-    one, two = train(training, case), [rank[case] for rank in ranks]
-    assert sum(rank["played"] for rank in two) == one["played"]
-    assert torch.equal(two[0]["weights"], two[1]["weights"])
+def test_several_ranks_learn_what_one_does(
+    ranks: list[dict[str, Any]], training: Callable[..., Any], case: str
+) -> None:
+    one, several = train(training, case), [rank[case] for rank in ranks]
     moved = (one["weights"] - one["start"]).abs().max()
     assert moved > 0 or case == "nothing to learn"
-    # A gradient is a float32 sum over tokens, in another order on two ranks: some thousand roundings of its size at most.
-    assert (two[0]["weights"] - one["weights"]).abs().max() <= 1000 * torch.finfo(torch.float32).eps * moved
+    for rank in several:
+        assert torch.equal(rank["weights"], several[0]["weights"])
+        assert rank["passes"] == [ceil(passes / len(several)) for passes in one["passes"]]  # of each update
+    # A gradient is a float32 sum over tokens, in another order on each rank: some thousand roundings of its size at most.
+    assert (several[0]["weights"] - one["weights"]).abs().max() <= 1000 * torch.finfo(torch.float32).eps * moved
     for name, value in one["metrics"].items():
         if not name.startswith("seconds/"):
-            assert two[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+            assert several[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize(
@@ -119,17 +135,20 @@ def test_two_ranks_learn_what_one_does(ranks: list[dict[str, Any]], training: Ca
 def test_episodes_of_two_ranks_are_written_and_counted_like_those_of_one(
     warm: Path, tmp_path: Path, chosen: tuple[str, ...]
 ) -> None:
-    """Whole runs of a step: the first rank writes the episodes of all."""
+    """Whole runs of a step, evaluations too: the first rank writes the episodes of all, and what all made of its tokens."""
     words = [*chosen, *SMALL, "train.steps=1", "train.tasks=3", f"model.path={warm}"]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
     for devices in (1, 2):
         command = [sys.executable, "-m", "pilotrl", *words, f"trainer.devices={devices}", f"hydra.run.dir={devices}"]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=240)
     one, two = (RunFolder(tmp_path / str(devices)) for devices in (1, 2))
-    lines = [
-        [line for line in run.episodes.read_text().splitlines() if '"phase": "train"' in line] for run in (one, two)
-    ]
+    lines = [run.episodes.read_text().splitlines() for run in (one, two)]
     assert lines[0] == lines[1]
+    assert {json.loads(line)["phase"].partition("/")[0] for line in lines[0]} == {"before", "train", "after"}
+    for name in ("probe.safetensors", "calls/step-000001.safetensors"):
+        held, same = (load_file(run.path / name) for run in (one, two))
+        for part in ("row_ids", "initial" if "probe" in name else "recomputed"):
+            torch.testing.assert_close(same[part], held[part], atol=1e-5, rtol=1e-4)
     ours, theirs = (json.loads(run.metrics.read_text()) for run in (one, two))
     assert (ours["env/episodes"], ours.get("valid/loss", 0) > 0) == (12, "stage=warmstart" in chosen)
     for name, value in ours.items():
@@ -138,4 +157,4 @@ def test_episodes_of_two_ranks_are_written_and_counted_like_those_of_one(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -213,17 +213,6 @@ def test_parts_hold_each_group_once_and_whole_and_are_alike_in_size(count: int) 
     assert count == 1 or parts != batch.minibatches(count, seed=4)
 
 
-def test_the_part_of_an_episode_does_not_depend_on_the_rank_that_played_it() -> None:
-    episodes = [episode([], group=g, sample=s) for g in range(4) for s in range(4)]
-    whole = batch_of(episodes, groups=4)
-    ranks = [[e for e in episodes if e.group % 2 == rank] for rank in (0, 1)]
-    split = [[[mine[i] for i in part] for part in batch_of(mine, groups=4).minibatches(3, 9)] for mine in ranks]
-    for part, *shares in zip(whole.minibatches(3, 9), *split, strict=True):
-        together = {(e.group, e.sample) for share in shares for e in share}
-        assert together == {(episodes[i].group, episodes[i].sample) for i in part}
-    assert batch_of([], groups=4).minibatches(3, 9) == [[], [], []]
-
-
 def siblings(count: int, seed: int = 0) -> list[Episode]:
     """Groups of four that begin alike, two and two alike for longer, the fourth as the third but for its reward."""
     made = []

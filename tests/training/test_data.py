@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.rewards.judge import Item, PlanItem
 from pilotrl.rollout.task_schedule import schedule
+from pilotrl.training import ranks
 from pilotrl.training.batch import Batch
 from pilotrl.training.data import Rollouts
 from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, WrittenPlan
@@ -99,16 +100,22 @@ def test_a_task_that_comes_again_is_sampled_anew(training: Callable[..., Any]) -
     assert said[0] != said[1] != said[2] != said[0]
 
 
-def test_ranks_share_whole_groups_and_play_what_one_would_have_played(training: Callable[..., Any]) -> None:
-    whole = {(e.group, e.sample): e for e in training().source.batch(0).episodes}
-    shares = [training(rank=rank, ranks=3).source.batch(0).episodes for rank in range(3)]
-    assert [{e.group for e in share} for share in shares] == [{0, 3}, {1}, {2}]
-    assert sum(map(len, shares)) == len(whole) == 12
-    for episode in (e for share in shares for e in share):
-        same = whole[episode.group, episode.sample]
-        assert episode.task == same.task
+def test_ranks_play_slices_of_what_one_would_have_played(
+    training: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five ranks have work with four groups of three, too."""
+    whole, played = training().source.batch(0), list[list[Episode]]()
+    monkeypatch.setattr(ranks, "everyones", lambda held: [episode for share in [*played, held] for episode in share])
+    monkeypatch.setattr(ranks, "count", lambda: 5)
+    for rank in range(5):
+        monkeypatch.setattr(ranks, "number", lambda rank=rank: rank)
+        batch = training().source.batch(0)
+        played.append(batch.episodes[sum(map(len, played)) :])
+    assert [len(share) for share in played] == [2, 2, 3, 2, 3]
+    for episode, same in zip(batch.episodes, whole.episodes, strict=True):
+        assert (episode.group, episode.sample, episode.task) == (same.group, same.sample, same.task)
         assert [call.ids for call in episode.calls] == [call.ids for call in same.calls]
-    assert training(rank=4, ranks=5).source.batch(0).rows == []
+    assert all(torch.equal(row, same) for row, same in zip(batch.rows, whole.rows, strict=True))
 
 
 def test_a_group_whose_episodes_do_not_start_alike_is_none(training: Callable[..., Any]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from pilotrl.training import ranks
 from pilotrl.training.algorithms import Credit, Loss, Played, Scored
 from pilotrl.training.algorithms.grpo import Grpo
 from pilotrl.training.batch import ROLES, Batch
@@ -193,7 +193,7 @@ def test_later_minibatches_are_off_policy_and_counted(training: Make) -> None:
 def test_what_no_rank_learns_about_the_optimizer_leaves_alone(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zeros in place of no gradient would move it, by momentum and weight decay, as one rank does not."""
     module = training().module
-    monkeypatch.setattr(module, "_trainer", SimpleNamespace(world_size=2))
+    monkeypatch.setattr(ranks, "count", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     first, *others = [p for p in module.parameters() if p.requires_grad]
     first.grad = torch.ones_like(first)
