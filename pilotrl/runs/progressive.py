@@ -42,7 +42,7 @@ POLL = 0.2
 def run(config: Config, path: Path) -> None:
     """Run the stages that are not finished, by the chain's folder, one after another.
 
-    With several ranks the first one does all this; the others follow it from stage to stage, and only train.
+    With several ranks the first one does all this; the others follow it from stage to stage, and play and train with it.
     """
     folder = RunFolder(path)
     if _get_rank():
@@ -64,7 +64,7 @@ def run(config: Config, path: Path) -> None:
 
 
 def follow(config: Config, folder: RunFolder) -> None:
-    """What the other ranks do: train each stage with the first rank, which starts it when the one before is finished."""
+    """What the other ranks do: go through each stage with the first rank, which starts it when the one before is finished."""
     for stage in stage_chain.folders(folder, config):
         while not stage.begun:
             time.sleep(POLL)
