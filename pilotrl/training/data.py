@@ -146,12 +146,11 @@ class Rollouts(IterableDataset[Batch]):
     def specs(self, step: int, version: int) -> list[EpisodeSpec]:
         """Of all groups, in order."""
         names = schedule(self.names, self.seed, step, self.tasks)
+        tasks = [Task(home(self.env, name), name, self.split, self.seed) for name in names]
         agents = [replace(agent, version=version) for agent in self.agent_specs]
         return [
-            EpisodeSpec(
-                Task(home(self.env, name), name, self.split, self.seed), group, sample, agents[group % len(agents)]
-            )
-            for group, name in enumerate(names)
+            EpisodeSpec(task, group, sample, agents[group % len(agents)])
+            for group, task in enumerate(tasks)
             for sample in range(self.group_size)
         ]
 

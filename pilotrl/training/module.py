@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from pilotrl.models.micro_batch import MicroBatch
-from pilotrl.models.policy import ForwardOutput, Policy, learned
+from pilotrl.models.policy import Policy, learned
 from pilotrl.training import ranks
 from pilotrl.training.algorithms import Algorithm, Played, Scored
 from pilotrl.training.batch import Batch
@@ -75,11 +74,10 @@ class PilotModule(LightningModule):
         for episodes, seen in minibatches:
             mine, tokens = returns[batch.calls(episodes)], float(batch.tokens(episodes))
             counts = {"tokens": tokens, "calls": float(len(mine)), "targets": float(mine.isfinite().sum())}
-            for _, micro_batch, weight in ranks.dealt(batch.micro_batches(episodes, self.micro_tokens, has_gradient)):
-                scored = self.scored(micro_batch, played, weights, returns, **counts)
+            for _, micro, weight in ranks.dealt([*batch.micro_batches(episodes, self.micro_tokens, has_gradient)]):
+                scored = self.scored(micro, played, weights, returns, **counts)
                 loss = self.algorithm.loss(scored)
-                with self.unsynced():
-                    self.manual_backward(weight * loss.value)
+                self.manual_backward(weight * loss.value)
                 stats = {name: value * tokens / seen for name, value in loss.stats.items()}  # calls miss none
                 stats |= {"loss": loss.value.detach(), "entropy": scored.entropy.sum() / seen}
                 for name, value in stats.items():
@@ -90,25 +88,18 @@ class PilotModule(LightningModule):
         self.metrics = {f"train/{name}": float(value) for name, value in logged.items()}
         self.metrics["seconds/update"] = time.perf_counter() - start
 
-    def output(self, micro_batch: MicroBatch) -> ForwardOutput:
-        """A forward pass."""
-        output: ForwardOutput = self.policy(micro_batch.to(self.device), self.temperature)
-        return output
-
-    def scored(
-        self, micro_batch: MicroBatch, played: Played, weights: Tensor, returns: Tensor, **counts: float
-    ) -> Scored:
+    def scored(self, micro: MicroBatch, played: Played, weights: Tensor, returns: Tensor, **counts: float) -> Scored:
         """A forward pass over a micro-batch, as the algorithm is shown it."""
-        output = self.output(micro_batch)
+        output = self.policy(micro.to(self.device), self.temperature)
         return Scored(
             logprobs=output.logprobs,
-            old_logprobs=micro_batch.logprobs.to(self.device),
+            old_logprobs=micro.logprobs.to(self.device),
             entropy=output.entropy,
-            advantages=weights[micro_batch.token_call].to(self.device),
-            token_call=torch.searchsorted(micro_batch.call, micro_batch.token_call).to(self.device),
-            call=micro_batch.call,
+            advantages=weights[micro.token_call].to(self.device),
+            token_call=torch.searchsorted(micro.call, micro.token_call).to(self.device),
+            call=micro.call,
             values=output.values,
-            returns=returns[micro_batch.call].to(self.device),
+            returns=returns[micro.call].to(self.device),
             played=played,
             **counts,
         )
@@ -131,16 +122,21 @@ class PilotModule(LightningModule):
             return torch.zeros(0)
         micro_batches = [*batch.micro_batches(range(len(batch.episodes)), self.micro_tokens)]
         values = torch.zeros(len(batch.call_episode))
-        found = ranks.computed(micro_batches, lambda micro_batch: self.output(micro_batch).values)
+        found = ranks.computed(micro_batches, lambda micro: self.policy(micro.to(self.device), self.temperature).values)
         for micro_batch, of_calls in zip(micro_batches, found, strict=True):
             values[micro_batch.call] = of_calls
         return values
+
+    def logprobs(self, micro: MicroBatch) -> Tensor:
+        """[N] of a micro-batch's trained tokens under the present weights."""
+        logprobs: Tensor = self.policy(micro.to(self.device), self.temperature).logprobs
+        return logprobs
 
     def recomputed(self, batch: Batch) -> Tensor:
         """[N] log-probabilities of the trained tokens under the present weights, a row at a time."""
         found = torch.zeros_like(batch.logprobs)
         alone = [batch.micro_batch([row]) for row in range(len(batch.rows))]
-        for row, logprobs in enumerate(ranks.computed(alone, lambda micro_batch: self.output(micro_batch).logprobs)):
+        for row, logprobs in enumerate(ranks.computed(alone, self.logprobs)):
             found[batch.token_row == row] = logprobs
         return found
 
@@ -183,17 +179,18 @@ class PilotModule(LightningModule):
             for p, grad, has in zip(learned, grads, held.tolist(), strict=True):
                 p.grad = grad.view_as(p) if has else None  # without, the optimizer leaves it alone, as on one rank
 
-    def unsynced(self) -> Any:
-        """Keep the strategy from averaging gradients by itself, after each micro-batch."""
-        block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
-        return block()
-
     def held_out_loss(self, batch: Batch) -> float:
         """Cross entropy in nats a token on demonstrations of tasks that are never trained on; nan: all of them were broken."""
         everything = range(len(batch.episodes))
-        micro_batches, tokens = batch.micro_batches(everything, self.micro_tokens), batch.tokens(everything)
-        losses = ranks.computed(micro_batches, lambda micro_batch: -self.output(micro_batch).logprobs.sum())
+        micro_batches, tokens = [*batch.micro_batches(everything, self.micro_tokens)], batch.tokens(everything)
+        losses = ranks.computed(micro_batches, lambda micro: -self.logprobs(micro).sum())
         return sum(map(float, losses)) / tokens if tokens else math.nan
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """DDP is not to average gradients by itself, after each micro-batch: `update` adds them up. Lightning has it do so again
+        after each step."""
+        model: Any = self.trainer.model
+        model.require_backward_grad_sync = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = learned(self)

@@ -10,7 +10,7 @@ process group there is one rank, which does everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -51,18 +51,17 @@ def summed(stats: Mapping[str, float]) -> dict[str, float]:
     return {name: sum(one.get(name, 0.0) for one in every) for name in dict.fromkeys(chain(*every))}
 
 
-def dealt(micro_batches: Iterable[MicroBatch]) -> list[tuple[int, MicroBatch, float]]:
+def dealt(micro_batches: Sequence[MicroBatch]) -> list[tuple[int, MicroBatch, float]]:
     """This rank's micro-batches: the index of each, and its weight. They are dealt by size, the largest first, so that what
     ranks run side by side is alike. Every rank has equally many: one that would have fewer runs another's, with weight 0."""
-    held, rank, ranks = [*micro_batches], number(), count()
-    order = sorted(range(len(held)), key=lambda index: -len(held[index].ids))
-    passes = sorted(order[start : start + ranks] for start in range(0, len(order), ranks))
-    mine = [(each[min(rank, len(each) - 1)], float(rank < len(each))) for each in passes]
-    return [(index, held[index], weight) for index, weight in mine]
+    order = sorted(range(len(micro_batches)), key=lambda index: -len(micro_batches[index].ids))
+    passes = sorted(order[start : start + count()] for start in range(0, len(order), count()))
+    mine = [(each[min(number(), len(each) - 1)], float(number() < len(each))) for each in passes]
+    return [(index, micro_batches[index], weight) for index, weight in mine]
 
 
 @torch.no_grad()
-def computed(micro_batches: Iterable[MicroBatch], forward: Callable[[MicroBatch], Tensor]) -> list[Tensor]:
+def computed(micro_batches: Sequence[MicroBatch], forward: Callable[[MicroBatch], Tensor]) -> list[Tensor]:
     """What a forward pass says of each micro-batch, in their order, whichever rank ran it."""
     mine = [(index, forward(micro_batch).cpu()) for index, micro_batch, _ in dealt(micro_batches)]
     return [found for _, found in sorted(dict(everyones(mine)).items())]

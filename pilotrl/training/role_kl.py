@@ -76,6 +76,6 @@ class Probe:
 def logprobs(policy: Policy, batch: Batch, temperature: float, micro_tokens: int) -> Tensor:
     """[N] of a batch's trained tokens under the weights of now, micro-batch by micro-batch."""
     device = next(policy.parameters()).device
-    micro_batches = batch.micro_batches(range(len(batch.episodes)), micro_tokens)
+    micro_batches = [*batch.micro_batches(range(len(batch.episodes)), micro_tokens)]
     found = ranks.computed(micro_batches, lambda micro_batch: policy(micro_batch.to(device), temperature).logprobs)
     return torch.cat([NOTHING, *found])
