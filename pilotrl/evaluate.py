@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,8 @@ def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -
     with out.lines("episodes.jsonl") as lines:
         for when, settings in (("before", config), ("after", trained)):
             setup = TrainSetup.of(settings, run.path)  # type: ignore[arg-type]
-            measured[when] = measure(setup, panel, {}, partial(_show, display, when))
+            with closing(setup.engine):
+                measured[when] = measure(setup, panel, {}, partial(_show, display, when))
             for protocol, episodes in measured[when].items():
                 for episode in episodes:
                     lines.write(to_record(episode, f"{when}/{protocol}", 0))
@@ -53,7 +55,8 @@ def side_by_side(sides: Sequence[Side], out: RunFolder, display: Display) -> dic
         for number, (config, run) in enumerate(sides, start=1):
             setup = setup_of(config, run)
             panel, before = panel_of(setup), setup.spent()
-            measured = measure(setup, panel, {}, partial(_show, display, str(number)))
+            with closing(setup.engine):
+                measured = measure(setup, panel, {}, partial(_show, display, str(number)))
             for protocol, episodes in measured.items():
                 for episode in episodes:
                     lines.write(to_record(episode, f"{number}/{protocol}", 0))

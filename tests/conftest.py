@@ -256,7 +256,7 @@ class Training:
             env="toy",
             split="train",
             make_env=lambda: load("toy", split="train"),
-            engine=engine_of(self.policy, chat.end, LOCAL, roles),
+            engine=engine_of(self.policy, chat.end, LOCAL, roles, folder),
             agent_specs=[replace(adaplan(chat), **given | (agent_spec or {}))],
             scoring=scoring(trains={role: LIMITS[role] for role in trains}),
             trains=trains,

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pilotrl import CONF
 from pilotrl.cli.compose import composed_job, key_of, parse, parsed, resolved
 from pilotrl.cli.machine import check_context
-from pilotrl.cli.preflight import check_endpoints, check_language_model, check_taught
+from pilotrl.cli.preflight import check_endpoints, check_engine, check_language_model, check_taught
 from pilotrl.cli.stored_config import began_in, read_elsewhere
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.typed_again import reaching, refuse
@@ -105,6 +105,7 @@ def side(folder: RunFolder, changes: Sequence[Override]) -> Side:
     check(config)
     check_policy(folder.policy)
     check_language_model(config)
+    check_engine(config)
     check_endpoints(config)
     check_context(config)
     return config, folder

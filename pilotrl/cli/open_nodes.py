@@ -27,7 +27,7 @@ METHODS = {
     "teacher": ("plan",),
     "judge": ("grade", "grade_plans"),
     "algorithm": ("advantages", "loss"),
-    "engine": ("submit", "step", "release"),
+    "engine": ("submit", "step", "release", "take", "rest", "close"),
     "model.prompts": ("texts",),
     "model.endpoint": ("decoded", "endpoints"),
     "reward.terms": ("__call__",),
@@ -46,6 +46,8 @@ CALLED = {
 }
 GIVEN = {"judge": ("resolve",), "engine": ("model", "end")}
 """Keywords that whoever builds the object adds."""
+GIVEN_TO_COPIES = ("folder", "rank")
+"""And to an engine with a copy of the weights."""
 UNLIMITED = ("clip_high", "dual_clip")
 """Keywords for which infinity means no limit."""
 NAMED = ("algorithm", "engine")
@@ -73,7 +75,7 @@ def check_target(node: str, settings: DictConfig) -> None:
     own = [key for key in map(str, settings) if key != "_target_" and not (key == "name" and node in NAMED)]
     for key in own:
         check_value(node, key, settings[key], target, hints, schema)
-    added = GIVEN.get(node.split(".")[0], ())
+    added = (*GIVEN.get(node.split(".")[0], ()), *(GIVEN_TO_COPIES if getattr(cls, "copies", False) else ()))
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
     for key in added:
         if key not in hints and not open_ended:

@@ -73,6 +73,7 @@ def prepare(argv: Sequence[str]) -> ParsedCommand:
             check_learner(config)
             check_algorithm(config)
             check_language_model(config)
+            check_engine(config)
             check_endpoints(config)
             check_taught(config)
             check_context(config)
@@ -167,6 +168,23 @@ def check_language_model(config: Config) -> None:
     if strange:
         template = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, model.template), resolve=True))
         model_info.check_model(model.path, template, "system" in prompts.load(prompt_set(model.prompts)))
+
+
+def check_engine(config: Config) -> None:
+    """An engine with a copy of the weights can serve the model, and is installed. Loads torch."""
+    model, plain = config.model, partial(OmegaConf.to_container, resolve=True)
+    kind: Any = locate("engine._target_", config.engine["_target_"])
+    if not hasattr(kind, "check"):
+        return
+    from pilotrl.models import from_scratch, model_info
+
+    if model.scratch is not None and config.parent is None:
+        sizes = {key: value for key, value in cast(dict[str, Any], plain(model.scratch)).items() if key != "texts"}
+        about = from_scratch.architecture(**sizes, positions=model.max_length)
+    else:
+        about = model_info.config_of(str(Path(config.parent) / "policy") if config.parent else model.path)
+    more = {"dtype": model.dtype, "lora_rank": model.lora.rank, "roles": model.roles, "max_length": model.max_length}
+    kind.check(plain(config.engine), about, **more)
 
 
 def check_endpoints(config: Config) -> None:

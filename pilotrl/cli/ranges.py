@@ -195,6 +195,7 @@ def _running(config: Config) -> dict[str, Rule]:
         "algorithm.name": a_name(),
         "engine.name": a_name(),
         "engine.slots": at_least(1),
+        "engine.memory_gb": above(0, 10_000),
         "panel.tasks": at_least(1),
         "panel.samples": (
             lambda samples: 1 <= samples <= most,

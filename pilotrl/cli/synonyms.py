@@ -65,8 +65,9 @@ SYNONYMS = {
     "attn_implementation": "not there: attention is one of our own, which runs shared beginnings once",
     "gradient_checkpointing": "model.gradient_checkpointing",
     # generation
-    "vllm": "engine (engine=local is transformers in this process, the only one so far)",
-    "use_vllm": "engine (engine=local is transformers in this process, the only one so far)",
+    "vllm": "engine (engine=vllm; engine=local is transformers in this process)",
+    "use_vllm": "engine (engine=vllm; engine=local is transformers in this process)",
+    "gpu_memory_utilization": "engine.memory_gb (of keys and values, with engine=vllm)",
     "max_num_seqs": "engine.slots",
     "temperature": "train.temperature, or panel.temperature of the evaluation",
     "top_p": "panel.top_p (of the evaluation; training samples from the whole distribution)",

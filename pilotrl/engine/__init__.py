@@ -1,10 +1,10 @@
-"""Inference engines, which generate replies: `submit` requests, `step` until they finish, in any order.
+"""Inference engines, which generate replies: `take` the weights, `submit` requests, `step` until they finish, in any order.
 
 May import `endpoint`, `models` and `prompts`. Never here: environments, plans, gradients."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from pilotrl.types import Reply, Request
 
@@ -24,6 +24,25 @@ class Engine(Protocol):
     def release(self, session: tuple[int, int]) -> None:
         """The session's episode is over: drop its requests and its cache."""
         ...
+
+    def take(self, version: int) -> None:
+        """From here on the weights as they are now play, `version` of them, and nothing that older ones computed is met again."""
+        ...
+
+    def rest(self) -> None:
+        """A batch is played: the device is wanted for learning."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be asked: end its processes, remove its files. May be called twice."""
+        ...
+
+
+class CopyingEngine(Engine, Protocol):
+    """An engine that is not the learner: it plays with a copy of the weights, which `take` renews, for all adapters at once. Its
+    class is made with `model`, here the whole policy, `end`, the run's `folder` and this process's `rank`."""
+
+    copies: ClassVar[bool] = True
 
 
 @runtime_checkable

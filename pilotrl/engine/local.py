@@ -101,6 +101,15 @@ class LocalEngine:
         if not self.slot_of:
             self.drafts.forget()  # so that a batch of episodes does not depend on those before it, even by rounding
 
+    def take(self, version: int) -> None:
+        """Does nothing: the weights are the learner's, and slots were emptied when their episodes ended."""
+
+    def rest(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
     @torch.inference_mode()
     def step(self) -> list[Reply]:
         """One forward pass, at least one more token for every running request; returns those that ended."""

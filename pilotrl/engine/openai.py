@@ -110,6 +110,15 @@ class OpenAiEngine:
         """Drop the session's requests: their replies are ignored."""
         self.waiting = {future: sent for future, sent in self.waiting.items() if sent[0].session != session}
 
+    def take(self, version: int) -> None:
+        """Does nothing: the weights are elsewhere, and do not learn."""
+
+    def rest(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing: endpoints are shared."""
+
     def spent(self) -> dict[str, float]:
         """Counts of this engine's requests and tokens, and their cost."""
         total = Counter[str]()

@@ -27,3 +27,15 @@ class PerAdapterEngine:
     def release(self, session: tuple[int, int]) -> None:
         for engine in self.engines.values():
             engine.release(session)
+
+    def take(self, version: int) -> None:
+        for engine in self.engines.values():
+            engine.take(version)
+
+    def rest(self) -> None:
+        for engine in self.engines.values():
+            engine.rest()
+
+    def close(self) -> None:
+        for engine in self.engines.values():
+            engine.close()

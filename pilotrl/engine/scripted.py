@@ -25,6 +25,15 @@ class ScriptedPolicy:
     def release(self, session: tuple[int, int]) -> None:
         """Does nothing: no cache is kept."""
 
+    def take(self, version: int) -> None:
+        """Does nothing: there are no weights."""
+
+    def rest(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
     def _reply(self, request: Request) -> Reply:
         ids = self.chat.reply(self.script(self.chat.decode(request.prompt)))
         cut = ids[: request.max_tokens]

@@ -44,6 +44,7 @@ def architecture(
     from transformers import LlamaConfig
 
     return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=inner,

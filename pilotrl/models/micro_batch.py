@@ -31,6 +31,8 @@ class MicroBatch:
     """[N] call of each trained token, an index into the batch's calls."""
     logprobs: Tensor
     """[N] log-probabilities, as recorded when sampling."""
+    recomputed: Tensor
+    """[N] the same by the learner, before it learned from them; empty where nobody asked."""
     call: Tensor
     """[M] the calls in these rows, indices into the batch's."""
     call_state: Tensor

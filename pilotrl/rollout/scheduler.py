@@ -28,6 +28,8 @@ def run_episodes(
     on_done: Callable[[Episode], None] = lambda episode: None,
 ) -> list[Episode]:
     """Run all episodes; returns them in the order of `specs`. `key` seeds them, such as (run seed, "train", step)."""
+    if asking := [spec.agent for spec in specs if not spec.agent.demonstrates]:
+        engine.take(asking[0].version)
     scheduler = RolloutScheduler(specs, make_env, engine, key)
     while scheduler.live or scheduler.waiting:
         while scheduler.waiting and len(scheduler.live) < engine.slots:
@@ -38,6 +40,7 @@ def run_episodes(
             scheduler.await_plans()
         for episode in scheduler.collect():
             on_done(episode)
+    engine.rest()
     return [scheduler.done[spec.group, spec.sample] for spec in specs]
 
 

@@ -153,16 +153,21 @@ def protocols(setup: EvalSetup) -> dict[str, tuple[AgentSpec, bool]]:
 
 
 def measure(
-    setup: EvalSetup, panel: Panel, known: EpisodesByProtocol, on_done: Callable[[str, int, int], None]
+    setup: EvalSetup,
+    panel: Panel,
+    known: EpisodesByProtocol,
+    on_done: Callable[[str, int, int], None],
+    version: int = 0,
 ) -> EpisodesByProtocol:
     """Run and score the evaluation set, by protocol; each rank does a share, and gets all. Seeds follow from (evaluation set,
     task, sample), before and after alike.
 
+    version: of the weights, which are those that the run or the command started from, or have learned since.
     known: episodes by protocol that these weights have run already; they are only scored again, as rewards differ by stage."""
     measured: EpisodesByProtocol = {}
     config = setup.config
     for protocol, (agent_spec, greedy) in protocols(setup).items():
-        specs = ranks.share(panel.specs(agent_spec, greedy))
+        specs = ranks.share(panel.specs(replace(agent_spec, version=version), greedy))
         done = iter(range(1, len(specs) + 1))
         key = ("panel", panel.sha256, protocol)
         report = partial(_report, setup, on_done, protocol, done, len(specs))

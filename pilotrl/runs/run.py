@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -67,7 +68,9 @@ def run(config: Config, path: Path) -> None:
     folder = RunFolder(path)
     folder.check_version()
     if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
-        Run(config, folder, None).train(checkpoint.latest(folder))
+        other = Run(config, folder, None)
+        with closing(other.setup.engine):
+            other.train(checkpoint.latest(folder))
         return
     with folder.lock(), folder.complains(), Display(brief=bool(sweep_progress.here)) as display:
         if not (config.model.scratch or config.model.path.startswith("pilotrl:")):
@@ -78,7 +81,8 @@ def run(config: Config, path: Path) -> None:
             one = Run(config, folder, display)
             for line in remarks(config, one.panel):
                 print(line)
-            summary = one.execute()
+            with closing(one.setup.engine):
+                summary = one.execute()
         display.finish(summary, path, config.tracking.uri)
 
 
@@ -153,7 +157,7 @@ class Run:
         for protocol, job in taken.items():
             print(f"evaluation {when}: {protocol}: taken from folder {job} of this sweep, where the same was played")
         (known, *_) = ranks.everyones([known])  # other folders are written meanwhile: the first rank has looked for all
-        played = measure(self.setup, self.panel, known, show)
+        played = measure(self.setup, self.panel, known, show, step)
         for protocol, episodes in played.items() if ranks.number() == 0 else ():
             for episode in episodes:
                 self.episodes_file.write(to_record(episode, f"{when}/{protocol}", step))
@@ -202,6 +206,7 @@ class Run:
             grad_clip=train.grad_clip,
             value_lr=getattr(setup.algorithm, "value_lr", 0.0),
             muon_lr=train.muon_lr,
+            copied=getattr(setup.engine, "copies", False) and not setup.algorithm.demonstrations,
         )
 
     def train(self, last: Path | None) -> PilotModule:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
@@ -126,7 +127,7 @@ class TrainSetup(EvalSetup):
         algorithm = algorithms.build(as_dict(config.algorithm))
         actor = Policy(load_model(config, source), algorithm.critic)
         actor.set_trainable(config.stage.trains)
-        engine = engine_of(actor, chat.end, as_dict(config.engine), config.model.roles)
+        engine = engine_of(actor, chat.end, as_dict(config.engine), config.model.roles, folder)
         return cls(
             config, chat, engine, scoring(config), teacher.build(as_dict(config.teacher)), tokenizer, actor, algorithm
         )
@@ -197,11 +198,15 @@ def load_model(config: Config, source: str) -> Any:
     )
 
 
-def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str) -> Engine:
-    """The local engine or, if each role has its own weights or adapter, one for each role."""
+def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str, folder: Path) -> Engine:
+    """The engine or, if each role has its own weights or adapter, one for each; one with a copy of the weights is for both."""
+    engine: Engine
     one = partial(make, {key: value for key, value in settings.items() if key != "name"}, end=end)
+    if getattr(trust.find("engine._target_", settings["_target_"]), "copies", False):
+        engine = one(model=actor, folder=folder, rank=_get_rank() or 0)
+        return engine
     if roles == "shared":
-        engine: Engine = one(model=actor.model)
+        engine = one(model=actor.model)
         return engine
     return PerAdapterEngine({role: one(model=RoleModel(actor, role)) for role in get_args(Role)})
 

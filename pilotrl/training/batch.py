@@ -70,7 +70,7 @@ class Batch:
     groups: int
     """Of the step, numbered from 0."""
     recomputed: Tensor | None = None
-    """[N] as `logprobs`, again under the weights that played, before they learned; where the step's calls are kept."""
+    """[N] as `logprobs`, again by the learner, before it learned; where the step's calls are kept, or are corrected by it."""
 
     def minibatches(self, count: int, seed: int) -> list[list[int]]:
         """The episodes of each of `count` minibatches (fewer, where a step has fewer groups).
@@ -101,9 +101,8 @@ class Batch:
 
     def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
         """A forward pass over some rows; what one begins with as the one before it does is not run again."""
-        ids, position, fresh, path = list[int](), list[int](), list[int](), list[int]()
+        ids, position, fresh, path, before = (list[int]() for _ in range(5))
         start = torch.full((len(self.rows),), -1)
-        before: list[int] = []
         for number in rows:
             row = self.rows[number].tolist()
             same = common(before, row)
@@ -126,6 +125,7 @@ class Batch:
             token_state=place[spot - 1],
             token_call=self.token_call[mine],
             logprobs=self.logprobs[mine],
+            recomputed=torch.empty(0) if self.recomputed is None else self.recomputed[mine],
             call=call,
             call_state=place[start[self.call_row[call]] + self.call_position[call]],
             adapter=self.row_adapter[rows[0]],

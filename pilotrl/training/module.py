@@ -19,13 +19,14 @@ from torch import Tensor
 
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, learned
-from pilotrl.training import ranks
+from pilotrl.training import mismatch, ranks
 from pilotrl.training.algorithms import Algorithm, Played, Scored
 from pilotrl.training.batch import Batch
 
 
 class PilotModule(LightningModule):
-    """`version` counts training steps; it is saved with the weights, and every batch has to carry it."""
+    """`version` counts training steps; it is saved with the weights, and every batch has to carry it. copied: a copy of the
+    weights plays, and the difference is logged."""
 
     version: Tensor
 
@@ -46,6 +47,7 @@ class PilotModule(LightningModule):
         grad_clip: float,
         value_lr: float,
         muon_lr: float | None,
+        copied: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -54,6 +56,7 @@ class PilotModule(LightningModule):
         self.temperature, self.grad_clip = temperature, grad_clip
         self.lr, self.lr_schedule, self.lr_warmup = lr, lr_schedule, lr_warmup
         self.weight_decay, self.value_lr, self.muon_lr = weight_decay, value_lr, muon_lr
+        self.correction, self.copied = getattr(algorithm, "correction", "none"), copied
         self.metrics: dict[str, float] = {}
         self.register_buffer("version", torch.zeros((), dtype=torch.long))
 
@@ -62,21 +65,23 @@ class PilotModule(LightningModule):
         start, step = time.perf_counter(), int(self.version)
         if batch.version != step:
             raise RuntimeError(f"the batch was played by weights of version {batch.version}, these are version {step}")
-        played = batch.played(self.values(batch))
+        played = batch.played(self.values(batch) if self.algorithm.critic else torch.empty(0))
         credit = self.algorithm.advantages(played)
         returns = torch.full_like(credit.advantages, math.nan) if credit.returns is None else credit.returns
         batch.credit(credit.advantages)
         weights = credit.advantages * batch.call_weight
         has_gradient = batch.rows_with((weights != 0) | returns.isfinite())
-        parts, norm = dict[str, float](), 0.0
+        parts, norm, moved = dict[str, float](), 0.0, [torch.empty(0)]
+        batch.recomputed = batch.recomputed if self.correction == "none" else self.recomputed(batch)
         divided = batch.minibatches(self.minibatches, self.seed * 1_000_003 + step)
         minibatches = [(part, seen) for part in divided if (seen := batch.tokens(part, has_gradient))]
-        for episodes, seen in minibatches:
+        for number, (episodes, seen) in enumerate(minibatches):
             mine, tokens = returns[batch.calls(episodes)], float(batch.tokens(episodes))
             counts = {"tokens": tokens, "calls": float(len(mine)), "targets": float(mine.isfinite().sum())}
             for _, micro, weight in ranks.dealt([*batch.micro_batches(episodes, self.micro_tokens, has_gradient)]):
                 scored = self.scored(micro, played, weights, returns, **counts)
                 loss = self.algorithm.loss(scored)
+                moved += [scored.logprobs.detach().cpu() - micro.logprobs] if not number and weight else []
                 self.manual_backward(weight * loss.value)
                 stats = {name: value * tokens / seen for name, value in loss.stats.items()}  # calls miss none
                 stats |= {"loss": loss.value.detach(), "entropy": scored.entropy.sum() / seen}
@@ -86,16 +91,21 @@ class PilotModule(LightningModule):
         self.version += 1
         logged = {**credit.stats, **ranks.summed(parts), "grad_norm": norm, "lr": self.lr * self.lr_factor(step)}
         self.metrics = {f"train/{name}": float(value) for name, value in logged.items()}
+        self.metrics |= mismatch.stats(torch.cat(ranks.everyones(moved))) if self.copied else {}
         self.metrics["seconds/update"] = time.perf_counter() - start
 
     def scored(self, micro: MicroBatch, played: Played, weights: Tensor, returns: Tensor, **counts: float) -> Scored:
         """A forward pass over a micro-batch, as the algorithm is shown it."""
         output = self.policy(micro.to(self.device), self.temperature)
+        old, advantages = micro.logprobs, weights[micro.token_call]
+        if self.correction != "none":
+            moved, old = micro.recomputed - old, micro.recomputed
+            advantages = advantages * mismatch.weights(self.correction, moved, micro.token_call)
         return Scored(
             logprobs=output.logprobs,
-            old_logprobs=micro.logprobs.to(self.device),
+            old_logprobs=old.to(self.device),
             entropy=output.entropy,
-            advantages=weights[micro.token_call].to(self.device),
+            advantages=advantages.to(self.device),
             token_call=torch.searchsorted(micro.call, micro.token_call).to(self.device),
             call=micro.call,
             values=output.values,
@@ -117,9 +127,7 @@ class PilotModule(LightningModule):
         return float(norm)
 
     def values(self, batch: Batch) -> Tensor:
-        """[C] of the value head under the weights that played; empty without one."""
-        if not self.algorithm.critic:
-            return torch.zeros(0)
+        """[C] of the value head under the weights that played."""
         micro_batches = [*batch.micro_batches(range(len(batch.episodes)), self.micro_tokens)]
         values = torch.zeros(len(batch.call_episode))
         found = ranks.computed(micro_batches, lambda micro: self.policy(micro.to(self.device), self.temperature).values)

@@ -15,7 +15,7 @@ from pilotrl.cli.synonyms import SYNONYMS, meant
 def test_every_answer_names_a_key_or_a_group_that_exists() -> None:
     known = (
         set(known_keys(parse([]), []))
-        | set(known_keys(parse([]), ["algorithm=ppo"]))
+        | set(known_keys(parse([]), ["algorithm=ppo", "engine=vllm"]))
         | {"root", "panel.*", "reward.weights"}
     )
     for word, here in SYNONYMS.items():
@@ -41,7 +41,7 @@ def test_there_are_enough() -> None:
         ("algorithm.beta=0.1", "there is no KL term"),
         ("+num_generations=4", "here that is train.group_size"),
         ("tracking=wandb", "MLflow is what there is"),
-        ("engine=vllm", "engine=local is transformers in this process"),
+        ("vllm=true", "here that is engine (engine=vllm;"),
         ("actor_rollout_ref.rollout.n=4", "here that is train.group_size"),
         ("train.stpes=4", "the nearest is train.steps"),
     ],

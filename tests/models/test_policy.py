@@ -36,6 +36,7 @@ def micro_batch(rows: list[list[int]], calls: list[tuple[int, int, int]]) -> Mic
         token_state=places - 1,
         token_call=number,
         logprobs=torch.zeros(len(tokens)),
+        recomputed=torch.empty(0),
         call=torch.arange(len(calls)),
         call_state=torch.tensor([start[row] + begin - 1 for row, begin, _ in calls]),
         adapter=None,

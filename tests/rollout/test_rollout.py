@@ -81,11 +81,12 @@ def one(agent_spec: AgentSpec, script: Callable[[str], str], env: Callable[[], T
 
 @dataclass
 class Watched:
-    """An engine that records its requests."""
+    """An engine that records its requests, and how many there were when it was told to take the weights, or to rest."""
 
     engine: Engine
     requests: list[Request] = field(default_factory=list)
     released: list[tuple[int, int]] = field(default_factory=list)
+    told: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def slots(self) -> int:
@@ -101,6 +102,15 @@ class Watched:
     def release(self, session: tuple[int, int]) -> None:
         self.released.append(session)
         self.engine.release(session)
+
+    def take(self, version: int) -> None:
+        self.told.append((f"take {version}", len(self.requests)))
+
+    def rest(self) -> None:
+        self.told.append(("rest", len(self.requests)))
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class Slow(ScriptedPolicy):
@@ -458,6 +468,15 @@ def test_episodes_come_in_the_order_of_specs_whichever_finishes_first(agent_spec
     assert finished != [(t.group, t.sample) for t in due]
     assert sorted(finished) == [(t.group, t.sample) for t in due]
     assert late == plain
+
+
+def test_a_batch_begins_by_taking_the_weights_and_ends_in_rest(agent_spec: AgentSpec) -> None:
+    engine = Watched(ScriptedPolicy(agent_spec.chat, able))
+    run_episodes(specs(replace(agent_spec, version=7), 3, 2), make_env, engine, KEY)
+    assert engine.told == [("take 7", 0), ("rest", len(engine.requests))]
+    engine.told.clear()
+    run_episodes(specs(replace(agent_spec, demonstrates=True)), make_env, engine, KEY)
+    assert engine.told == [("rest", len(engine.requests))], "who demonstrates asks no engine: none has to be started"
 
 
 def test_nothing_is_generated_for_a_finished_episode(agent_spec: AgentSpec) -> None:

@@ -11,13 +11,14 @@ and the share of such groups is logged, as is that of those among them where nob
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from pilotrl.training import mismatch
 from pilotrl.training.algorithms import Algorithm, Credit, Loss, Played, Scored, check_ranges
 
 EPSILON = 1e-4  # TRL's
@@ -117,9 +118,12 @@ class Grpo(Algorithm):
     """Divide group advantages by the group's standard deviation."""
     turn_credit: float
     """Weight of what each call earned by itself (adherence, plan quality) beside what its episode earned; 0: plain GRPO."""
+    correction: str = field(default="none", kw_only=True)  # runs of before have no such key
+    """For an engine that is not the learner: none, tis or sequence_mask (`training/mismatch.py`)."""
     smallest_group: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
+        mismatch.check(self.correction)
         check_ranges(self, clip_low=(0, 1), clip_high=(0, inf), dual_clip=(1, inf), turn_credit=(0, 1000))
 
     @property

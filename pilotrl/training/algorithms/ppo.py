@@ -16,13 +16,14 @@ Degenerate cases: the return of one call is the reward; a missing reward gives a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from pilotrl.training import mismatch
 from pilotrl.training.algorithms import Algorithm, Credit, Loss, Played, Scored, check_ranges, grpo
 
 
@@ -80,9 +81,12 @@ class Ppo(Algorithm):
     """Weight of the value loss."""
     value_lr: float
     """Learning rate of the value head."""
+    correction: str = field(default="none", kw_only=True)  # runs of before have no such key
+    """For an engine that is not the learner: none, tis or sequence_mask (`training/mismatch.py`)."""
     critic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        mismatch.check(self.correction)
         check_ranges(self, clip_low=(0, 1), clip_high=(0, inf), dual_clip=(1, inf), gamma=(0, 1), gae_lambda=(0, 1))
         check_ranges(self, value_coef=(0, 1000), value_lr=(0, 10))
 
