@@ -21,10 +21,9 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
-from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from pilotrl import CONF, PACKAGE, prompts
+from pilotrl import PACKAGE, prompts
 from pilotrl.analysis.statistics import panel_block
 from pilotrl.config import search_path, trust
 from pilotrl.envs import load
@@ -55,7 +54,7 @@ RESULTS = '{"train": {}, "panel": {}}'
 
 def options(algorithm: str) -> dict[str, Any]:
     """What `conf/` gives an algorithm."""
-    return dict(OmegaConf.load(CONF / "algorithm" / f"{algorithm}.yaml"))  # type: ignore[arg-type]
+    return search_path.settings("algorithm", algorithm)
 
 
 @pytest.fixture

@@ -123,11 +123,11 @@ def test_the_algorithm_of_the_tutorial_is_that_of_the_reference_and_leaves_out_w
         for page in pages
     )
     assert one == other
-    (tmp_path / "rloo.py").write_text(one[0])
+    (tmp_path / "loo.py").write_text(one[0])
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "rloo", raising=False)
-    trust.add(["rloo"])
-    algorithm = algorithms.build({"_target_": "rloo.Rloo", "name": "rloo"})
+    monkeypatch.delitem(sys.modules, "loo", raising=False)
+    trust.add(["loo"])
+    algorithm = algorithms.build({"_target_": "loo.Rloo", "name": "loo"})
     rewards = torch.tensor([1.0, 0.25, 0.25, torch.nan], dtype=torch.float64)
     found = algorithm.advantages(played(rewards, torch.zeros(4).long(), torch.arange(4))).advantages
     assert found.tolist() == [0.75, -0.375, -0.375, 0.0]

@@ -51,14 +51,15 @@ def success(lines: list[dict[str, Any]]) -> tuple[float, float]:
     return fmean(line["env/success"] for line in lines[:5]), fmean(line["env/success"] for line in lines[-5:])
 
 
-@pytest.mark.parametrize("name", ["gspo", "gigpo"])
-def test_an_algorithm_learns(warm: Path, tmp_path: Path, name: str) -> None:
-    lines, summary = run(tmp_path, warm, *TOY, f"algorithm={name}")
+@pytest.mark.parametrize(
+    ("name", "words"), [("max_rl", ("algorithm=max_rl",)), ("grpo", ("algorithm/loss=gmpo", "algorithm.clip=0.3"))]
+)
+def test_an_algorithm_learns(warm: Path, tmp_path: Path, name: str, words: tuple[str, ...]) -> None:
+    lines, summary = run(tmp_path, warm, *TOY, *words)
     before, after = success(lines)
     assert after > before + 0.2
     assert summary["algorithm"] == name
     assert summary["eval_teacher"]["paired"]["success"]["low"] > 0
-    assert ("train/anchors_alone" in lines[0]) == (name == "gigpo")
 
 
 def test_a_reward_term_counts(warm: Path, tmp_path: Path) -> None:
@@ -86,34 +87,30 @@ def test_an_environment_of_a_mixture_is_learned_beside_ours(warm: Path, tmp_path
     assert {episode["task"]["env"] for episode in episodes} == {"toy", "keydoor"}
 
 
-def test_step_level_credit_compares_calls_that_saw_the_same() -> None:
-    """Two episodes of a group, worked by hand: at the first observation they part, the second each saw alone."""
-    gigpo: Any = import_module("gigpo")
-    algorithm = gigpo.Gigpo(clip_low=0.2, clip_high=0.2, scale_rewards=False, step_weight=2.0, gamma=0.5)
-    rewards = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    told = played(rewards, torch.zeros(2).long(), torch.tensor([0, 0, 1]), observation=torch.tensor([7, 8, 7]))
-    credit = algorithm.advantages(told)
-    # Over episodes: +0.5, -0.5. At observation 7 the returns are 0.5 (the reward a turn later) and 0: +0.25, -0.25.
-    assert credit.advantages.tolist() == [0.5 + 2 * 0.25, 0.5, -0.5 - 2 * 0.25]
-    assert credit.stats["anchors_alone"] == pytest.approx(1 / 3)
+def test_a_rare_success_teaches_more() -> None:
+    """Groups of four, with one success and with three."""
+    max_rl: Any = import_module("max_rl")
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    found = max_rl.MaxRl().advantages(played(rewards, torch.arange(2).repeat_interleave(4), torch.arange(8)))
+    expected = [3.0, -1.0, -1.0, -1.0, 1 / 3, 1 / 3, 1 / 3, -1.0]
+    assert found.advantages.tolist() == pytest.approx(expected)
 
 
-def test_a_sequence_has_one_ratio() -> None:
-    """Two calls worked by hand; a token of the first is far off, its reply is not clipped by itself."""
-    gspo: Any = import_module("gspo")
-    algorithm = gspo.Gspo(clip_low=0.2, clip_high=0.2, scale_rewards=False)
+def test_each_token_is_clipped_within_the_mean_of_its_reply() -> None:
+    """Two calls worked by hand: of the first a token is clipped; the second has moved against its advantage, and is not."""
+    gmpo: Any = import_module("gmpo")
     logprobs = torch.tensor([-1.0, -2.0, -1.0], requires_grad=True)
     shown = scored(
         logprobs,
-        torch.tensor([-1.0, -2.2, -1.5]),
-        torch.tensor([1.0, 1.0, 2.0]),
+        torch.tensor([-1.1, -3.0, -1.5]),
+        torch.tensor([1.0, 1.0, -2.0]),
         token_call=torch.tensor([0, 0, 1]),
         call=torch.arange(2),
         calls=2,
     )
-    loss = algorithm.loss(shown)
-    assert loss.value.item() == pytest.approx(-(math.exp(0.1) * 1.0 + 1.2 * 2.0) / 2)  # exp(0.5) is clipped at 1.2
-    assert loss.stats["clip_ratio"].item() == 0.5
+    loss = gmpo.Gmpo(clip=0.4).loss(shown)
+    assert loss.value.item() == pytest.approx(-(math.exp(0.25) - 2 * math.exp(0.5)) / 2)
+    assert loss.stats["clip_ratio"].item() == pytest.approx(1 / 3)
     loss.value.backward()  # type: ignore[no-untyped-call]
     assert logprobs.grad is not None
-    assert logprobs.grad.tolist() == pytest.approx([-math.exp(0.1) / 4, -math.exp(0.1) / 4, 0.0])
+    assert logprobs.grad.tolist() == pytest.approx([-math.exp(0.25) / 4, 0.0, math.exp(0.5)])

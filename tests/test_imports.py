@@ -12,7 +12,8 @@ import pytest
 from pilotrl import PACKAGE
 
 ROOMS = {
-    "__main__ evaluate plans play xray sync report audit doctor": "runs cli tracking training rollout models teacher rewards",
+    "__main__ doctor evaluate exact plans play sync xray report audit": "runs cli tracking training rollout models teacher "
+    "rewards",
     "bench": "cli engine models",
     "runs": "cli tracking training rollout engine teacher models rewards",
     "cli": "tracking training rollout teacher models rewards",
@@ -44,7 +45,7 @@ rollout/task_schedule"""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}
 
-CONFIGURED = "__main__ evaluate plans play xray audit runs cli config"
+CONFIGURED = "__main__ evaluate plans play xray exact audit runs cli config"
 """Where the configuration object ends; everything below takes plain arguments."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -43,7 +43,7 @@ def product(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
 
 def check_groups(lines: Sequence[str]) -> None:
     """A group takes one option: Hydra would take several, or none, and fail later."""
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    groups = {str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()}
     for line in lines:
         key, _, value = line.partition("=")
         if key.lstrip("+") in groups and (value.startswith("[") or value in ("", "null", "''", '""')):

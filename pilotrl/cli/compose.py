@@ -292,5 +292,5 @@ def known_keys(arguments: argparse.Namespace, lines: Sequence[str]) -> list[str]
     groups = sorted(
         {path.name for place in places for path in place.iterdir() if path.is_dir()} - {"hydra", "__pycache__"}
     )
-    config = composed(arguments, [line for line in lines if key_of(line) in groups])
+    config = composed(arguments, [line for line in lines if key_of(line).split("/")[0] in groups])
     return [*groups, *flat(config), "resume"]

@@ -63,7 +63,12 @@ def check_target(node: str, settings: DictConfig) -> None:
     if not OmegaConf.is_dict(settings) or "_target_" not in settings:
         raise UserError(f"{node}={show(settings)}: must be a class and its keywords, as in _target_: my_module.MyClass")
     target = str(settings.get("_target_"))
-    cls = locate(f"{node}._target_", target)
+    cls: Any = locate(f"{node}._target_", target)
+    if parts := {part: located(node, part, settings) for part in getattr(cls, "PARTS", ())}:
+        try:
+            cls = cls.of(**parts)
+        except UserError as error:
+            raise UserError(f"{node}.{error}") from error
     kind = node.partition(".members.")[0] if node in METHODS or ".members." in node else node.rpartition(".")[0]
     for method in METHODS.get(kind, ()):
         if not any(method in vars(base) and not getattr(base, "_is_protocol", False) for base in cls.__mro__):
@@ -72,7 +77,7 @@ def check_target(node: str, settings: DictConfig) -> None:
     check_calls(node, target, cls, CALLS.get(kind, {}))
     hints = keywords(cls)
     schema = OmegaConf.structured(make_dataclass(cls.__name__, hints.items()))
-    own = [key for key in map(str, settings) if key != "_target_" and not (key == "name" and node in NAMED)]
+    own = [key for key in map(str, settings) if key not in ("_target_", *parts, *(["name"] if node in NAMED else []))]
     for key in own:
         check_value(node, key, settings[key], target, hints, schema)
     added = (*GIVEN.get(node.split(".")[0], ()), *(GIVEN_TO_COPIES if getattr(cls, "copies", False) else ()))
@@ -120,6 +125,14 @@ def check_value(node: str, key: str, value: Any, target: str, hints: Mapping[str
         schema[key] = value
     except OmegaConfBaseException as error:
         raise UserError(f"{node}.{key}={show(value)}: {str(error).splitlines()[0]}") from error
+
+
+def located(node: str, part: str, settings: DictConfig) -> type:
+    """The class that a key names, of which and others the object is made."""
+    name = str(settings.get(part))
+    if "." not in name:
+        raise UserError(f"{node}.{part}={name}: is no class; choose one of ours by its file, {node}/{part}={name}")
+    return locate(f"{node}.{part}", name)
 
 
 def locate(key: str, target: str) -> type:

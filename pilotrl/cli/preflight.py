@@ -112,9 +112,8 @@ def check_typed(config: Config, job: Job) -> None:
         )
     if "tracking.uri" in typed:
         check_tracking(config.tracking.uri, config.root)
-    name, kind = config.algorithm.get("name"), config.algorithm.get("_target_")
-    path = search_path.find("algorithm", str(name))
-    if "algorithm.name" in typed and path and OmegaConf.select(OmegaConf.load(path), "_target_") != kind:
+    name, chosen = config.algorithm.get("name"), job.hydra.runtime.choices.get("algorithm")
+    if "algorithm.name" in typed and name != chosen and search_path.find("algorithm", str(name)):
         raise UserError(f"algorithm.name={name}: is what another algorithm is called; choose it with algorithm={name}")
     if str(job.hydra.runtime.choices["hydra/launcher"]) != "slurm":
         check_devices(config)
@@ -144,6 +143,9 @@ def check_algorithm(config: Config) -> None:
         who, use = ("the policy", "rewards") if stage.actor == "policy" else ("the expert", "demonstrations")
         how = f"does not learn from what {who} does (stage.actor={stage.actor}); choose one that learns from {use}"
         raise UserError(f"algorithm={name}: {how}")
+    if (updates := config.train.minibatches) > 1 and not (algorithm.ratio or algorithm.demonstrations):
+        why = "has no ratio for updates after the first of a step; set train.minibatches=1, or algorithm/loss=clip"
+        raise UserError(f"train.minibatches={updates}: the loss of algorithm={name} {why}")
     if size < algorithm.smallest_group:
         raise UserError(f"train.group_size={size}: must be at least {algorithm.smallest_group} for algorithm={name}")
     counted = "plan_quality" in stage.terms and config.reward.weights["plan_quality"]

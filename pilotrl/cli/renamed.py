@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from pilotrl.config import search_path
 
 KEYS = {
@@ -60,9 +58,8 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _opened(node: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """An algorithm's or engine's options, without those that it did not read, under the class of its name."""
-    path = search_path.find(node, str(values.get("name")))
-    own = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
-    assert isinstance(own, dict)
+    name = str(values.get("name"))
+    own = search_path.settings(node, name) if search_path.find(node, name) else {}
     known = {key: value for key, value in values.items() if key in own}
     return {str(key): value for key, value in {**own, **known}.items()}
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from pilotrl import CONF
 
@@ -32,11 +35,18 @@ def find(group: str, name: str) -> Path | None:
     return next((path for folder in FOLDERS if (path := folder / group / f"{name}.yaml").is_file()), None)
 
 
+def settings(group: str, name: str) -> dict[str, Any]:
+    """What the file of `group=name` says, over what the files of the options that it chooses in its own groups say."""
+    held: Any = OmegaConf.to_container(OmegaConf.load(find(group, name) or Path()))
+    chosen = [choice for choice in held.pop("defaults", []) if isinstance(choice, dict)]
+    below = [settings(f"{group}/{sub}", option) for choice in chosen for sub, option in choice.items()]
+    return {key: value for one in (*below, held) for key, value in one.items()}
+
+
 def shadowed(folder: Path) -> str | None:
     """An option of a folder, as group=name, that has the name of one of ours, which would be taken in its place."""
-    ours = {(path.parent.name, path.stem) for path in CONF.glob("*/*.yaml")}
-    theirs = ((path.parent.name, path.stem) for path in sorted(folder.glob("*/*.yaml")))
-    return next((f"{group}={name}" for group, name in theirs if (group, name) in ours), None)
+    ours = (path.relative_to(CONF) for path in sorted(CONF.glob("*/**/*.yaml")))
+    return next((f"{path.parent}={path.stem}" for path in ours if (folder / path).is_file()), None)
 
 
 def options(group: str) -> list[str]:

@@ -136,7 +136,7 @@ BAD = {
     ),
     "key the algorithm needs": (
         ("algorithm=ppo", "algorithm.gamma=null"),
-        "algorithm.gamma=null: pilotrl.training.algorithms.ppo.Ppo needs a value",
+        "algorithm.gamma=null: pilotrl.training.algorithms.pair.Pair needs a value",
     ),
     "width": (("model.scratch.width=0",), "model.scratch.width=0: must be even"),
     "negative weight": (("reward.weights.format=-1",), "reward.weights.format=-1.0"),
@@ -542,7 +542,7 @@ def test_help_shows_what_there_is_and_imports_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["audit.__main__", "doctor", "evaluate", "plans", "play", "report.__main__", "sync", "xray"]
+    "name", ["audit.__main__", "doctor", "evaluate", "exact", "plans", "play", "report.__main__", "sync", "xray"]
 )
 def test_every_command_says_what_it_is_for(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = import_module(f"pilotrl.{name}")

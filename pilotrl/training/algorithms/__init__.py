@@ -1,4 +1,4 @@
-"""Algorithms: how rewards become advantages, and advantages a loss. Functions of tensors, one file each.
+"""Algorithms: how rewards become advantages (`credit/`), and advantages a loss (`losses/`). Functions of tensors, one file each.
 
     algorithm = build({"_target_": "pilotrl.training.algorithms.grpo.Grpo", "name": "grpo", "clip_low": 0.2, ...})
     credit = algorithm.advantages(played)        # of all episodes of a step
@@ -111,7 +111,8 @@ class Loss:
 
 class Algorithm(Protocol):
     """One training step serves every algorithm through two methods. A class of one's own derives from this one, or from another
-    algorithm; its dataclass fields are its options, the keys of `conf/algorithm/NAME.yaml`."""
+    algorithm; its dataclass fields are its options, the keys of `conf/algorithm/NAME.yaml`. A class with one of the methods is a
+    half, a credit or a loss; `pair.py` puts two together."""
 
     critic: ClassVar[bool] = False
     """Whether it needs a value head; then it has a field `value_lr`, the head's learning rate."""
@@ -119,6 +120,13 @@ class Algorithm(Protocol):
     """Whether it learns from an expert's demonstrations, in place of the policy's own episodes."""
     smallest_group: ClassVar[int] = 1
     """Episodes on a task that it needs to compare."""
+    ratio: ClassVar[bool] = True
+    """Whether its loss takes the ratio to the probabilities at sampling: demonstrations have none, and without it only the first
+    update of a step is of the weights that played."""
+
+    def __post_init__(self) -> None:
+        """Checks options; a half of an algorithm calls that of `super()` too."""
+        check_ranges(self)
 
     @property
     def credits_candidates(self) -> bool:
@@ -188,6 +196,15 @@ def check(algorithm: Algorithm) -> None:
     loss: Any = algorithm.loss(shown)
     if not (isinstance(loss, Loss) and loss.value.shape == () and loss.value.requires_grad):
         raise UserError(f"loss: gave {_brief(loss)}; must be a Loss whose value is a scalar with gradient")
+
+
+def over_ranks(values: Tensor) -> Tensor:
+    """The sum of what all ranks hold; to be called by all of them."""
+    if not torch.distributed.is_initialized():
+        return values
+    every = [values] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, values)
+    return torch.stack(every).sum(0)
 
 
 def _brief(thing: Any) -> str:

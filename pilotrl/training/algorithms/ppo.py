@@ -1,109 +1,15 @@
-"""PPO: a call is as good as what followed was better than the value head expected (arXiv 1707.06347).
-
-Advantage: generalized advantage estimation over the calls of an episode (arXiv 1506.02438): the sum of the surprises
-reward + gamma V(next) - V from here to its end, each call ahead weighted with gamma lambda once more. The episode's one
-reward arrives at its last call.
-Loss: grpo's policy loss, plus value_coef times the mean over calls of (V - return) squared; return = advantage + V.
-Ends: the limit of turns is part of the task, and an episode that comes to it has its reward, as one that the environment
-ends otherwise. A context without room is a limit of ours: an episode that it cut has not come to its reward yet; the value
-at its last call stands in for it, discounted once. Adding the reward of the part that was played would pay twice (the reward
-is about a whole episode): being cut would be worth reward / (1 - gamma). With gamma = 1 dithering until the cut costs
-nothing: keep it below.
-Left out: clipping of the value loss; normalizing advantages over a minibatch (Adam hardly minds their scale, and the
-gradient would depend on how episodes are divided among minibatches).
-Degenerate cases: the return of one call is the reward; a missing reward gives advantage 0 and no value loss.
-"""
+"""PPO (arXiv 1707.06347): generalized advantage estimation over calls (`credit/gae.py`), the clipped ratio (`losses/clip.py`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from math import inf
-from typing import ClassVar
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from pilotrl.training.algorithms.credit.gae import Gae, gae, value_loss
+from pilotrl.training.algorithms.losses.clip import Clip
 
-from pilotrl.training import mismatch
-from pilotrl.training.algorithms import Algorithm, Credit, Loss, Played, Scored, check_ranges, grpo
-
-
-def gae(
-    rewards: Tensor,
-    values: Tensor,
-    bootstrap: Tensor,
-    call_episode: Tensor,
-    terminated: Tensor,
-    gamma: float,
-    gae_lambda: float,
-) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, [C] float64 each.
-
-    Args:
-        rewards: [C] that followed each call.
-        values: [C] before each call.
-        bootstrap: [E] after the last call; not read where the environment ended the episode.
-        call_episode: [C] episode of each call, never decreasing, within an episode in order of time.
-        terminated: [E] bool.
-    """
-    ahead = torch.where(terminated, 0.0, bootstrap.double()).tolist()
-    reward, value, episode = rewards.double().tolist(), values.double().tolist(), call_episode.tolist()
-    result = [0.0] * len(value)
-    for i in reversed(range(len(value))):
-        last = i + 1 == len(value) or episode[i + 1] != episode[i]
-        result[i] = reward[i] + gamma * (ahead[episode[i]] if last else value[i + 1]) - value[i]
-        if not last:
-            result[i] += gamma * gae_lambda * result[i + 1]
-    advantages = torch.tensor(result, dtype=torch.float64, device=values.device)
-    return advantages, advantages + values.double()
-
-
-def value_loss(values: Tensor, returns: Tensor, calls: float) -> Tensor:
-    """Squared error over M calls, NaN returns left out, divided by `calls` (of the whole minibatch)."""
-    known = ~returns.isnan()
-    return (values[known] - returns[known].to(values)).square().sum() / max(calls, 1)
+__all__ = ["Ppo", "gae", "value_loss"]
 
 
 @dataclass(frozen=True)
-class Ppo(Algorithm):
-    """The functions above, with their options."""
-
-    clip_low: float
-    """The ratio is clipped at 1 - clip_low ..."""
-    clip_high: float
-    """... and at 1 + clip_high."""
-    dual_clip: float | None
-    """Bound on ratio * |advantage| where the advantage is negative (arXiv 1912.09729); null: none."""
-    gamma: float
-    """Discount from call to call."""
-    gae_lambda: float
-    """Decay of generalized advantage estimation."""
-    value_coef: float
-    """Weight of the value loss."""
-    value_lr: float
-    """Learning rate of the value head."""
-    correction: str = field(default="none", kw_only=True)  # runs of before have no such key
-    """For an engine that is not the learner: none, tis or sequence_mask (`training/mismatch.py`)."""
-    critic: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        mismatch.check(self.correction)
-        check_ranges(self, clip_low=(0, 1), clip_high=(0, inf), dual_clip=(1, inf), gamma=(0, 1), gae_lambda=(0, 1))
-        check_ranges(self, value_coef=(0, 1000), value_lr=(0, 10))
-
-    def advantages(self, played: Played) -> Credit:
-        """See the head of this file."""
-        rewards, values, episode = played.rewards, played.values, played.episode
-        last = torch.searchsorted(episode, torch.arange(len(rewards), device=values.device), right=True) - 1
-        ends = last[episode] == torch.arange(len(values), device=values.device)
-        arrived = torch.where(ends & played.terminated[episode], rewards[episode], 0.0)
-        bootstrap = values[last] if len(values) else values.new_zeros(len(rewards))
-        missing = rewards[episode].isnan()
-        advantages, returns = gae(arrived, values, bootstrap, episode, played.terminated, self.gamma, self.gae_lambda)
-        return Credit(advantages.masked_fill(missing, 0.0), returns.masked_fill(missing, torch.nan))
-
-    def loss(self, scored: Scored) -> Loss:
-        """See the head of this file."""
-        given = scored.logprobs, scored.old_logprobs, scored.advantages, scored.tokens
-        policy, stats = grpo.loss(*given, self.clip_low, self.clip_high, self.dual_clip)
-        value = value_loss(scored.values, scored.returns, scored.targets)
-        return Loss(policy + self.value_coef * value, {**stats, "value_loss": value.detach()})
+class Ppo(Gae, Clip):
+    """The pair, to derive from: what `algorithm=ppo` puts together."""

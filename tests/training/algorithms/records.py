@@ -7,7 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pilotrl.training.algorithms import Played, Scored
+from pilotrl.config import search_path
+from pilotrl.training.algorithms import Algorithm, Played, Scored, build
+
+
+def names() -> list[str]:
+    """Every algorithm there is, those of `--own FOLDER` too; and halves that none of them has, as credit/NAME or loss/NAME."""
+    whole, halves = search_path.options("algorithm"), ("credit", "loss")
+    taken = {(kind, search_path.settings("algorithm", name).get(kind)) for name in whole for kind in halves}
+    alone = [(kind, name) for kind in halves for name in search_path.options(f"algorithm/{kind}")]
+    held = [(kind, name, search_path.settings(f"algorithm/{kind}", name)[kind]) for kind, name in alone]
+    return [*whole, *(f"{kind}/{name}" for kind, name, target in held if (kind, target) not in taken)]
+
+
+def built(name: str, **options: Any) -> Algorithm:
+    """One of `names()`, as `conf/` has it but for the options; a half beside a usual other half."""
+    kind, _, half = name.rpartition("/")
+    if not kind:
+        return build({**search_path.settings("algorithm", name), **options})
+    parts = {"credit": "group", "loss": "clip", kind: half}
+    credit, loss = (search_path.settings(f"algorithm/{kind}", parts[kind]) for kind in ("credit", "loss"))
+    return build({**credit, **loss, **options, "_target_": "pilotrl.training.algorithms.pair.Pair"})
 
 
 def played(rewards: Tensor, group: Tensor, episode: Tensor, **given: Any) -> Played:

@@ -1,4 +1,4 @@
-"""GRPO equals TRL's on the same batch: its own trainer, run on a tiny random model, is the reference."""
+"""Losses and credits equal TRL's on the same batch: its own trainers, run on a tiny random model, are the reference."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from pilotrl.training.algorithms import grpo
+from pilotrl.training.algorithms import Loss, grpo
+from tests.training.algorithms.records import built, played, scored
 
 REWARDS: list[float | None] = [0.1, 0.5, None, 1.0, 0.3, 0.3, 0.3, 0.3, None, None, 0.7, None, 0.25, 0.75, 0.5, 0.35]
 PROMPTS = ["w1 w2", "w3", "w4 w5 w6", "w7"]
@@ -34,9 +35,11 @@ def tiny_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**size, **heads, pad_token_id=20, eos_token_id=21, bos_token_id=None))
 
 
-def trl(folder: Path, **options: Any) -> tuple[GRPOTrainer, dict[str, Tensor]]:
+def trl(
+    folder: Path, config: Any = GRPOConfig, kind: Any = GRPOTrainer, **options: Any
+) -> tuple[Any, dict[str, Tensor]]:
     """TRL's trainer, and what it makes of 16 sampled completions with `REWARDS`."""
-    args = GRPOConfig(
+    args = config(
         output_dir=str(folder),
         per_device_train_batch_size=len(REWARDS),
         gradient_accumulation_steps=1,
@@ -47,7 +50,7 @@ def trl(folder: Path, **options: Any) -> tuple[GRPOTrainer, dict[str, Tensor]]:
         bf16=False,
         **options,
     )
-    trainer = GRPOTrainer(
+    trainer = kind(
         model=tiny_model(),
         reward_funcs=lambda completions, **_: REWARDS,
         args=args,
@@ -75,8 +78,35 @@ def test_advantages_equal_trl(tmp_path: Path, scale: bool) -> None:
     assert batch["advantages"].any()
 
 
-def our_loss(model: LlamaForCausalLM, batch: dict[str, Tensor], dual_clip: float | None) -> tuple[Tensor, Any]:
-    """Flat trained tokens of TRL's padded batch, through our loss."""
+@pytest.mark.parametrize(
+    ("name", "ours", "options"),
+    [
+        ("dapo", {}, {"scale_rewards": "group"}),
+        ("dr_grpo", {}, {"scale_rewards": "none"}),
+        ("reinforce_pp", {"group_baseline": True}, {"scale_rewards": "batch"}),
+        ("rloo", {}, {"config": RLOOConfig, "kind": RLOOTrainer, "beta": 0.0}),
+    ],
+)
+def test_credits_equal_trl(tmp_path: Path, name: str, ours: dict[str, Any], options: dict[str, Any]) -> None:
+    _, batch = trl(tmp_path, **options)
+    rewards, group = rewards_and_groups()
+    found = built(name, **ours).advantages(played(rewards, group, torch.arange(len(rewards)))).advantages
+    torch.testing.assert_close(found.float(), batch["advantages"], rtol=1e-6, atol=1e-6)
+
+
+def perturbed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Observations masked out, and ratios that reach every clip."""
+    torch.manual_seed(1)
+    present = batch["completion_ids"].new_zeros(batch["completion_ids"].shape, dtype=torch.float32)
+    tool_mask = (torch.rand_like(present) < 0.8).long()
+    tool_mask[:, 0] = 1
+    mask = batch["completion_mask"] * tool_mask
+    old = -3.0 + torch.randn_like(present)  # the model itself is near -3.1 everywhere
+    return batch | {"old_per_token_logps": old, "tool_mask": tool_mask, "num_items_in_batch": mask.sum()}
+
+
+def our_loss(model: LlamaForCausalLM, batch: dict[str, Tensor], name: str, **options: Any) -> Loss:
+    """Flat trained tokens of TRL's padded batch, a completion a call, through a loss of ours."""
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     width = batch["completion_ids"].size(1)
@@ -85,33 +115,43 @@ def our_loss(model: LlamaForCausalLM, batch: dict[str, Tensor], dual_clip: float
     trained = (batch["completion_mask"] * batch["tool_mask"]).bool()
     episode = trained.nonzero()[:, 0]
     old, advantages = batch["old_per_token_logps"][trained], batch["advantages"][episode]
-    return grpo.loss(logprobs[trained], old, advantages, float(trained.sum()), 0.2, 0.28, dual_clip)
+    calls = {"token_call": episode, "call": torch.arange(len(ids)), "calls": len(ids)}
+    return built(name, **options).loss(scored(logprobs[trained], old, advantages, **calls))
 
 
 def gradient(loss: Tensor, model: LlamaForCausalLM) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
 
 
-@pytest.mark.parametrize("dual_clip", [3.0, None])
-def test_loss_and_gradient_equal_trl(tmp_path: Path, dual_clip: float | None) -> None:
-    """Token mean over the batch, observations masked out, and ratios that reach every clip."""
-    trainer, batch = trl(tmp_path, loss_type="dapo", epsilon=0.2, epsilon_high=0.28, delta=dual_clip, beta=0.0)
-    model = trainer.model
-    torch.manual_seed(1)
-    with torch.no_grad():
-        present = batch["completion_ids"].new_zeros(batch["completion_ids"].shape, dtype=torch.float32)
-        batch["old_per_token_logps"] = -3.0 + torch.randn_like(present)  # the model itself is near -3.1 everywhere
-        batch["tool_mask"] = (torch.rand_like(present) < 0.8).long()
-        batch["num_items_in_batch"] = (batch["completion_mask"] * batch["tool_mask"]).sum()
-    theirs = trainer.compute_loss(model, batch)
-    ours, stats = our_loss(model, batch, dual_clip)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradient(ours, model), gradient(theirs, model), rtol=1e-4, atol=1e-6)
-    low, high, both = (trainer._metrics["train"][f"clip_ratio/{side}_mean"][-1] for side in ("low", "high", "region"))
-    assert low > 0.02
-    assert high > 0.02
-    if dual_clip is None:
-        assert stats["clip_ratio"].item() == pytest.approx(both)
-    else:  # which their shares leave out
-        assert stats["clip_ratio"].item() > both + 0.02
-        assert ours < our_loss(model, batch, None)[0] - 0.02
+HIGHER = {"clip_low": 0.2, "clip_high": 0.28}
+LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "dapo": ("dapo", {}, {"loss_type": "dapo"}),
+    "bnpo in one batch": ("dapo", {}, {"loss_type": "bnpo"}),
+    "dapo, two-sided clip": ("loss/clip", {**HIGHER, "dual_clip": 3.0}, {"loss_type": "dapo", "delta": 3.0}),
+    "grpo": ("loss/clip_by_call", {**HIGHER, "dual_clip": None}, {"loss_type": "grpo"}),
+    "grpo, two-sided clip": ("loss/clip_by_call", {**HIGHER, "dual_clip": 3.0}, {"loss_type": "grpo", "delta": 3.0}),
+    "dr_grpo": ("dr_grpo", {**HIGHER, "length": 6}, {"loss_type": "dr_grpo"}),
+    "gspo": ("gspo", {**HIGHER}, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
+    "cispo": ("cispo", {"clip_high": 0.28}, {"loss_type": "cispo", "epsilon_high": 1.28}),
+    "sapo": ("sapo", {}, {"loss_type": "sapo"}),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_loss_and_gradient_equal_trl(tmp_path: Path, case: str) -> None:
+    name, ours, options = LOSSES[case]
+    trainer, batch = trl(tmp_path, **{"epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0, **options})
+    model, batch = trainer.model, perturbed(batch)
+    theirs, found = trainer.compute_loss(model, batch), our_loss(model, batch, name, **ours)
+    torch.testing.assert_close(found.value, theirs, rtol=1e-6, atol=1e-6)
+    expected = gradient(theirs, model)
+    torch.testing.assert_close(gradient(found.value, model), expected, rtol=1e-4, atol=1e-6)
+    assert expected.abs().max() > 1e-3
+    if name == "dapo":
+        shares = (trainer._metrics["train"][f"clip_ratio/{side}_mean"][-1] for side in ("low", "high", "region"))
+        low, high, both = shares
+        assert low > 0.02
+        assert high > 0.02
+        assert float(found.stats["clip_ratio"]) == pytest.approx(both)
+    if ours.get("dual_clip"):
+        assert found.value < our_loss(model, batch, name, **ours | {"dual_clip": None}).value - 0.02

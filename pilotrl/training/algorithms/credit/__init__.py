@@ -1,0 +1,1 @@
+"""Credit: what each call did for the reward. A class here has `advantages`; a loss of `losses/` makes it an algorithm."""

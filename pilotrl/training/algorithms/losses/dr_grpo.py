@@ -1,0 +1,31 @@
+"""Dr. GRPO: a loss is divided by a constant, never by how long replies happen to be (arXiv 2503.20783).
+
+Loss: that of `clip`, summed over the tokens of the minibatch, over calls times `length`. In the paper the unit is a reply and
+`length` the most that it may have; an episode of several calls is as many units.
+Left out: nothing; that advantages are not divided by a deviation is a matter of credit (`scale_rewards=false`).
+Degenerate case: where the calls of each minibatch have `length` tokens in the mean it is `clip`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pilotrl.training.algorithms import Loss, Scored, check_ranges
+from pilotrl.training.algorithms.losses.clip import Clip
+
+
+@dataclass(frozen=True)
+class DrGrpo(Clip):
+    """Options are those of `clip`, and the constant."""
+
+    length: int
+    """What a call's sum over tokens is divided by; it only scales the gradient."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, length=(1, 10**6))
+        super().__post_init__()
+
+    def loss(self, scored: Scored) -> Loss:
+        """See the head of this file."""
+        share = scored.tokens / (max(scored.calls, 1) * self.length)  # `clip` divides by tokens
+        return super().loss(replace(scored, advantages=scored.advantages * share))
