@@ -31,14 +31,15 @@ from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, adapted, learned
 from pilotrl.types import Request, UserError
 
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "tiny": ("llama", {"vocab": 256, "width": 32, "inner": 64, "layers": 2, "heads": 2, "kv": 1, "tied": True}),
-    "nano": ("llama", {"vocab": 2048, "width": 128, "inner": 352, "layers": 4, "heads": 4, "kv": 2, "tied": True}),
-    "smollm2-135m": ("llama", {"vocab": 49152, "width": 576, "inner": 1536, "layers": 30, "heads": 9, "kv": 3, "tied": True}),
-    "qwen2.5-0.5b": ("qwen2", {"vocab": 151936, "width": 896, "inner": 4864, "layers": 24, "heads": 14, "kv": 2, "tied": True}),
-    "qwen2.5-7b": ("qwen2", {"vocab": 152064, "width": 3584, "inner": 18944, "layers": 28, "heads": 28, "kv": 4, "tied": False}),
-}  # fmt: skip
-"""transformers' model type and sizes, from the published configurations."""
+SHAPES: dict[str, tuple[str, int, int, int, int, int, int, bool]] = {
+    "tiny": ("llama", 256, 32, 64, 2, 2, 1, True),
+    "nano": ("llama", 2048, 128, 352, 4, 4, 2, True),
+    "smollm2-135m": ("llama", 49152, 576, 1536, 30, 9, 3, True),
+    "qwen2.5-0.5b": ("qwen2", 151936, 896, 4864, 24, 14, 2, True),
+    "qwen2.5-7b": ("qwen2", 152064, 3584, 18944, 28, 28, 4, False),
+}
+"""transformers' model type; vocabulary, width, inner width, layers, heads, heads of keys and values; whether the head is tied:
+from the published configurations."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = ("float32", "bfloat16")
 DECODED = 64
@@ -90,16 +91,16 @@ class Bench:
     def config(self) -> Any:
         from transformers import AutoConfig
 
-        kind, size = SHAPES[self.options.shape]
+        kind, vocabulary, width, inner, layers, heads, kv_heads, tied = SHAPES[self.options.shape]
         return AutoConfig.for_model(
             kind,
-            vocab_size=size["vocab"],
-            hidden_size=size["width"],
-            intermediate_size=size["inner"],
-            num_hidden_layers=size["layers"],
-            num_attention_heads=size["heads"],
-            num_key_value_heads=size["kv"],
-            tie_word_embeddings=size["tied"],
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            tie_word_embeddings=tied,
             max_position_embeddings=2 * self.options.length + DECODED,
         )
 
@@ -165,10 +166,8 @@ class Bench:
     def held(self, batch: MicroBatch) -> dict[str, float]:
         """Memory of a pass against the estimate that a run prints, in GB; on GPUs, where it can be told exactly."""
         options = self.options
-        estimate = model_info.memory(
-            *(self.config, options.dtype, False, options.rank, 32.0, TARGETS),
-            **{"row": len(batch.ids), "trained": 1 / TRAINED, "slots": 0, "length": 0},
-        )
+        sizes: dict[str, Any] = {"row": len(batch.ids), "trained": 1 / TRAINED, "slots": 0, "length": 0}
+        estimate = model_info.memory(self.config, options.dtype, False, options.rank, 32.0, TARGETS, **sizes)
         expected = {"estimate_gb": (estimate.weights + estimate.gradients + estimate.activations) / 1e9}
         if self.device.type != "cuda":
             return expected
@@ -185,7 +184,7 @@ class Bench:
         batch = self.row([prompt + reply.ids], 0, range(len(prompt), len(prompt) + DECODED))
         with torch.no_grad():
             off = self.policy(batch, 1.0).logprobs.cpu().double() - torch.tensor(reply.logprobs, dtype=torch.double)
-        twice = [self.gradient(batch) for _ in range(2)]
+        twice = [self.learn(batch) for _ in range(2)]
         return {
             "mean_difference": float(off.abs().mean()),
             "largest_difference": float(off.abs().max()),
@@ -235,18 +234,16 @@ class Bench:
             token_state=torch.tensor(state),
             token_call=torch.arange(count).repeat_interleave(len(trained)),
             logprobs=torch.zeros(count * len(trained)),
+            recomputed=torch.empty(0),
             call=torch.arange(count),
             call_state=torch.tensor([start + trained[0] - 1 for start in starts]),
             adapter=None,
         ).to(self.device)
 
-    def learn(self, batch: MicroBatch) -> None:
+    def learn(self, batch: MicroBatch) -> list[Tensor]:
+        """A forward and a backward pass; the gradient."""
         self.policy(batch, 1.0).logprobs.sum().backward()
-        self.policy.zero_grad()
-
-    def gradient(self, batch: MicroBatch) -> list[Tensor]:
-        self.policy(batch, 1.0).logprobs.sum().backward()
-        found = [p.grad.clone() for p in self.policy.parameters() if p.grad is not None]
+        found = [p.grad for p in self.policy.parameters() if p.grad is not None]
         self.policy.zero_grad()
         return found
 
@@ -261,7 +258,7 @@ class Bench:
         linear = 2.0 * len(batch.ids) * config.num_hidden_layers * block
         linear += 2.0 * len(batch.token_state) * config.vocab_size * config.hidden_size
         attention = 4.0 * seen * config.hidden_size * config.num_hidden_layers
-        return linear * (2 if self.options.rank else 3) + 3 * attention
+        return float(linear * (2 if self.options.rank else 3) + 3 * attention)
 
     def fastest(self, work: Callable[[], object]) -> float:
         work()
@@ -281,8 +278,14 @@ class Bench:
     def lines(self) -> Iterator[dict[str, Any]]:
         """The results, part by part; a part that fails, or that no time is left for, says so."""
         start = time.perf_counter()
-        parts = {"machine": self.machine, "update": self.update, "engine": self.engine}
-        for name, part in (parts | {"agreement": self.agreement, "handover": self.handover}).items():
+        parts: dict[str, Callable[[], dict[str, Any] | Iterator[dict[str, Any]]]] = {
+            "machine": self.machine,
+            "update": self.update,
+            "engine": self.engine,
+            "agreement": self.agreement,
+            "handover": self.handover,
+        }
+        for name, part in parts.items():
             if time.perf_counter() - start > self.options.seconds:
                 yield {"part": name, "left_out": f"{self.options.seconds} seconds are over"}
                 continue

@@ -47,4 +47,5 @@ def likelihood(policy: Policy, adapter: str | None, prompt: list[int], ids: list
     position = torch.arange(text.shape[1], device=text.device)[None]
     logits = model(input_ids=text, position_ids=position, use_cache=False, logits_to_keep=len(ids)).logits[0]
     chosen = torch.tensor(ids, device=text.device)[:, None]
-    return logits.float().log_softmax(-1).gather(1, chosen)[:, 0].double().cpu()
+    found: Tensor = logits.float().log_softmax(-1).gather(1, chosen)[:, 0].double().cpu()
+    return found
