@@ -134,10 +134,10 @@ class Rollouts(IterableDataset[Batch]):
 
         episodes = self.run_episodes(specs, self.make_env, self.engine, (self.seed, self.split, step), on_done)
         self.scoring(episodes)
-        episodes = ranks.everyones(episodes)
-        check_starts(episodes)
-        more = self.observation_weight, self.scoring.unselected
-        batch = collate(episodes, self.trains, step, version, self.tasks, *more)
+        check_starts(episodes := ranks.everyones(episodes))
+        batch = collate(
+            episodes, self.trains, step, version, self.tasks, self.observation_weight, self.scoring.unselected
+        )
         if self.shuffle_rewards:
             shuffle_rewards(batch, self.seed)
         self.seconds = time.perf_counter() - start

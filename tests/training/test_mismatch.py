@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pilotrl.training import mismatch
-from pilotrl.training.algorithms.grpo import Grpo
+from pilotrl.training.algorithms import build
 from pilotrl.types import UserError
 from tests.conftest import Training, options
 
@@ -41,10 +41,7 @@ def test_what_is_logged() -> None:
 
 def test_a_correction_that_there_is_not() -> None:
     with pytest.raises(UserError, match="correction=tsi: must be one of none, tis, sequence_mask"):
-        Grpo(
-            **{key: value for key, value in options("grpo").items() if key not in ("_target_", "name")}
-            | {"correction": "tsi"}
-        )
+        build(options("grpo") | {"correction": "tsi"})
 
 
 def one_step(training: Callable[..., Training], correction: str, shift: float) -> dict[str, float]:

@@ -198,15 +198,6 @@ def check(algorithm: Algorithm) -> None:
         raise UserError(f"loss: gave {_brief(loss)}; must be a Loss whose value is a scalar with gradient")
 
 
-def over_ranks(values: Tensor) -> Tensor:
-    """The sum of what all ranks hold; to be called by all of them."""
-    if not torch.distributed.is_initialized():
-        return values
-    every = [values] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, values)
-    return torch.stack(every).sum(0)
-
-
 def _brief(thing: Any) -> str:
     return " ".join(repr(thing).split())[:60]
 

@@ -3,8 +3,6 @@ the batch is cut."""
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -139,33 +137,6 @@ def test_the_order_of_episodes_does_not_matter(algorithm: Algorithm) -> None:
     if here.returns is not None and there.returns is not None:
         torch.testing.assert_close(here.returns, there.returns[calls], rtol=1e-9, atol=1e-12, equal_nan=True)
     assert here.stats == pytest.approx(dict(there.stats))
-
-
-def test_ranks_that_share_out_the_groups_give_the_credit_of_one(
-    algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two ranks, a thread each, of which one has a single group."""
-    told = a_step(algorithm)
-    whole = algorithm.advantages(told).advantages
-    shares = [picked(told, (told.group == 2).nonzero()[:, 0]), picked(told, (told.group != 2).nonzero()[:, 0])]
-    meet, held, rank = threading.Barrier(2, timeout=20), [torch.empty(0)] * 2, threading.local()
-
-    def all_gather_object(every: list[Tensor], mine: Tensor) -> None:
-        held[rank.number] = mine
-        meet.wait()
-        every[:] = held
-        meet.wait()
-
-    def credit(number: int) -> Tensor:
-        rank.number = number
-        return algorithm.advantages(shares[number][0]).advantages
-
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
-    with ThreadPoolExecutor(2) as ranks:
-        for found, (_, calls) in zip(ranks.map(credit, range(2)), shares, strict=True):
-            torch.testing.assert_close(found, whole[calls], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "pair"), [("grpo", grpo.Grpo), ("ppo", ppo.Ppo), ("sft", sft.Sft)])

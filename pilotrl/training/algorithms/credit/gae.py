@@ -70,7 +70,7 @@ def credit(played: Played, advantages: Tensor, returns: Tensor) -> Credit:
 
 
 def value_loss(values: Tensor, returns: Tensor, calls: float) -> Tensor:
-    """Squared error over M calls, NaN returns left out, divided by `calls` (of the whole minibatch, all ranks)."""
+    """Squared error over M calls, NaN returns left out, divided by `calls` (of the whole minibatch)."""
     known = ~returns.isnan()
     return (values[known] - returns[known].to(values)).square().sum() / max(calls, 1)
 

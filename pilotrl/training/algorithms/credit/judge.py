@@ -30,8 +30,7 @@ def process_advantages(process_rewards: Tensor, call_episode: Tensor, group: Ten
     episodes = torch.zeros(len(group), dtype=torch.float64).index_add(0, row, weight)
 
     def mean(values: Tensor) -> Tensor:
-        total = torch.zeros(len(group), dtype=torch.float64).index_add(0, row, values * weight)
-        return (total / episodes.clamp(min=1))[row]
+        return (torch.zeros_like(episodes).index_add(0, row, values * weight) / episodes.clamp(min=1))[row]
 
     deviation = torch.where(valid, rewards - mean(rewards), 0.0)
     std = mean(deviation.square()).sqrt()
@@ -56,9 +55,8 @@ class Judge(Group):
 
     def advantages(self, played: Played) -> Credit:
         """See the head of this file."""
-        whole = super().advantages(played)
-        credit = whole.advantages
+        credit = super().advantages(played)
         for rewards in played.process_rewards if self.turn_credit else ():
             own = process_advantages(rewards, played.episode, played.group, self.scale_rewards)
-            credit = credit + self.turn_credit * own
-        return replace(whole, advantages=credit)
+            credit = replace(credit, advantages=credit.advantages + self.turn_credit * own)
+        return credit

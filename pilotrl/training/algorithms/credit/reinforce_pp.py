@@ -1,6 +1,6 @@
 """REINFORCE++: advantages are normalized over all episodes of a step, not within a group (arXiv 2501.03262).
 
-Advantage: the reward less the mean of all rewards of the step, on all ranks, over their sample standard deviation (plus 1e-4);
+Advantage: the reward less the mean of all rewards of the step over their sample standard deviation (plus 1e-4);
 every call of an episode gets its episode's. With `group_baseline` the group's mean is taken off (the paper's variant for several
 episodes a task; `scale_rewards="batch"` of TRL), and the deviation stays that of all rewards.
 Left out: the KL penalty inside the reward; statistics over tokens, by which long episodes would count more often.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pilotrl.training.algorithms import Algorithm, Credit, Played, over_ranks
+from pilotrl.training.algorithms import Algorithm, Credit, Played
 from pilotrl.training.algorithms.credit.group import EPSILON, FLOOR, advantages, group_stats
 
 
@@ -28,9 +28,8 @@ class ReinforcePP(Algorithm):
         """See the head of this file."""
         rewards = played.rewards.double()
         known = rewards[rewards.isfinite()]
-        count, total = over_ranks(torch.stack([torch.tensor(float(len(known))).double(), known.sum()]))
-        mean = total / count.clamp(min=1)
-        std = (over_ranks((known - mean).square().sum()) / (count - 1).clamp(min=1)).sqrt()
+        mean = known.sum() / max(len(known), 1)
+        std = ((known - mean).square().sum() / max(len(known) - 1, 1)).sqrt()
         centred = rewards.nan_to_num(float(mean)) - mean
         if self.group_baseline:
             centred = advantages(rewards, played.group, scale=False)

@@ -27,7 +27,7 @@ def loss(
     clip_high: float,
     dual_clip: float | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped policy loss of N tokens, summed and divided by `tokens` (those of the whole minibatch, all ranks).
+    """The clipped policy loss of N tokens, summed and divided by `tokens` (those of the whole minibatch).
 
     The stats are divided by it too: `clip_ratio`, the tokens whose gradient a clip cut, and `kl`, from the policy that
     sampled to the present one (estimator k3, ratio - 1 - log ratio: unbiased on the former's samples, never negative).

@@ -17,7 +17,7 @@ from pilotrl.training.algorithms import Algorithm, Loss, Scored
 
 
 def loss(logprobs: Tensor, advantages: Tensor, tokens: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Minus the sum of advantages [N] times logprobs [N], over `tokens` (of the whole minibatch, all ranks); no stats."""
+    """Minus the sum of advantages [N] times logprobs [N], over `tokens` (of the whole minibatch); no stats."""
     return -(advantages.to(logprobs) * logprobs).sum() / max(tokens, 1), {}
 
 
