@@ -20,9 +20,7 @@ from pilotrl.training.algorithms.credit.group import EPSILON, FLOOR, Group
 
 def process_advantages(process_rewards: Tensor, call_episode: Tensor, group: Tensor, scale: bool) -> Tensor:
     """[C] float64: what each call earned by itself, less the group's mean; `scale` divides by its standard deviation.
-
-    Mean and deviation weigh each episode alike, however many turns it took. NaN rewards get 0.
-    """
+    Mean and deviation weigh each episode alike, however many turns it took. NaN rewards get 0."""
     valid = ~process_rewards.isnan()
     rewards, row = process_rewards.nan_to_num(0.0).double(), torch.unique(group, return_inverse=True)[1][call_episode]
     turns = torch.zeros(len(group), dtype=torch.float64).index_add(0, call_episode, valid.double())

@@ -28,10 +28,8 @@ def loss(
     dual_clip: float | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped policy loss of N tokens, summed and divided by `tokens` (those of the whole minibatch).
-
     The stats are divided by it too: `clip_ratio`, the tokens whose gradient a clip cut, and `kl`, from the policy that
-    sampled to the present one (estimator k3, ratio - 1 - log ratio: unbiased on the former's samples, never negative).
-    """
+    sampled to the present one (estimator k3, ratio - 1 - log ratio: unbiased on the former's samples, never negative)."""
     advantages, tokens = advantages.to(logprobs), max(tokens, 1)
     log_ratio = logprobs - old_logprobs
     ratio = log_ratio.exp()
