@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from torch.utils.data import DataLoader
 
 from pilotrl.cli.stored_config import stored_config
 from pilotrl.models.micro_batch import MicroBatch
@@ -60,8 +61,9 @@ def updated(folder: str, count: int) -> None:
     module.scored, module.training_step = counted, timed  # type: ignore[method-assign]
     silent = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     several = {"devices": count, "strategy": "ddp" if count > 1 else "auto", "accelerator": "cpu"}
-    trainer = Trainer(max_epochs=1, logger=False, **several, **silent)  # type: ignore[arg-type]
-    trainer.fit(module, [replace(batch, version=version, step=version) for version in range(TIMES)])
+    trainer = Trainer(max_epochs=1, logger=False, use_distributed_sampler=False, **several, **silent)  # type: ignore[arg-type]
+    batches: Any = [replace(batch, version=version, step=version) for version in range(TIMES)]
+    trainer.fit(module, DataLoader(batches, batch_size=None))
     if trainer.is_global_zero:
         print(f"{count} ranks: {min(seconds):.2f} seconds/update, {passes // TIMES} passes of each rank", flush=True)
 
