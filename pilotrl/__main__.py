@@ -153,7 +153,7 @@ def play(config: Config, path: Path) -> None:
         del os.environ[RUN]
 
 
-COMMANDS = ("audit", "doctor", "evaluate", "exact", "plans", "play", "report", "sync", "xray")
+COMMANDS = ("audit", "bench", "doctor", "evaluate", "exact", "plans", "play", "report", "sync", "xray")
 """What `pilotrl NAME ...` runs: `python -m pilotrl.NAME ...`."""
 
 

@@ -12,9 +12,8 @@ import pytest
 from pilotrl import PACKAGE
 
 ROOMS = {
-    "__main__ doctor evaluate exact plans play sync xray report audit": "runs cli tracking training rollout models teacher "
-    "rewards",
-    "bench": "cli engine models",
+    "__main__ bench doctor evaluate exact plans play sync xray report audit": "runs cli tracking training rollout engine "
+    "models teacher rewards",
     "runs": "cli tracking training rollout engine teacher models rewards",
     "cli": "tracking training rollout teacher models rewards",
     "training": "rollout engine models rewards",

@@ -303,13 +303,8 @@ class Run:
             return
         for episode in episodes:
             self.episodes_file.write(to_record(episode, "train", step))
-        metrics = {
-            "step": step,
-            "time": time.time(),
-            **episode_metrics(episodes, self.setup.scoring.own),
-            **module.metrics,
-            **counted,
-        }
+        played = episode_metrics(episodes, self.setup.scoring.own)
+        metrics = {"step": step, "time": time.time(), **played, **module.metrics, **counted}
         metrics |= success_by_env(episodes) if env_name(self.config) == MIXTURE else {}
         metrics["seconds/rollout"] = self.source.seconds
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}

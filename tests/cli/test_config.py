@@ -6,16 +6,18 @@ import ast
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from pilotrl import CONF, PACKAGE
 from pilotrl.cli.compose import composed_job, parse
-from pilotrl.cli.open_nodes import GIVEN, NAMED, OPEN, keywords, locate
+from pilotrl.cli.open_nodes import GIVEN, GIVEN_TO_COPIES, NAMED, OPEN, keywords, locate
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.validate import config_keys, flat
 from pilotrl.config import schema
+from pilotrl.config.search_path import settings
 
 OPTIONS = [(p.parent.name, p.stem) for p in sorted(CONF.glob("*/*.yaml"))]
 LAUNCHERS = [p.stem for p in sorted(CONF.glob("hydra/launcher/*.yaml"))]
@@ -69,12 +71,15 @@ def test_every_launcher_composes(launcher: str) -> None:
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in OPEN], ids="/".join)
 def test_an_open_node_gives_every_keyword_of_its_class_a_value(group: str, option: str) -> None:
-    node = OmegaConf.load(CONF / group / f"{option}.yaml")
-    cls = locate(f"{group}._target_", node._target_)
-    aside = {"_target_", "defaults", *(["name"] if group in NAMED else [])}
-    assert set(map(str, node)) - aside == set(keywords(cls)) - set(GIVEN.get(group, ()))
-    signature = inspect.signature(cls)
-    assert all(p.default is p.empty for p in signature.parameters.values()), "defaults live in conf/ alone"
+    node = settings(group, option)
+    cls: Any = locate(f"{group}._target_", node["_target_"])
+    if parts := {part: locate(f"{group}.{part}", node[part]) for part in getattr(cls, "PARTS", ())}:
+        cls = cls.of(**parts)
+    aside = {"_target_", "credit", "loss", *(["name"] if group in NAMED else [])}
+    given = (*GIVEN.get(group, ()), *(GIVEN_TO_COPIES if getattr(cls, "copies", False) else ()))
+    assert set(node) - aside == set(keywords(cls)) - set(given)
+    defaults = {name for name, p in inspect.signature(cls).parameters.items() if p.default is not p.empty}
+    assert defaults <= {"correction"}, "defaults live in conf/ alone; runs of before lack this key"
 
 
 def test_defaults_live_in_conf_alone() -> None:

@@ -111,7 +111,8 @@ def test_every_number_is_explained(logged: dict[str, set[str]], kind: str) -> No
 def test_every_name_that_is_explained_is_logged(logged: dict[str, set[str]]) -> None:
     """By some kind of run. An evaluation has all its measures, though not every one is defined in every run."""
     every = {f"{panel}/{measure}" for panel in PANELS.values() for measure in [*MEASURES, "success_greedy"]}
-    assert {name for name in NAMES if "/" in name} == every.union(*logged.values())
+    copied = {name for name in NAMES if name.startswith("engine/")}  # by tests/engine/test_vllm.py and test_mismatch.py
+    assert {name for name in NAMES if "/" in name} - copied == every.union(*logged.values())
 
 
 def test_every_term_is_explained() -> None:

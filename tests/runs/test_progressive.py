@@ -104,9 +104,9 @@ def test_a_stage_of_a_chain_equals_the_stage_alone_and_no_evaluation_is_repeated
     played: list[EpisodesByProtocol] = []
     keep = running.measure
 
-    def watched(bench: Any, panel: Any, known: EpisodesByProtocol, show: Any) -> EpisodesByProtocol:
+    def watched(bench: Any, panel: Any, known: EpisodesByProtocol, *more: Any) -> EpisodesByProtocol:
         played.append(known)
-        return keep(bench, panel, {}, show)
+        return keep(bench, panel, {}, *more)
 
     monkeypatch.setattr(running, "measure", watched)
     alone = tmp_path / "alone"
@@ -122,7 +122,7 @@ def test_evaluations_with_other_settings_or_weights_are_not_reused(
 ) -> None:
     played: list[EpisodesByProtocol] = []
 
-    def watched(bench: Any, panel: Any, known: EpisodesByProtocol, show: Any) -> EpisodesByProtocol:
+    def watched(bench: Any, panel: Any, known: EpisodesByProtocol, *more: Any) -> EpisodesByProtocol:
         played.append(known)
         raise Interrupted
 
