@@ -28,7 +28,7 @@ from pilotrl.cli.resume import check_resolvers, check_typed_again, resumed
 from pilotrl.cli.stored_config import began_in, stored_config
 from pilotrl.cli.sweep import Sweep
 from pilotrl.cli.teacher_tasks import environment, teacher_tasks
-from pilotrl.cli.validate import check, prompt_set
+from pilotrl.cli.validate import check, check_shards, prompt_set
 from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
 from pilotrl.config.schema import Config
@@ -71,6 +71,7 @@ def prepare(argv: Sequence[str]) -> ParsedCommand:
             check(config)
             check_typed(config, job)
             check_learner(config)
+            check_shards(config)
             check_algorithm(config)
             check_language_model(config)
             check_engine(config)

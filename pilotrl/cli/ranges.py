@@ -14,8 +14,8 @@ from pilotrl.store.redact import is_address
 PLANS = r"always|once|never|asked|every [1-9]\d{0,5}"
 STORES = {"databricks", "http", "https", "mssql", "mysql", "postgresql", "sqlite"}
 """Schemes that MLflow itself keeps runs under."""
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
-"""Of Lightning: ranks that each hold the whole model. Those that cut it into pieces do not work here yet."""
+STRATEGIES = ("auto", "ddp", "fsdp")
+"""How several ranks hold the weights: each all of them (auto is ddp), or a part."""
 
 MANY, SANE = 10**6, 10**9
 """Bounds of what is computed one by one, and of what only has to be a number that a computer holds."""

@@ -145,8 +145,11 @@ def check_stage(config: Config) -> None:
 def check_lora(config: Config) -> None:
     """Adapters need weights to sit on, and small updates need a dtype that holds them; a parent's adapters stay as they are."""
     model, parent = config.model, config.parent
-    if model.lora.rank is None and model.dtype == "bfloat16":
-        raise UserError("model.dtype=bfloat16: rounds updates of all weights away; use float32, or model.lora.rank=16")
+    if model.lora.rank is None and model.dtype == "bfloat16" and config.trainer.strategy != "fsdp":
+        raise UserError(
+            "model.dtype=bfloat16: rounds updates of all weights away; use float32, or model.lora.rank=16, or"
+            " trainer.strategy=fsdp, which computes in bfloat16 and learns in float32"
+        )
     if model.lora.rank is not None and model.scratch is not None and parent is None:
         raise UserError(
             f"model.lora.rank={model.lora.rank}: a model from nothing has to learn all its weights; leave it null"
@@ -162,6 +165,37 @@ def check_lora(config: Config) -> None:
         ours = {"rank": model.lora.rank, "alpha": model.lora.alpha, "targets": sorted(model.lora.targets)}
         if key := next((key for key in held if held[key] != ours[key]), None):
             raise UserError(f"model.lora.{key}={ours[key]}: the adapters of parent={parent} have {held[key]}; use that")
+
+
+def check_shards(config: Config) -> None:
+    """What learns can be cut into shards, who plays has a copy of the weights, and every rank has an episode to play, since
+    copies are renewed by all at once."""
+    model, train = config.model, config.train
+    if config.trainer.strategy != "fsdp":
+        return
+    if model.lora.rank is not None:
+        few = f"learns all weights, and model.lora.rank={model.lora.rank} few; use ddp, or model.lora.rank=null"
+        raise UserError(f"trainer.strategy=fsdp: {few}")
+    if model.roles != "shared":
+        raise UserError(f"trainer.strategy=fsdp: has one model, and model.roles={model.roles} more than that; use ddp")
+    if train.muon_lr is not None:
+        why = "Muon needs whole matrices, and ranks have parts of them; use ddp, or train.muon_lr=null"
+        raise UserError(f"trainer.strategy=fsdp: {why}")
+    if config.trainer.accelerator in ("mps", "tpu"):
+        raise UserError(
+            f"trainer.strategy=fsdp: is for gpu and cpu, not trainer.accelerator={config.trainer.accelerator}"
+        )
+    if not getattr(locate("engine._target_", config.engine["_target_"]), "copies", False):
+        why = "plays with the weights of its own process, which has a part of each; use engine=vllm, or ddp"
+        raise UserError(f"trainer.strategy=fsdp: engine={config.engine.get('name')} {why}")
+    count = config.trainer.devices * config.trainer.num_nodes
+    played = {"train.tasks * train.group_size": train.tasks * train.group_size, "panel.tasks": config.panel.tasks}
+    played |= {"drift.tasks": config.drift.tasks} if config.drift.every else {}
+    for key, episodes in played.items():
+        if episodes < count:
+            raise UserError(
+                f"{key}={episodes}: each of {count} ranks plays, with trainer.strategy=fsdp; give {count} or more"
+            )
 
 
 def check_roles(config: Config) -> None:

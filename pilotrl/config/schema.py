@@ -227,7 +227,7 @@ class Trainer:
     num_nodes: int = MISSING
     """Machines."""
     strategy: str = MISSING
-    """How Lightning spreads the work over ranks: auto, or ddp and its kind; each rank holds the whole model."""
+    """What each rank holds: all weights (ddp, and auto), or a part of each (fsdp)."""
     threads: int | None = MISSING
     """CPU threads of torch while learning, and processes while playing; null: torch's choice."""
 

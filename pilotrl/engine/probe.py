@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pilotrl.engine import Engine
+from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
 from pilotrl.types import Request
 
@@ -42,10 +43,22 @@ def measured(engine: Engine, policy: Policy, adapters: Sequence[str | None], max
 @torch.no_grad()
 def likelihood(policy: Policy, adapter: str | None, prompt: list[int], ids: list[int]) -> Tensor:
     """[tokens] float64 log-probabilities of a reply at temperature 1, by the policy."""
-    model = policy.model if adapter is None else policy.for_role(adapter)
-    text = torch.tensor([prompt + ids[:-1]], device=next(policy.parameters()).device)
-    position = torch.arange(text.shape[1], device=text.device)[None]
-    logits = model(input_ids=text, position_ids=position, use_cache=False, logits_to_keep=len(ids)).logits[0]
-    chosen = torch.tensor(ids, device=text.device)[:, None]
-    found: Tensor = logits.float().log_softmax(-1).gather(1, chosen)[:, 0].double().cpu()
+    text = torch.tensor(prompt + ids[:-1])
+    place, nothing = torch.arange(len(text)), torch.empty(0)
+    micro_batch = MicroBatch(
+        ids=text,
+        position=place,
+        fresh=[len(text)],
+        lengths=[len(text)],
+        path=place,
+        sampled=torch.tensor(ids),
+        token_state=place[len(prompt) - 1 :],
+        token_call=torch.zeros(len(ids), dtype=torch.long),
+        logprobs=nothing,
+        recomputed=nothing,
+        call=torch.zeros(1, dtype=torch.long),
+        call_state=place[len(prompt) - 1 : len(prompt)],
+        adapter=adapter,
+    )
+    found: Tensor = policy(micro_batch.to(next(policy.parameters()).device), 1.0).logprobs.double().cpu()
     return found

@@ -161,6 +161,8 @@ class VllmEngine:
         return Reply(request.session, ids, logprobs, "end" if ids[-1] == self.end else "length")
 
     def _send(self) -> None:
+        from pilotrl.models import sharding
+
         """Write the weights, let vLLM read them, and remove those before."""
         if not self.sent:
             shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
@@ -171,7 +173,10 @@ class VllmEngine:
             self.policy.model.save_pretrained(folder, save_embedding_layers=False)
             self._load_adapters(folder)
         else:
-            self.policy.model.save_pretrained(folder)
+            state = sharding.gathered(self.policy.model, keep=True, dtype=self.policy.dtype)
+            self.policy.model.should_save_on_this_rank = bool  # else transformers writes on the first rank alone
+            self.policy.model.save_pretrained(folder, state_dict=state)
+            del state
             self._load_weights(folder)
         shutil.rmtree(before, ignore_errors=True)
 
@@ -216,7 +221,7 @@ class VllmEngine:
                 tokenizer=model,
                 skip_tokenizer_init=True,
                 generation_config="vllm",
-                dtype=str(self.policy.model.dtype).removeprefix("torch."),
+                dtype=str(self.policy.dtype).removeprefix("torch."),
                 max_model_len=self.max_length,
                 max_num_seqs=self.slots,
                 kv_cache_memory_bytes=int(self.memory_gb * 1e9),

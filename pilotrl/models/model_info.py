@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pilotrl.models import policy
 from pilotrl.prompts.context import Chat
@@ -27,11 +28,19 @@ class Memory:
     optimizer: float
     activations: float
     cache: float
+    copy: float
+    """Of the weights, for an engine that plays with one."""
+    card: float | None
+    """What a device has; None where ranks share the CPU, or another machine computes."""
 
     def __str__(self) -> str:
-        parts = {field.name: getattr(self, field.name) / 1e9 for field in fields(self)}
-        listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-        return f"memory in GB, at most: {listed}; together {sum(parts.values()):.2f}"
+        parts = {field.name: getattr(self, field.name) / 1e9 for field in fields(self)[:-1]}
+        listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items() if size or name != "copy")
+        said = f"memory in GB, on each device, at most: {listed}; together {(need := sum(parts.values())):.2f}"
+        if self.card is None:
+            return said
+        short = "; if it does not fit, lower train.micro_tokens, or give more devices with trainer.strategy=fsdp"
+        return f"{said}, of {self.card / 1e9:.2f} that it has{short if need > self.card / 1e9 else ''}"
 
 
 def config_of(path: str) -> Any:
@@ -104,17 +113,32 @@ def memory(
     length: int,
     sets: int = 1,
     learning: int = 1,
+    ranks: int = 1,
+    sharded: bool = False,
+    memory_gb: float | None = None,
+    card: float | None = None,
 ) -> Memory:
-    """The memory that a run needs with a model of this transformers configuration.
+    """The memory that a run needs on each device with a model of this transformers configuration.
 
     `row`: tokens of a forward pass in training, of which the share `trained` is trained; the engine's KV cache has `slots`
     of `length` tokens; there are `sets` of trainable parameters (two, if each role has its own), `learning` of which are
-    trained.
+    trained. Of several `ranks` each has everything, or a part of the weights if `sharded`, which are then in float32. An
+    engine with `memory_gb` for its own cache has a copy of the weights.
     """
-    model = shaped(config, getattr(torch, dtype))
+    model = shaped(config, torch.float32 if sharded else getattr(torch, dtype))
     model = policy.adapted(model, rank, alpha, targets) if rank else model
     size = getattr(torch, dtype).itemsize
-    learned = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    learned = learning * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters()) + (sets - 1) * learned // learning
+    copy = 0 if memory_gb is None else sum(p.numel() for p in model.parameters()) * size
+    gradients, parts = learned, ranks if sharded else 1
+    if sharded:
+        # Blocks are whole in turn, the next one while one is computed, and their gradients are added in float32.
+        root, block = _units(model)
+        weights += parts * size * (root + 2 * block)
+        gradients += parts * (size + 4) * (root + block)
+    elif ranks > 1:
+        gradients += learned  # laid out in one piece, which ranks add up
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     wide, narrow = head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads
     block = (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size) * size
@@ -123,9 +147,20 @@ def memory(
     kept = config.hidden_size * size if gradient_checkpointing else block
     blocks = config.num_hidden_layers * kept + (block if gradient_checkpointing else 0)
     return Memory(
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()) + (sets - 1) * learned,
-        gradients=learning * learned,
-        optimizer=2 * learning * learned,
+        weights=weights / parts,
+        gradients=gradients / parts,
+        optimizer=2 * learned / parts,
         activations=row * (blocks + trained * 5 * 4 * config.vocab_size),
-        cache=sets * slots * -(-length // 256) * 256 * config.num_hidden_layers * 2 * narrow * size,
+        cache=sets * slots * -(-length // 256) * 256 * config.num_hidden_layers * 2 * narrow * size
+        if memory_gb is None
+        else memory_gb * 1e9,
+        copy=copy,
+        card=card,
     )
+
+
+def _units(model: Any) -> tuple[int, int]:
+    """Weights outside of all blocks, and those of the largest block."""
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    return sum(p.numel() for p in model.parameters()) - sum(sizes), max(sizes)

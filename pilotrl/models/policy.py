@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pilotrl import PACKAGE
-from pilotrl.models import gguf
+from pilotrl.models import gguf, sharding
 from pilotrl.models.attention import Trie  # the import registers the attention function `pilotrl`
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.types import Role
@@ -42,12 +42,15 @@ class Policy(nn.Module):
 
     Always in evaluation mode: with dropout the first importance ratio would not be 1. Only blocks with gradient
     checkpointing are put into training mode, which they require; the modules inside them are not.
+
+    dtype: of what is computed, where weights are in shards; None: that of the weights.
     """
 
-    def __init__(self, model: Any, critic: bool) -> None:
+    def __init__(self, model: Any, critic: bool, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = model
         either: Any = model[ROLES[0]] if isinstance(model, nn.ModuleDict) else model
+        self.dtype: torch.dtype = dtype or either.dtype
         self.value = nn.Linear(either.config.hidden_size, 1) if critic else None
         if self.value is not None:
             nn.init.zeros_(self.value.weight)
@@ -209,31 +212,35 @@ def load_tokenizer(path: str) -> Any:
     return AutoTokenizer.from_pretrained(resolve(path))
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save(model: Any, tokenizer: Any, folder: Path, writes: bool = True) -> None:
     """Write what `from_pretrained` of transformers, or of peft where adapters were trained, loads anywhere; what belongs to
     a role in a folder of its own, as peft does.
 
     transformers leaves the name of our attention function out. peft leaves an empty model card, which is for whoever knows the
-    run to fill (`runs/model_card.py`).
+    run to fill (`runs/model_card.py`). Of weights in shards all ranks call this, and one writes.
     """
     two = isinstance(model, nn.ModuleDict)
     for place, one in ((folder / role, model[role]) for role in ROLES) if two else [(folder, model)]:
-        one.save_pretrained(place)
-    tokenizer.save_pretrained(folder)
+        state = sharding.gathered(one, writes)
+        if writes:
+            one.save_pretrained(place, state_dict=state)
+    if writes:
+        tokenizer.save_pretrained(folder)
 
 
-def learned(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, except frozen weights, which the starting model has.
+def learned(module: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """All parameters and buffers by name, except frozen weights, which the starting model has. state: where they are in hand.
 
     Parameters that belong to one role are included, trained or not.
     """
     named = module.named_parameters(remove_duplicate=False)
     frozen = {name for name, p in named if not p.requires_grad and _owner(name) is None}
-    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+    state = module.state_dict() if state is None else state
+    return {name: tensor for name, tensor in state.items() if name not in frozen}
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 over the names and bytes of what `learned` returns."""
+    """SHA-256 over the names and bytes of what `learned` returns. Of weights in shards, all ranks have to ask."""
     return _sha256(learned(module))
 
 
@@ -252,5 +259,7 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            sharding.whole(tensor.detach()).cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

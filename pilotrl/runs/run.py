@@ -25,7 +25,7 @@ from pilotrl.analysis.terminal import Display
 from pilotrl.cli import sweep_progress
 from pilotrl.config.schema import Config
 from pilotrl.envs import MIXTURE
-from pilotrl.models import policy
+from pilotrl.models import policy, sharding
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, env_name, identity, unseen_environment_warning
 from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
@@ -105,7 +105,7 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """What the first rank does, in order; returns the summary."""
-        folder, setup = self.folder, self.setup
+        folder = self.folder
         folder.check_there()  # loading the model took a while
         last = checkpoint.latest(folder)
         if last is not None and (folder / "panel.json").exists():
@@ -116,10 +116,6 @@ class Run:
         write_whole(folder / "panel.json", json.dumps(self.panel.record(), indent=2) + "\n")
         with folder.lines("metrics.jsonl") as self.metrics_file, folder.lines("episodes.jsonl") as self.episodes_file:
             module = self.train(last)
-        folder.check_there()
-        policy.save(setup.policy.model, setup.tokenizer, folder.policy)
-        if setup.policy.value is not None:
-            write_whole(folder.value, safetensors.torch.save(setup.policy.value.state_dict()))
         summary = self.summary(module)
         write_whole(folder.policy / "README.md", model_card(self.config, folder, summary))
         learning_curve(folder.metrics, folder / "learning_curve.png")
@@ -134,10 +130,17 @@ class Run:
             self.held_out = self.rollouts("dev", self.config.train.validate_tasks, 1, module).batch(0)
 
     def end(self, module: PilotModule) -> None:
-        """What is played and computed after the last step."""
+        """What is played and computed after the last step, and the policy. Of weights in shards all ranks give theirs."""
         self.after = self.evaluated("after", int(module.version))
-        self.asked_late = ranks.summed(self.spending())
         self.drift = self.probe and dict.fromkeys(get_args(Role)) | self.probe.drift(module.policy)
+        self.folder.check_there()
+        first, actor = ranks.number() == 0, self.setup.policy
+        policy.save(actor.model, self.setup.tokenizer, self.folder.policy, writes=first)
+        value = {} if actor.value is None else sharding.gathered(actor.value, first)
+        if value:
+            write_whole(self.folder.value, safetensors.torch.save(value))
+        self.weights_sha256 = policy.weights_sha256(actor)
+        self.asked_late = ranks.summed(self.spending())
 
     def evaluated(self, when: str, step: int) -> EpisodesByProtocol:
         """Play the panel, unless the parent or another job of the sweep has played it just so, and keep its episodes."""
@@ -146,14 +149,15 @@ class Run:
             if self.display:
                 self.display.panel(f"{when}: {protocol}", done, total)
 
-        known, taken, first = EpisodesByProtocol(), dict[str, str](), None
-        if when == "before" and ranks.number() == 0:
-            if self.config.parent is not None:
-                known = handed_over(self.config, self.panel.sha256, policy.weights_sha256(self.setup.policy))
-            if first := self.first_evaluation():
-                first.begin()
-                others, taken = first.known(protocols(self.setup).keys() - known)
-                known |= others
+        known, taken = EpisodesByProtocol(), dict[str, str]()
+        first = self.first_evaluation() if when == "before" else None
+        if when == "before" and self.config.parent is not None:
+            weights = policy.weights_sha256(self.setup.policy)
+            known = {} if ranks.number() else handed_over(self.config, self.panel.sha256, weights)
+        if first is not None and ranks.number() == 0:
+            first.begin()
+            others, taken = first.known(protocols(self.setup).keys() - known)
+            known |= others
         for protocol, job in taken.items():
             print(f"evaluation {when}: {protocol}: taken from folder {job} of this sweep, where the same was played")
         (known, *_) = ranks.everyones([known])  # other folders are written meanwhile: the first rank has looked for all
@@ -161,7 +165,7 @@ class Run:
         for protocol, episodes in played.items() if ranks.number() == 0 else ():
             for episode in episodes:
                 self.episodes_file.write(to_record(episode, f"{when}/{protocol}", step))
-        if first is not None:
+        if first is not None and ranks.number() == 0:
             first.remember(played, taken)
         return played
 
@@ -217,7 +221,7 @@ class Run:
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=trainer.strategy,
+            strategy=ranks.strategy(trainer.strategy, trainer.devices * trainer.num_nodes),
             plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             max_epochs=1,
             callbacks=[
@@ -341,6 +345,6 @@ class Run:
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
             "drift": self.drift,
             "endpoints": asked,
-            "weights_sha256": policy.weights_sha256(self.setup.policy),
+            "weights_sha256": self.weights_sha256,
             "seconds": time.perf_counter() - self.start,
         }

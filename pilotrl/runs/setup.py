@@ -125,7 +125,7 @@ class TrainSetup(EvalSetup):
         tokenizer = policy.load_tokenizer(source)
         chat = Chat(tokenizer, **as_dict(config.model.template))
         algorithm = algorithms.build(as_dict(config.algorithm))
-        actor = Policy(load_model(config, source), algorithm.critic)
+        actor = Policy(load_model(config, source), algorithm.critic, getattr(torch, config.model.dtype))
         actor.set_trainable(config.stage.trains)
         engine = engine_of(actor, chat.end, as_dict(config.engine), config.model.roles, folder)
         return cls(
@@ -191,11 +191,10 @@ def judge_of(config: Config, env: str) -> Judge:
 
 
 def load_model(config: Config, source: str) -> Any:
-    """The model of a run, with its adapters."""
+    """The model of a run, with its adapters. All weights learn in float32, whatever they compute in."""
     model = config.model
-    return policy.load_model(
-        source, model.dtype, model.gradient_checkpointing, **as_dict(model.lora), roles=model.roles
-    )
+    dtype = "float32" if model.lora.rank is None else model.dtype
+    return policy.load_model(source, dtype, model.gradient_checkpointing, **as_dict(model.lora), roles=model.roles)
 
 
 def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str, folder: Path) -> Engine:
@@ -246,7 +245,8 @@ def sizes(config: Config) -> dict[str, int]:
 
 
 def memory(config: Config) -> Memory:
-    """Upper estimate of the memory that a run needs, before anything is loaded."""
+    """Upper estimate of the memory that a run needs on each device, before anything is loaded."""
+    trainer, copied = config.trainer, as_dict(config.engine).get("memory_gb")
     model, fresh = config.model, config.model.scratch is not None and config.parent is None
     length = model.max_length
     return model_info.memory(
@@ -260,7 +260,18 @@ def memory(config: Config) -> Memory:
         length=length,
         sets=1 if model.roles == "shared" else 2,
         learning=1 if model.roles == "shared" else len(config.stage.trains),
+        ranks=trainer.devices * trainer.num_nodes,
+        sharded=trainer.strategy == "fsdp",
+        memory_gb=copied,
+        card=card(trainer.accelerator),
     )
+
+
+def card(accelerator: str) -> float | None:
+    """Bytes of memory of a GPU of this machine, if a run here would use one."""
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return None
+    return float(torch.cuda.get_device_properties(0).total_memory)
 
 
 def words(named: str | dict[str, Any]) -> Sequence[str]:

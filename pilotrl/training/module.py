@@ -17,6 +17,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from pilotrl.models import sharding
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, learned
 from pilotrl.training import mismatch, ranks
@@ -178,7 +179,7 @@ class PilotModule(LightningModule):
 
     def sum_gradients(self) -> None:
         """Add up the ranks' gradients, in one piece: their losses are parts of one mean already."""
-        if ranks.count() > 1:
+        if ranks.count() > 1 and self.device_mesh is None:  # else the backward pass has done it
             learned = [p for p in self.parameters() if p.requires_grad]
             held = torch.tensor([p.grad is not None for p in learned], device=self.device)
             flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learned), held])
@@ -200,12 +201,18 @@ class PilotModule(LightningModule):
         model: Any = self.trainer.model
         model.require_backward_grad_sync = False
 
+    def configure_model(self) -> None:
+        """With `trainer.strategy=fsdp` each rank keeps a part of the weights."""
+        if self.device_mesh is not None:
+            sharding.shard(self.policy, self.device_mesh["data_parallel"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = learned(self)
+        """Of shards Lightning has gathered the whole, for the first rank."""
+        checkpoint["state_dict"] = learned(self, checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Frozen weights are loaded already."""
-        checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
+        """Frozen weights are loaded already, and so are shards."""
+        checkpoint["state_dict"] = self.state_dict() | checkpoint.get("state_dict", {})
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """A batch stays where it is; micro-batches follow the weights."""

@@ -1,4 +1,5 @@
-"""Several ranks: each has the whole model, plays and computes a share, and is told what the others found.
+"""Several ranks: each has the whole model, or a part of its weights (`models/sharding.py`), plays and computes a share, and is
+told what the others found.
 
     mine = share(specs)                    # this rank's episodes, which it plays
     episodes = everyones(played)           # those of all ranks, in the order of `specs`
@@ -15,6 +16,7 @@ from itertools import chain
 from typing import TypeVar
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, distributed
 
 from pilotrl.models.micro_batch import MicroBatch
@@ -30,6 +32,13 @@ def number() -> int:
 def count() -> int:
     """How many ranks there are."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def strategy(name: str, count: int) -> str | Strategy:
+    """What Lightning calls `trainer.strategy`, for so many ranks. A checkpoint is one file, whichever it is."""
+    if name != "fsdp":
+        return name
+    return ModelParallelStrategy(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
 def share(things: Sequence[T]) -> Sequence[T]:

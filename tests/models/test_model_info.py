@@ -105,6 +105,34 @@ def test_the_estimate_of_an_eight_billion_model_is_what_its_card_says() -> None:
     assert said.optimizer == 2 * said.gradients < 1e9
 
 
+def test_what_the_number_of_devices_changes(tmp_path: Path) -> None:
+    """With shards all that learns, but not what a micro-batch keeps; without, gradients are laid out once more."""
+    config = folder_of(LlamaForCausalLM, tmp_path)
+    how: Any = {"row": 128, "trained": 0.25, "slots": 3, "length": 200}
+    one, ddp = (model_info.memory(config, "float32", False, None, 1.0, [], ranks=n, **how) for n in (1, 4))
+    assert (ddp.gradients, ddp.weights, ddp.optimizer) == (2 * one.gradients, one.weights, one.optimizer)
+    whole = model_info.memory(config, "bfloat16", False, None, 1.0, [], **how)
+    said = model_info.memory(config, "bfloat16", False, None, 1.0, [], ranks=4, sharded=True, memory_gb=2.0, **how)
+    model = policy.load_model(str(tmp_path), "float32")
+    block = sum(p.numel() for p in model.get_decoder().layers[0].parameters())
+    root = sum(p.numel() for p in model.parameters()) - 3 * block
+    assert said.weights == one.weights / 4 + 2 * (root + 2 * block)
+    assert said.gradients == one.gradients / 4 + 6 * (root + block)
+    assert said.optimizer == one.optimizer / 4
+    assert said.activations == whole.activations < one.activations
+    assert (said.cache, said.copy, one.copy) == (2e9, whole.weights, 0)
+
+
+def test_what_is_needed_is_held_against_the_card(tmp_path: Path) -> None:
+    config = folder_of(LlamaForCausalLM, tmp_path)
+    how: Any = {"row": 128, "trained": 0.25, "slots": 3, "length": 200}
+    none, large, small = (
+        str(model_info.memory(config, "float32", False, None, 1.0, [], card=card, **how)) for card in (None, 80e9, 1e6)
+    )
+    assert large == f"{none}, of 80.00 that it has"
+    assert small.startswith(f"{none}, of 0.00 that it has; if it does not fit, lower train.micro_tokens, or give more")
+
+
 def test_a_dry_run_prints_configuration_and_memory_and_writes_nothing(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,21 +76,18 @@ def main(folder: Path, out: Path, count: int) -> None:
     torch.save(made, out)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def ranks(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What so many processes over gloo learned in each case."""
-    count = request.param
+def several_ranks(script: Path, count: int, tiny: Path, folder: Path) -> list[dict[str, Any]]:
+    """What so many processes over gloo saved, each of which runs a script such as this one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("ranks")
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "NODE_RANK": "0",
-        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path]),
     }
-    command = [sys.executable, "-W", "error::RuntimeWarning", __file__, str(tiny)]
+    command = [sys.executable, "-W", "error::RuntimeWarning", str(script), str(tiny)]
     started = [
         subprocess.Popen(
             [*command, str(folder / f"{rank}.pt"), str(count)],
@@ -108,6 +105,12 @@ def ranks(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.T
             process.kill()
     assert not any(process.returncode for process in started), "\n".join(said)[-4000:]
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What so many processes over gloo learned in each case."""
+    return several_ranks(Path(__file__), request.param, tiny, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)
