@@ -221,10 +221,10 @@ class Training:
     def __init__(
         self, folder: Path, algorithm: str = "grpo", *, agent_spec: dict[str, Any] | None = None, **changes: Any
     ) -> None:
-        """`agent_spec` changes the player, `model` is the folder's, loaded otherwise, or with what each role has of its `roles`;
-        other changes go to module or source."""
+        """`agent_spec` changes the player, `options` the algorithm, `model` is the folder's, loaded otherwise, or with what each
+        role has of its `roles`; other changes go to module or source."""
         chat = Chat(policy.load_tokenizer(str(folder)))
-        chosen = algorithms.build(options(algorithm))
+        chosen = algorithms.build({**options(algorithm), **changes.get("options", {})})
         roles, trains = changes.get("roles", "shared"), changes.get("trains", ["executor"])
         rank = 4 if roles == "separate" else None
         torch.manual_seed(0)  # new adapters are random
@@ -246,7 +246,7 @@ class Training:
             "value_lr": 1e-2,
             "muon_lr": None,
         }
-        source = {"tasks": 4, "group_size": 3, "shuffle_rewards": False}
+        source = {"tasks": 4, "group_size": 3, "shuffle_rewards": False, "resample": 0, "pools": None}
         settings |= {key: value for key, value in changes.items() if key in settings}
         source |= {key: value for key, value in changes.items() if key in source}
         given: dict[str, Any] = {"teacher_plans": True, "temperature": settings["temperature"], "adapters": adapters}

@@ -130,6 +130,7 @@ def check_learner(config: Config) -> None:
 def check_algorithm(config: Config) -> None:
     """The algorithm can be made, and learns from what the stage plays. Loads torch."""
     from pilotrl.training import algorithms
+    from pilotrl.training.algorithms.losses import Regularized
 
     settings = cast(dict[str, Any], OmegaConf.to_container(config.algorithm, resolve=True))
     if not isinstance(settings.get("name"), str):
@@ -140,6 +141,11 @@ def check_algorithm(config: Config) -> None:
     except UserError as error:
         raise UserError(f"algorithm.{error}") from error
     name, stage, size = settings["name"], config.stage, config.train.group_size
+    if isinstance(algorithm, Regularized) and algorithm.beta and config.model.lora.rank is None:
+        why = (
+            "its reference is the weights under adapters, and here all are trained; set model.lora.rank=16, or it to 0"
+        )
+        raise UserError(f"algorithm.beta={algorithm.beta}: {why}")
     if algorithm.demonstrations != (stage.actor == "expert"):
         who, use = ("the policy", "rewards") if stage.actor == "policy" else ("the expert", "demonstrations")
         how = f"does not learn from what {who} does (stage.actor={stage.actor}); choose one that learns from {use}"

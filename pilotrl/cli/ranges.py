@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
+from itertools import pairwise
 from typing import Any
 
 from pilotrl.config import search_path
@@ -134,6 +135,13 @@ def _acting(config: Config) -> dict[str, Rule]:
         "stage.loose": within(0, 1),
         "stage.observation_weight": _observation_weight(config.stage.actor),
         "stage.agents": any_of(search_path.options("agent")),
+        "curriculum.name": a_name(),
+        "curriculum.turns": (
+            lambda turns: all(1 <= few < many for few, many in pairwise([*turns, 10_001])),
+            "whole numbers from 1 to 10000, each above the one before",
+        ),
+        "curriculum.easy": within(0, 1),
+        "curriculum.hard": within(0, 1),
         "reward.overlong_buffer": within(0, 1),
         "reward.overlong_penalty": at_least(0, 100),
     }
@@ -171,6 +179,7 @@ def _learning(config: Config) -> dict[str, Rule]:
             lambda size: 1 <= size <= most,
             f"at least 1, at most {most}: a step of train.tasks={tasks} has a million episodes at most",
         ),
+        "train.resample": within(0, 100),
         "train.minibatches": at_least(1),
         "train.micro_tokens": at_least(1, 10**8),
         "train.lr": above(0, 10),

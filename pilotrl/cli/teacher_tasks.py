@@ -24,9 +24,9 @@ def teacher_tasks(config: Config, trains: bool = True) -> dict[str, list[str]]:
     train, found = config.train, defaultdict[str, list[str]](list)
     if trains:
         names = environment(config, split := config.env["split"]).tasks[: config.stage.demonstrations]
-        found[split] += [
-            name for step in range(train.steps) for name in schedule(names, config.seed, step, train.tasks)
-        ]
+        chance = train.resample or config.curriculum.easy is not None  # depends on what is solved: all tasks may come
+        steps = [] if chance else range(train.steps)
+        found[split] += [name for step in steps for name in schedule(names, config.seed, step, train.tasks)] or names
         if train.validate_every:
             found["dev"] += schedule(environment(config, "dev").tasks, config.seed, 0, train.validate_tasks)
     split = config.panel.split

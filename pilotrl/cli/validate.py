@@ -39,6 +39,7 @@ def check(config: Config) -> None:
     check_values(config)
     check_weights(config)
     check_stage(config)
+    check_curriculum(config)
     check_plans(config)
     check_lora(config)
     check_roles(config)
@@ -134,11 +135,34 @@ def check_plans(config: Config) -> None:
 
 
 def check_stage(config: Config) -> None:
-    """A loss on held-out demonstrations needs demonstrations."""
+    """A loss on held-out demonstrations needs demonstrations; groups whose rewards can differ, several episodes played."""
+    train, size = config.train, config.train.group_size
+    if train.resample and (config.stage.actor == "expert" or size < 2):
+        why = f"train.group_size={size}" if size < 2 else "stage.actor=expert"
+        raise UserError(f"train.resample={train.resample}: with {why} no group has rewards that differ; set it to 0")
     if config.stage.actor == "policy" and config.train.validate_every:
         often = config.train.validate_every
         raise UserError(
             f"train.validate_every={often}: is for demonstrations (stage.actor=expert); set it to 0, evaluations measure"
+        )
+
+
+def check_curriculum(config: Config) -> None:
+    """A curriculum is for what the policy plays; pools have two shares, which leave something to the others."""
+    curriculum, stage = config.curriculum, config.stage
+    easy, hard = curriculum.easy, curriculum.hard
+    if (easy is None) != (hard is None) or (easy or 0) + (hard or 0) > 1:
+        why = "and curriculum.easy are two shares of at most 1 together, or both null"
+        raise UserError(f"curriculum.hard={show(hard)}: it {why}, which is {show(easy)}; set both")
+    if stage.actor == "expert" and (curriculum.turns or easy is not None):
+        raise UserError(
+            f"curriculum={curriculum.name}: is for episodes that the policy plays, and here stage.actor=expert; set it to none"
+        )
+    if len(curriculum.turns) >= config.train.steps:
+        turns = show(curriculum.turns)
+        raise UserError(
+            f"curriculum.turns={turns}: has a part of training for each number, and train.steps="
+            f"{config.train.steps}; give fewer"
         )
 
 

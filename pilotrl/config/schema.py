@@ -134,6 +134,21 @@ class Stage:
 
 
 @dataclass
+class Curriculum:
+    """What training plays as it goes on."""
+
+    name: str = MISSING
+    """Of the curriculum."""
+    turns: list[int] = MISSING
+    """Most turns of an episode in equal parts of training, one number a part; in a last part, and where this is empty, only the
+    environment has a limit (ScalingInter, arXiv 2509.08755)."""
+    easy: float | None = MISSING
+    """Share of a step's tasks that were always solved when last played; null, with `hard`: tasks come by the schedule."""
+    hard: float | None = MISSING
+    """Share that were never solved then."""
+
+
+@dataclass
 class Reward:
     """Weights of the named terms; the reward is their weighted mean over the stage's terms."""
 
@@ -158,6 +173,9 @@ class Train:
     """Tasks (groups) a step."""
     group_size: int = MISSING
     """Episodes on each task."""
+    resample: int = MISSING
+    """How often a step replaces groups whose rewards do not differ by groups on other tasks (dynamic sampling, DAPO, arXiv
+    2503.14476); 0: never."""
     minibatches: int = MISSING
     """Optimizer updates that one batch of episodes is cut into, by whole groups: at most `tasks` of them."""
     micro_tokens: int = MISSING
@@ -265,6 +283,8 @@ class Config:
     """Who plans, when, and what a call sees."""
     stage: Stage = MISSING
     """Who plays and plans, whose tokens are trained, which terms count."""
+    curriculum: Curriculum = MISSING
+    """Growing horizon, and pools of tasks."""
     reward: Reward = MISSING
     """What the terms weigh."""
     teacher: Any = MISSING

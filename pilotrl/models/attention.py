@@ -59,8 +59,8 @@ class Cache:
         longest = max(start + count for start, count in zip(starts, counts, strict=True))
         if longest > self.length:
             self.length = -(-longest // 256) * 256
-            self.keys = [self._grown(old) for old in self.keys]
-            self.values = [self._grown(old) for old in self.values]
+            grown = [[F.pad(x, (0, 0, 0, self.length - x.shape[2])) for x in kept] for kept in (self.keys, self.values)]
+            self.keys, self.values = grown
         count, start = torch.tensor(counts, device=device), torch.tensor(starts, device=device)
         first = count.cumsum(0) - count
         self.slot = torch.tensor(slots, device=device).repeat_interleave(count)
@@ -119,11 +119,6 @@ class Cache:
         seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=span.mask, scale=scale)
         return seen.view(count, -1, group, n, dim).permute(0, 3, 1, 2, 4).reshape(count, n, heads, dim)
 
-    def _grown(self, old: Tensor) -> Tensor:
-        new = old.new_zeros(*old.shape[:2], self.length, old.shape[3])
-        new[:, :, : old.shape[2]] = old
-        return new
-
 
 @dataclass(frozen=True)
 class Trie:
@@ -144,9 +139,8 @@ class Trie:
         """Causal attention of packed queries [1, heads, T, dim] within their rows; returns [1, T, heads, dim]."""
         group = query.shape[1] // key.shape[1]
         keys, values = (x[:, :, self.path].repeat_interleave(group, dim=1) for x in (key, value))
-        rows = (
-            torch.split(x, n, dim=2) for x, n in ((query, self.fresh), (keys, self.lengths), (values, self.lengths))
-        )
+        packed = (query, self.fresh), (keys, self.lengths), (values, self.lengths)
+        rows = (torch.split(x, n, dim=2) for x, n in packed)
         seen = [
             F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
             for q, k, v, mask in zip(*rows, self.masks, strict=True)

@@ -30,7 +30,7 @@ class ForwardOutput:
     logprobs: Tensor
     """[N] of the trained tokens, with gradient."""
     entropy: Tensor
-    """[N] entropies of the distributions they were sampled from, in nats, without gradient."""
+    """[N] entropies of the distributions they were sampled from, in nats; with gradient only where it is asked for."""
     values: Tensor
     """[M] value of the state before each call; empty without a value head."""
 
@@ -62,7 +62,7 @@ class Policy(nn.Module):
             block.training = isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing
         return self
 
-    def forward(self, micro_batch: MicroBatch, temperature: float) -> ForwardOutput:
+    def forward(self, micro_batch: MicroBatch, temperature: float, entropy_gradient: bool = False) -> ForwardOutput:
         """Score a micro-batch's trained tokens and calls, at the temperature they were sampled with."""
         trie = Trie(micro_batch.fresh, micro_batch.lengths, micro_batch.path)
         model = self.model if micro_batch.adapter is None else self.for_role(micro_batch.adapter)
@@ -73,13 +73,28 @@ class Policy(nn.Module):
         logits = model.get_output_embeddings()(hidden[states])
         logprobs = (logits.float() / temperature).log_softmax(-1)
         chosen = logprobs[state, micro_batch.sampled]
-        with torch.no_grad():
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
             entropy = -(logprobs.exp() * logprobs).sum(-1)[state]
         if self.value is None:
             return ForwardOutput(chosen, entropy, chosen.new_empty(0))
         # One value a call; the value loss has no gradient into the language model.
         state = hidden[micro_batch.call_state].detach().float()
         return ForwardOutput(chosen, entropy, self.value(state)[:, 0])
+
+    @torch.no_grad()
+    def reference(self, micro_batch: MicroBatch, temperature: float) -> Tensor:
+        """[N] log-probabilities under the weights that the adapters sit on."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        adapted = [layer for layer in self.model.modules() if isinstance(layer, BaseTunerLayer)]
+        try:
+            for layer in adapted:
+                layer._disable_adapters = True  # peft's own disable_adapter would also change requires_grad
+            logprobs: Tensor = self(micro_batch, temperature).logprobs
+            return logprobs
+        finally:
+            for layer in adapted:
+                layer._disable_adapters = False
 
     def for_role(self, role: str) -> Any:
         """The role's own model, or the one model with the role's adapter switched on."""

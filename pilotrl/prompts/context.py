@@ -123,10 +123,8 @@ class Chat:
         try:
             text: str = render(chat, tokenize=False, add_generation_prompt=generate, **self.keywords)
         except TemplateError as error:
-            name = self.tokenizer.name_or_path
-            raise UserError(
-                f"model.path={name}: its chat template fails ({error}); choose another model or prompts"
-            ) from error
+            why = f"its chat template fails ({error}); choose another model or prompts"
+            raise UserError(f"model.path={self.tokenizer.name_or_path}: {why}") from error
         return text
 
     def _end_of_turn(self) -> int:
@@ -189,9 +187,8 @@ class Context:
         return [left_out if i in old else entry for i, entry in enumerate(self.entries)]
 
     def _messages(self, entries: list[Entry]) -> list[tuple[Speaker, Content]]:
-        messages: list[tuple[Speaker, Content]] = []
-        if "system" in self.prompts:
-            messages.append(("system", self.prompts["system"]))
+        system = self.prompts.get("system")
+        messages: list[tuple[Speaker, Content]] = [] if system is None else [("system", system)]
         for entry in entries:
             if entry.kind in ("plan", "action"):
                 messages.append(("assistant", entry.content))

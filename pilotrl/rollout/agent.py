@@ -52,6 +52,8 @@ class AgentSpec:
     temperature: float
     top_p: float
     version: int
+    max_turns: int | None = None
+    """Turns after which an episode ends, if the environment has not ended it."""
     teacher: Teacher = EXACT
     """Writes the plans where `teacher_plans` or `demonstrates` is set."""
 

@@ -143,7 +143,7 @@ class EpisodeRunner:
         turn.meant = "".join(self.meant[self.turn - 1 : self.turn])
         turn.reward, self.episode.score = reward, info["score"]
         self.episode.turns.append(turn)
-        if terminated or truncated:
+        if terminated or truncated or len(self.episode.turns) == self.agent.max_turns:
             self.episode.outcome = "solved" if info["solved"] else "failed" if terminated else "truncated"
             self.episode.ended_by = "environment" if terminated else "turn_limit"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, cycle, islice
 
 from pilotrl.envs import home
 
@@ -17,6 +17,14 @@ def schedule(tasks: Sequence[str], seed: int, step: int, count: int) -> list[str
 
     indices = [divmod(i, len(tasks)) for i in range(step * count, (step + 1) * count)]
     return [tasks[int(default_rng((seed, epoch)).permutation(len(tasks))[index])] for epoch, index in indices]
+
+
+def spare(tasks: Sequence[str], seed: int, step: int, played: Sequence[str], count: int) -> list[str]:
+    """Tasks that take the place of others in a step: those played least in it, in an order that (seed, step) decides."""
+    from numpy.random import default_rng
+
+    order = [tasks[int(index)] for index in default_rng((seed, step, 2)).permutation(len(tasks))]
+    return [*islice(cycle(sorted(order, key=Counter(played).__getitem__)), count)]
 
 
 def drawn(env: str, names: Sequence[str], tasks: int) -> tuple[str, ...]:

@@ -231,7 +231,7 @@ class Run:
                     on_train_batch_end=lambda _, module, ___, batch, __: self.after_step(batch, module),
                     on_train_end=lambda _, module: self.end(module),
                 ),
-                checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps),
+                checkpoint.Checkpoints(self.folder, config.checkpoint.every, train.steps, self.setup.pools.rates),
             ],
             logger=False,
             enable_checkpointing=False,
@@ -265,6 +265,7 @@ class Run:
             version=(lambda: 0) if validates else (lambda: int(module.version)),
             on_episode=self.on_episode,
             finished=self.finished,
+            **({} if validates else setup.sampling()),
             first=None if validates else config.stage.demonstrations,
             run_episodes=setup.run_episodes,
         )
@@ -294,8 +295,9 @@ class Run:
     def after_step(self, batch: Batch, module: PilotModule) -> None:
         """One line for the step, one for each episode, and what the terminal shows. The first rank writes."""
         self.folder.check_there()
-        config, step, episodes = self.config, batch.step + 1, batch.episodes
+        config, step, episodes = self.config, batch.step + 1, [*batch.episodes, *batch.discarded]
         counted: dict[str, float] = {"tokens/trained": len(batch.logprobs), **ranks.summed(self.spending())}
+        counted |= self.source.counts(batch)
         check_learned(module, step)
         share = config.train.max_broken
         check_played(episodes, share * len(episodes), f"step {step}", f"train.max_broken={share}")
@@ -305,8 +307,8 @@ class Run:
             counted |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
         if ranks.number():
             return
-        for episode in episodes:
-            self.episodes_file.write(to_record(episode, "train", step))
+        for number, episode in enumerate(episodes):
+            self.episodes_file.write(to_record(episode, "train", step, discarded=number >= len(batch.episodes)))
         played = episode_metrics(episodes, self.setup.scoring.own)
         metrics = {"step": step, "time": time.time(), **played, **module.metrics, **counted}
         metrics |= success_by_env(episodes) if env_name(self.config) == MIXTURE else {}

@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,6 +34,7 @@ from pilotrl.prompts.context import Chat, Format
 from pilotrl.rewards import judge
 from pilotrl.rewards.judge import Judge
 from pilotrl.rollout.agent import AgentSpec
+from pilotrl.rollout.curriculum import Pools, max_turns
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
 from pilotrl.runs.describe import as_dict, environments
@@ -131,6 +132,18 @@ class TrainSetup(EvalSetup):
         return cls(
             config, chat, engine, scoring(config), teacher.build(as_dict(config.teacher)), tokenizer, actor, algorithm
         )
+
+    @cached_property
+    def pools(self) -> Pools:
+        """Pass rates of tasks, used where the curriculum has pools."""
+        curriculum = self.config.curriculum
+        return Pools(curriculum.easy or 0.0, curriculum.hard or 0.0)
+
+    def sampling(self) -> dict[str, Any]:
+        """What decides on the episodes of a step, beside the schedule of tasks: keywords of `Rollouts`."""
+        train, curriculum = self.config.train, self.config.curriculum
+        given = {"resample": train.resample, "max_turns": partial(max_turns, list(curriculum.turns), train.steps)}
+        return given if curriculum.easy is None else {**given, "pools": self.pools}
 
     def run_episodes(self, *given: Any) -> list[Episode]:
         """Run episodes in as many processes as torch has threads, if the policy is on CPU and no API connections would be

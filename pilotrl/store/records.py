@@ -14,12 +14,14 @@ TOKENS = 10**6
 """Of a prompt or a reply, at most."""
 
 
-def to_record(episode: Episode, phase: str, step: int) -> dict[str, Any]:
+def to_record(episode: Episode, phase: str, step: int, discarded: bool = False) -> dict[str, Any]:
     """An episode as one JSON object, with its turns and scores; of its calls only the numbers of tokens, and not the ids.
-    `phase` is `train`, or when and by which protocol it was evaluated, such as `before/own plans, sampled`."""
+    `phase` is `train`, or when and by which protocol it was evaluated, such as `before/own plans, sampled`. `discarded`: it was
+    played in training and not learned from."""
     return {
         "phase": phase,
         "step": step,
+        **({"discarded": True} if discarded else {}),
         "task": asdict(episode.task),
         "group": episode.group,
         "sample": episode.sample,

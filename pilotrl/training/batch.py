@@ -68,9 +68,12 @@ class Batch:
     trained: list[Call | None]
     """The C trained calls themselves; None for the environment's words."""
     groups: int
-    """Of the step, numbered from 0."""
+    """Of the step, numbered from 0; a group that took the place of another has its number plus a multiple of this."""
     recomputed: Tensor | None = None
     """[N] as `logprobs`, again by the learner, before it learned; where the step's calls are kept, or are corrected by it."""
+
+    discarded: list[Episode] = field(default_factory=list, init=False)
+    """Episodes of groups that others took the place of: played, and not learned from."""
 
     def minibatches(self, count: int, seed: int) -> list[list[int]]:
         """The episodes of each of `count` minibatches (fewer, where a step has fewer groups).
@@ -78,7 +81,7 @@ class Batch:
         Groups are dealt at random, and whole, since episodes of a group begin alike, and their advantages add up to nothing."""
         place = torch.randperm(self.groups, generator=torch.Generator().manual_seed(seed)).tolist()
         count = min(count, self.groups)
-        dealt = [place[episode.group] % count for episode in self.episodes]
+        dealt = [place[episode.group % self.groups] % count for episode in self.episodes]
         return [[i for i, minibatch in enumerate(dealt) if minibatch == number] for number in range(count)]
 
     def micro_batches(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[MicroBatch]:

@@ -129,7 +129,8 @@ def check(held: dict[str, Tensor], head: Head, more: Sequence[str] = ()) -> None
             _demand(sizes.setdefault(axis, size) == size, f"{name} has {size} entries, not {sizes[axis]}")
     for name, (low, high) in BOUNDS.items():
         _within(name, held[name], low, torch.tensor(sizes[high] if isinstance(high, str) else high))
-    _within("group", held["group"], 0, torch.tensor(head.groups))
+    _demand(held["group"].tolist() == [episode.group for episode in head.episodes], "group is not that of the episodes")
+    _demand(head.groups > 0 or not head.episodes, f"groups is {head.groups}")
     for ids, lengths in (
         ("row_ids", "row_lengths"),
         ("prompt_ids", "prompt_lengths"),

@@ -26,8 +26,9 @@ class Checkpoints(Callback):
     A file appears whole or not at all, so a run killed anywhere finds the last whole one.
     """
 
-    def __init__(self, folder: RunFolder, every: int, steps: int) -> None:
-        self.folder, self.every, self.steps = folder, every, steps
+    def __init__(self, folder: RunFolder, every: int, steps: int, rates: dict[str, float] | None = None) -> None:
+        """`rates`, by task, belong to the run too: kept here, and filled where it goes on."""
+        self.folder, self.every, self.steps, self.rates = folder, every, steps, {} if rates is None else rates
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Signals stay with whoever has them: Lightning's handler of SIGTERM would speak to other ranks, in the middle of
@@ -57,6 +58,7 @@ class Checkpoints(Callback):
             "python": random.getstate(),
             "numpy": (str(name), [int(key) for key in keys], *map(float, others)),
             "torch": torch.get_rng_state(),
+            "rates": dict(self.rates),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -65,7 +67,8 @@ class Checkpoints(Callback):
             random.setstate(state_dict["python"])
             np.random.set_state((name, keys, int(position), int(has_gauss), gauss))
             torch.set_rng_state(state_dict["torch"])
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            self.rates.update({str(task): float(rate) for task, rate in state_dict.get("rates", {}).items()})
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise unreadable(self.folder.checkpoints, "holds no random states", REMEDY) from error
 
 

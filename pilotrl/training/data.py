@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import stdev
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +23,11 @@ from pilotrl.rewards.judge import Judge, RemoteJudge
 from pilotrl.rewards.judge.grading import begin, grade
 from pilotrl.rewards.terms import Term, score
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, RunEpisodes
+from pilotrl.rollout.curriculum import Pools
 from pilotrl.rollout.scheduler import run_episodes
-from pilotrl.rollout.task_schedule import schedule
+from pilotrl.rollout.task_schedule import schedule, spare
 from pilotrl.training import ranks
+from pilotrl.training.algorithms.credit.group import FLOOR
 from pilotrl.training.batch import Batch, collate
 from pilotrl.types import Episode, Role, Task, UserError
 
@@ -80,6 +83,14 @@ def check_starts(episodes: Sequence[Episode]) -> None:
             raise UserError(f"env={episode.task.env}: task {episode.task.id} starts in several ways; reset by the task")
 
 
+def alike(episodes: Sequence[Episode]) -> list[int]:
+    """Numbers of the groups whose rewards do not differ, and of those with fewer than two."""
+    known: dict[int, list[float]] = {}
+    for episode in episodes:
+        known.setdefault(episode.group, []).extend([] if episode.reward is None else [episode.reward])
+    return [group for group, rewards in known.items() if len(rewards) < 2 or stdev(rewards) <= FLOOR]
+
+
 class Rollouts(IterableDataset[Batch]):
     """Batches of played and scored episodes, one a step, from the step that the weights have come to."""
 
@@ -103,6 +114,9 @@ class Rollouts(IterableDataset[Batch]):
         observation_weight: float = 0.0,
         finished: Callable[[], bool] = lambda: False,
         first: int | None = None,
+        resample: int = 0,
+        max_turns: Callable[[int], int | None] = lambda step: None,
+        pools: Pools | None = None,
         run_episodes: RunEpisodes = run_episodes,
     ) -> None:
         self.env, self.split, self.make_env, self.engine = env, split, make_env, engine
@@ -110,6 +124,7 @@ class Rollouts(IterableDataset[Batch]):
         self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
         self.observation_weight, self.finished, self.run_episodes = observation_weight, finished, run_episodes
+        self.resample, self.max_turns, self.pools = resample, max_turns, pools
         self.seconds = 0.0
         self.names = make_env().tasks[:first]
 
@@ -123,9 +138,45 @@ class Rollouts(IterableDataset[Batch]):
             yield self.batch(step)
 
     def batch(self, step: int) -> Batch:
-        """Play one step's groups, each rank a share, and turn them into tensors."""
+        """Play one step's groups and turn them into tensors."""
         start, version = time.perf_counter(), self.version()
-        specs = ranks.share(self.specs(step, version))
+        chosen = self.pools.draw if self.pools else schedule
+        names = dict(enumerate(chosen(self.names, self.seed, step, self.tasks)))
+        episodes = self.play(names, step, version)
+        discarded = self.replace_alike(episodes, names, step, version) if self.resample else []
+        if self.pools:
+            self.pools.note([*discarded, *episodes])
+        weight, unselected = self.observation_weight, self.scoring.unselected
+        batch = collate(episodes, self.trains, step, version, self.tasks, weight, unselected)
+        batch.discarded = discarded
+        if self.shuffle_rewards:
+            shuffle_rewards(batch, self.seed)
+        self.seconds = time.perf_counter() - start
+        return batch
+
+    def replace_alike(self, episodes: list[Episode], names: dict[int, str], step: int, version: int) -> list[Episode]:
+        """In place of groups whose rewards do not differ play groups on other tasks, up to `resample` times: n + tasks in place
+        of number n. Returns the episodes that were taken out."""
+        discarded: list[Episode] = []
+        for _ in range(self.resample):
+            numbers = alike(episodes)
+            others = spare(self.names, self.seed, step, [*names.values()], len(numbers))
+            names |= (fresh := {n + self.tasks: name for n, name in zip(numbers, others, strict=True)})
+            discarded += [episode for episode in episodes if episode.group in numbers]
+            episodes[:] = [episode for episode in episodes if episode.group not in numbers]
+            episodes += self.play(fresh, step, version) if fresh else []
+        episodes.sort(key=lambda episode: (episode.group % self.tasks, episode.sample))
+        return discarded
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """To log of a step: what was replaced, and what could not be; and the pools."""
+        discarded, missing = {episode.group for episode in batch.discarded}, alike(batch.episodes)
+        replaced = {"train/groups_discarded": len(discarded), "train/groups_missing": len(missing)}
+        return (replaced if self.resample else {}) | (self.pools.sizes() if self.pools else {})
+
+    def play(self, names: Mapping[int, str], step: int, version: int) -> list[Episode]:
+        """Groups by number, each on the task of a name: played and scored by the ranks, each a share, and known to all."""
+        specs = ranks.share(self.specs(names, step, version))
         done = iter(range(1, len(specs) + 1))
 
         def on_done(episode: Episode) -> None:
@@ -135,22 +186,15 @@ class Rollouts(IterableDataset[Batch]):
         episodes = self.run_episodes(specs, self.make_env, self.engine, (self.seed, self.split, step), on_done)
         self.scoring(episodes)
         check_starts(episodes := ranks.everyones(episodes))
-        batch = collate(
-            episodes, self.trains, step, version, self.tasks, self.observation_weight, self.scoring.unselected
-        )
-        if self.shuffle_rewards:
-            shuffle_rewards(batch, self.seed)
-        self.seconds = time.perf_counter() - start
-        return batch
+        return episodes
 
-    def specs(self, step: int, version: int) -> list[EpisodeSpec]:
+    def specs(self, names: Mapping[int, str], step: int, version: int) -> list[EpisodeSpec]:
         """Of all groups, in order."""
-        names = schedule(self.names, self.seed, step, self.tasks)
-        tasks = [Task(home(self.env, name), name, self.split, self.seed) for name in names]
-        agents = [replace(agent, version=version) for agent in self.agent_specs]
+        tasks = {group: Task(home(self.env, name), name, self.split, self.seed) for group, name in names.items()}
+        agents = [replace(agent, version=version, max_turns=self.max_turns(step)) for agent in self.agent_specs]
         return [
             EpisodeSpec(task, group, sample, agents[group % len(agents)])
-            for group, task in enumerate(tasks)
+            for group, task in tasks.items()
             for sample in range(self.group_size)
         ]
 

@@ -22,6 +22,7 @@ from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, learned
 from pilotrl.training import mismatch, ranks
 from pilotrl.training.algorithms import Algorithm, Played, Scored
+from pilotrl.training.algorithms.losses import Regularized
 from pilotrl.training.batch import Batch
 
 
@@ -58,6 +59,8 @@ class PilotModule(LightningModule):
         self.lr, self.lr_schedule, self.lr_warmup = lr, lr_schedule, lr_warmup
         self.weight_decay, self.value_lr, self.muon_lr = weight_decay, value_lr, muon_lr
         self.correction, self.copied = getattr(algorithm, "correction", "none"), copied
+        terms = (algorithm.beta, algorithm.entropy_coef) if isinstance(algorithm, Regularized) else (0.0, 0.0)
+        self.beta, self.entropy_coef = terms
         self.metrics: dict[str, float] = {}
         self.register_buffer("version", torch.zeros((), dtype=torch.long))
 
@@ -71,7 +74,7 @@ class PilotModule(LightningModule):
         returns = torch.full_like(credit.advantages, math.nan) if credit.returns is None else credit.returns
         batch.credit(credit.advantages)
         weights = credit.advantages * batch.call_weight
-        has_gradient = batch.rows_with((weights != 0) | returns.isfinite())
+        has_gradient = batch.rows_with((weights != 0) | returns.isfinite() | bool(self.beta or self.entropy_coef))
         parts, norm, moved = dict[str, float](), 0.0, [torch.empty(0)]
         batch.recomputed = batch.recomputed if self.correction == "none" else self.recomputed(batch)
         divided = batch.minibatches(self.minibatches, self.seed * 1_000_003 + step)
@@ -85,7 +88,7 @@ class PilotModule(LightningModule):
                 moved += [scored.logprobs.detach().cpu() - micro.logprobs] if not number and weight else []
                 self.manual_backward(weight * loss.value)
                 stats = {name: value * tokens / seen for name, value in loss.stats.items()}  # calls miss none
-                stats |= {"loss": loss.value.detach(), "entropy": scored.entropy.sum() / seen}
+                stats |= {"loss": loss.value.detach(), "entropy": scored.entropy.detach().sum() / seen}
                 for name, value in stats.items():
                     parts[name] = parts.get(name, 0.0) + weight * float(value) / len(minibatches)
             norm += self.update(step) / len(minibatches)
@@ -97,7 +100,8 @@ class PilotModule(LightningModule):
 
     def scored(self, micro: MicroBatch, played: Played, weights: Tensor, returns: Tensor, **counts: float) -> Scored:
         """A forward pass over a micro-batch, as the algorithm is shown it."""
-        output = self.policy(micro.to(self.device), self.temperature)
+        there = micro.to(self.device)
+        output = self.policy(there, self.temperature, self.entropy_coef > 0)
         old, advantages = micro.logprobs, weights[micro.token_call]
         if self.correction != "none":
             moved, old = micro.recomputed - old, micro.recomputed
@@ -105,6 +109,7 @@ class PilotModule(LightningModule):
         return Scored(
             logprobs=output.logprobs,
             old_logprobs=old.to(self.device),
+            reference=self.policy.reference(there, self.temperature) if self.beta else torch.empty(0),
             entropy=output.entropy,
             advantages=advantages.to(self.device),
             token_call=torch.searchsorted(micro.call, micro.token_call).to(self.device),

@@ -79,7 +79,9 @@ def test_an_open_node_gives_every_keyword_of_its_class_a_value(group: str, optio
     given = (*GIVEN.get(group, ()), *(GIVEN_TO_COPIES if getattr(cls, "copies", False) else ()))
     assert set(node) - aside == set(keywords(cls)) - set(given)
     defaults = {name for name, p in inspect.signature(cls).parameters.items() if p.default is not p.empty}
-    assert defaults <= {"correction"}, "defaults live in conf/ alone; runs of before lack this key"
+    assert defaults <= {"correction", "beta", "entropy_coef"}, (
+        "defaults live in conf/ alone; runs of before lack these keys"
+    )
 
 
 def test_defaults_live_in_conf_alone() -> None:

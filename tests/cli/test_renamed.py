@@ -53,7 +53,9 @@ def test_an_old_run_is_read_with_the_names_of_today(folder: RunFolder) -> None:
         "tracking.traces",
         "tracking.model_mb",
         "train.max_broken",
+        "train.resample",
     }
+    assert before["curriculum.name"] == "none"
     assert {key: value for key, value in before.items() if key not in aside} == {
         key: value for key, value in today.items() if key not in aside
     }

@@ -38,7 +38,7 @@ def test_there_are_enough() -> None:
         ("train.learning_rate=1e-4", "here that is train.lr"),
         ("max_steps=5", "here that is train.steps"),
         ("trainer.precision=bf16", "here that is model.dtype"),
-        ("algorithm.beta=0.1", "there is no KL term"),
+        ("algorithm.kl_loss_coef=0.1", "here that is algorithm.beta"),
         ("+num_generations=4", "here that is train.group_size"),
         ("tracking=wandb", "MLflow is what there is"),
         ("vllm=true", "here that is engine (engine=vllm;"),

@@ -47,6 +47,18 @@ KINDS: dict[str, tuple[str, ...]] = {
     "grpo": ("stage=adherence", "model.lora.rank=null"),
     "ppo": ("stage=adherence", "algorithm=ppo", "agent.context=current"),
     "lora": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "model.gradient_checkpointing=true"),
+    "sampled": (
+        "stage=adherence",
+        "algorithm=dapo",
+        "algorithm.beta=0.1",
+        "algorithm.entropy_coef=0.01",
+        "train.resample=1",
+        "stage.terms=[outcome]",
+        "curriculum.turns=[1,2]",
+        "curriculum.easy=0.5",
+        "curriculum.hard=0.5",
+        "train.minibatches=1",
+    ),
     "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
     "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
     "sft": (
@@ -220,6 +232,25 @@ def test_the_parameters_of_each_role_are_resumed_too(whole: Whole, play: Play, t
     interrupted(play, tmp_path, kind, "display.update", 3)
     assert result(play(tmp_path, kind)) == result(whole(kind))
     assert len(result(tmp_path)[-1]) == 2
+
+
+def test_sampling_is_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:
+    """With groups that others took the place of, which are written too, and a KL term."""
+    interrupted(play, tmp_path, "sampled", "display.update", 3)
+    assert result(play(tmp_path, "sampled")) == result(whole("sampled"))
+    lines = metrics(tmp_path)
+    records = [json.loads(line) for line in RunFolder(tmp_path).episodes.read_text().splitlines()]
+    groups = [{r["group"] for r in records if r["step"] == s["step"] and r.get("discarded")} for s in lines]
+    assert [line["train/groups_discarded"] for line in lines] == [*map(len, groups)]
+    assert sum(map(len, groups)) > 0
+    played = [len({r["task"]["id"] for r in records if r["step"] == step}) for step in range(6)]
+    tasks = len({r["task"]["id"] for r in records if r["phase"] == "train"})
+    assert tasks < sum(played)  # pools played some again
+    longest = [max(len(r["turns"]) for r in records if r["step"] == s and r["phase"] == "train") for s in range(1, 6)]
+    assert longest[:4] == [1, 1, 2, 2]
+    assert longest[4] > 2
+    assert [line["env/episodes"] for line in lines] == [8 + 4 * len(discarded) for discarded in groups]
+    assert lines[-1]["train/ref_kl"] > 0
 
 
 def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(whole: Whole, play: Play, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -12,10 +15,10 @@ from torch.utils.data import DataLoader
 
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.rewards.judge import Item, PlanItem
-from pilotrl.rollout.task_schedule import schedule
+from pilotrl.rollout.task_schedule import schedule, spare
 from pilotrl.training import ranks
 from pilotrl.training.batch import Batch
-from pilotrl.training.data import Rollouts
+from pilotrl.training.data import Rollouts, alike
 from pilotrl.types import Call, Episode, PlanScores, Task, Turn, UserError, WorldError, WrittenPlan
 from tests.conftest import Graded
 
@@ -118,6 +121,83 @@ def test_ranks_play_slices_of_what_one_would_have_played(
     assert all(torch.equal(row, same) for row, same in zip(batch.rows, whole.rows, strict=True))
 
 
+def flat_unless(source: Rollouts, lively: Callable[[str], bool]) -> None:
+    """Score episodes so that rewards differ within groups on some tasks only."""
+
+    def score(episodes: Sequence[Episode]) -> None:
+        for episode in episodes:
+            episode.reward = 0.5 + 0.1 * episode.sample * lively(episode.task.id)
+
+    source.scoring = Graded(score)  # type: ignore[assignment]
+
+
+def test_groups_without_spread_are_replaced_up_to_a_bound(training: Callable[..., Any]) -> None:
+    source = training(tasks=4, group_size=2).source
+    first = list(dict.fromkeys(episode.task.id for episode in source.batch(0).episodes))
+    tried = spare(source.names, 0, 0, first, 3)
+    lively = {first[1], tried[2]}  # the others of the first round are flat, and what replaces the first of them twice
+    flat_unless(source, lambda name: name in lively or name not in (*first, *tried))
+    source.resample = 2
+    batch = source.batch(0)
+    assert [episode.group for episode in batch.episodes] == [8, 8, 1, 1, 10, 10, 7, 7]
+    assert [episode.group for episode in batch.discarded] == [0, 0, 2, 2, 3, 3, 4, 4, 6, 6]
+    played = {episode.group: episode.task.id for episode in [*batch.episodes, *batch.discarded]}
+    assert [played[number] for number in (4, 6, 7)] == tried
+    assert len(set(played.values())) == 9  # no task comes again while there are others
+    assert alike(batch.episodes) == []
+    assert sorted(map(len, batch.minibatches(4, 0))) == [2, 2, 2, 2]
+    assert (batch.groups, set(batch.group.tolist())) == (4, {1, 7, 8, 10})
+    flat_unless(source, lambda name: name == first[1])
+    batch = source.batch(0)
+    assert [episode.group for episode in batch.episodes[::2]] == [8, 1, 10, 11]  # the bound is reached: they stay
+    assert alike(batch.episodes) == [8, 10, 11]
+
+
+def test_a_group_with_fewer_than_two_rewards_is_replaced_too(training: Callable[..., Any]) -> None:
+    source = training(tasks=2, group_size=2, resample=1).source
+
+    def score(episodes: Sequence[Episode]) -> None:
+        for episode in episodes:
+            episode.reward = None if episode.group == 1 and episode.sample else episode.sample / 2
+
+    source.scoring = Graded(score)  # type: ignore[assignment]
+    batch = source.batch(0)
+    assert [(e.group, e.reward) for e in batch.episodes] == [(0, 0.0), (0, 0.5), (3, 0.0), (3, 0.5)]
+    assert [e.group for e in batch.discarded] == [1, 1]
+
+
+def test_replaced_groups_do_not_depend_on_ranks(training: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five ranks, side by side, some of which have nothing to play in a further round."""
+
+    sources = [training(tasks=4, group_size=2, resample=2).source for _ in range(6)]
+    for source in sources:
+        flat_unless(source, lambda name: sum(map(ord, name)) % 3 == 0)
+    alone, here, meet, held = sources[5].batch(0), threading.local(), threading.Barrier(5), dict[int, Any]()
+
+    def everyones(mine: Any) -> list[Any]:
+        held[here.number] = mine
+        meet.wait(300)
+        every = [*chain(*(held[number] for number in range(5)))]
+        meet.wait(300)
+        return every
+
+    def rank(number: int) -> Batch:
+        here.number = number
+        played: Batch = sources[number].batch(0)
+        return played
+
+    monkeypatch.setattr(ranks, "count", lambda: 5)
+    monkeypatch.setattr(ranks, "number", lambda: here.number)
+    monkeypatch.setattr(ranks, "everyones", everyones)
+    with ThreadPoolExecutor(5) as pool:
+        for other in pool.map(rank, range(5)):
+            for name in ("episodes", "discarded"):
+                there, same = getattr(other, name), getattr(alone, name)
+                assert [(e.group, e.sample, e.task) for e in there] == [(e.group, e.sample, e.task) for e in same]
+                assert [c.ids for e in there for c in e.calls] == [c.ids for e in same for c in e.calls]
+    assert 0 < len({episode.group for episode in alone.discarded}) < 8
+
+
 def test_a_group_whose_episodes_do_not_start_alike_is_none(training: Callable[..., Any]) -> None:
     source, made = training(tasks=1).source, 0
 
@@ -136,7 +216,7 @@ def test_a_group_whose_episodes_do_not_start_alike_is_none(training: Callable[..
 def test_paradigms_take_turns_group_by_group(training: Callable[..., Any]) -> None:
     source = training(tasks=4, group_size=2).source
     source.agent_specs = [source.agent_specs[0], replace(source.agent_specs[0], plans="never", teacher_plans=False)]
-    kinds = [spec.agent.plans for spec in source.specs(0, 0)]
+    kinds = [spec.agent.plans for spec in source.specs(dict(enumerate("abcd")), 0, 0)]
     assert kinds == ["always", "always", "never", "never"] * 2
 
 

@@ -203,6 +203,39 @@ def test_what_no_rank_learns_about_the_optimizer_leaves_alone(training: Make, mo
     assert [p.grad for p in others] == [None] * len(others)
 
 
+def test_a_kl_term_draws_adapters_back_to_the_weights_under_them(training: Make, tiny: Path) -> None:
+    """Where rewards say nothing, at the first update it is beta times the k3 of what was sampled, and then it falls."""
+    run, seen = training(options={"beta": 0.5}, roles="separate", steps=3, weight_decay=0.0), list[float]()
+    torch.manual_seed(3)
+    for parameter in run.module.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter) * parameter.requires_grad
+    rewarded(run, lambda i: 0.5, graded=lambda i, t: None)
+    model = plain_model(tiny)
+    calls = [call for episode in first_batch(run).episodes for call in episode.calls]
+    further = torch.cat([logprobs_of(model, call, 1.0).detach() - torch.tensor(call.logprobs) for call in calls])
+    learned, step = [p for p in run.module.parameters() if p.requires_grad], run.module.training_step
+
+    def training_step(batch: Batch, batch_idx: int) -> None:
+        step(batch, batch_idx)
+        seen.append(run.module.metrics["train/ref_kl"])
+        assert run.module.metrics["train/loss"] == pytest.approx(0.5 * seen[-1], rel=1e-5)
+
+    run.module.training_step = training_step
+    run.fit()
+    assert seen[0] == pytest.approx(float((further.expm1() - further).mean()), rel=1e-3)
+    assert seen[0] > 1.2 * seen[-1] > 0
+    assert [p for p in run.module.parameters() if p.requires_grad] == learned
+
+
+def test_an_entropy_bonus_raises_entropy(training: Make) -> None:
+    """Where rewards say nothing."""
+    runs = [training(options={"entropy_coef": coef}, steps=3, weight_decay=0.0, lr=3e-3) for coef in (0.1, 0.0)]
+    with_bonus, without = (rewarded(run, lambda i: 0.5, graded=lambda i, t: None).fit() for run in runs)
+    assert with_bonus.module.metrics["train/loss"] == pytest.approx(-0.1 * with_bonus.module.metrics["train/entropy"])
+    assert with_bonus.module.metrics["train/grad_norm"] > 0
+    assert without.module.metrics["train/grad_norm"] == 0
+
+
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo", "sft"])
 def test_memory_changes_nothing(training: Make, algorithm: str) -> None:
     runs = [training(algorithm, steps=1, minibatches=2, micro_tokens=tokens).fit() for tokens in (1, 10**6)]
@@ -253,8 +286,8 @@ def test_a_dead_group_counts_among_the_tokens_and_is_not_run(training: Make, tin
     tokens, seen = sum(len(call.ids) for call, _ in living), []
     run = make()
     forward = run.policy.forward
-    run.policy.forward = lambda micro_batch, temperature: (
-        seen.append(len(micro_batch.token_call)) or forward(micro_batch, temperature)
+    run.policy.forward = lambda micro_batch, *more: (
+        seen.append(len(micro_batch.token_call)) or forward(micro_batch, *more)
     )
     run.fit()
     assert sum(seen) == tokens < len(batch.token_call)

@@ -77,8 +77,10 @@ class Scored:
     """[N] with gradient, under the temperature of sampling."""
     old_logprobs: Tensor
     """[N] as recorded when sampling."""
+    reference: Tensor
+    """[N] under the weights that adapters sit on, without gradient; empty where the algorithm has no `beta` above 0."""
     entropy: Tensor
-    """[N] of the distributions, in nats, without gradient."""
+    """[N] of the distributions, in nats; with gradient where the algorithm has an `entropy_coef` above 0."""
     advantages: Tensor
     """[N] of the call that each token belongs to, times the weight of its tokens (1 for what a trained role said)."""
     token_call: Tensor
@@ -182,6 +184,7 @@ def check(algorithm: Algorithm) -> None:
     shown = Scored(
         logprobs=logprobs,
         old_logprobs=logprobs.detach(),
+        reference=logprobs.detach(),
         entropy=torch.zeros(3),
         advantages=credit.advantages,
         token_call=calls,

@@ -4,9 +4,8 @@
     file:  defaults: [credit: gigpo, loss: gspo, _self_]
            _target_: pilotrl.training.algorithms.pair.Pair
 
-The options of both stand side by side under `algorithm`, and `algorithm.credit` and `algorithm.loss` are the classes. A
-correction for another engine's probabilities is a third part: a class whose `loss` hands `super().loss` another `Scored`, first
-in `of`.
+The options of both stand side by side under `algorithm`, and `algorithm.credit` and `algorithm.loss` are the classes. Between
+them goes what any loss with a ratio may add, `Regularized`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pilotrl.training.algorithms import Algorithm
+from pilotrl.training.algorithms.losses import RatioLoss, Regularized
 from pilotrl.types import UserError
 
 
@@ -32,4 +32,5 @@ class Pair(Algorithm):
         if credit.demonstrations and loss.ratio:
             why = "takes the ratio to probabilities at sampling, which demonstrations do not have"
             raise UserError(f"loss={loss.__module__}.{loss.__qualname__}: {why}; choose algorithm/loss=reinforce")
-        return dataclass(frozen=True)(type(f"{credit.__name__}{loss.__name__}", (credit, loss), {}))
+        parts = (credit, Regularized, loss) if issubclass(loss, RatioLoss) else (credit, loss)
+        return dataclass(frozen=True)(type(f"{credit.__name__}{loss.__name__}", parts, {}))

@@ -53,6 +53,7 @@ def scored(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, **given: 
     """A micro-batch of calls of one token each, which is the whole minibatch."""
     calls = torch.arange(len(logprobs))
     usual: dict[str, Any] = {
+        "reference": logprobs.detach(),
         "entropy": torch.zeros(len(logprobs)),
         "token_call": calls,
         "call": calls,

@@ -82,3 +82,35 @@ def test_what_a_token_weighs(name: str, weights: tuple[float, float, float]) -> 
     expected = [-weight * gain for weight, gain in zip(weights, gains, strict=True)]
     assert gradient.tolist() == pytest.approx(expected)
     assert loss.value.item() == pytest.approx(sum(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("loss/clip", (1 / 3, 1 / 3, 1 / 3)),
+        ("cispo", (1 / 3, 1 / 3, 1 / 3)),
+        ("loss/clip_by_call", (1 / 4, 1 / 4, 1 / 2)),
+        ("gspo", (1 / 4, 1 / 4, 1 / 2)),
+        ("sapo", (1 / 4, 1 / 4, 1 / 2)),
+        ("dr_grpo", (0.1, 0.1, 0.1)),
+    ],
+)
+def test_kl_and_entropy_by_hand(name: str, weights: tuple[float, float, float]) -> None:
+    """Without advantages only they are left: the KL averaged as the loss is, the entropy over tokens."""
+    logprobs = torch.tensor([-1.0, -2.0, -1.0], requires_grad=True)
+    entropy = torch.tensor([0.5, 1.0, 1.5], requires_grad=True)
+    further, ratio = (0.0, 0.5, -0.5), math.exp(0.2)
+    known = {"token_call": torch.tensor([0, 0, 1]), "call": torch.arange(2), "calls": 2, "entropy": entropy}
+    known["reference"] = logprobs.detach() + torch.tensor(further)
+    options = {"beta": 2.0, "entropy_coef": 0.3} | ({"length": 5} if name == "dr_grpo" else {})
+    loss = built(name, **options).loss(scored(logprobs, logprobs.detach() - 0.2, torch.zeros(3), **known))
+    loss.value.backward()  # type: ignore[no-untyped-call]
+    assert logprobs.grad is not None
+    assert entropy.grad is not None
+    kl = [ratio * (math.exp(x) - x - 1) for x in further]
+    expected = 2.0 * sum(weight * x for weight, x in zip(weights, kl, strict=True)) - 0.3 * 1.0
+    assert loss.value.item() == pytest.approx(expected)
+    assert float(loss.stats["ref_kl"]) == pytest.approx(sum(kl) / 3)
+    slopes = [2.0 * weight * ratio * -x for weight, x in zip(weights, further, strict=True)]
+    assert logprobs.grad.tolist() == pytest.approx(slopes, abs=1e-7)
+    assert entropy.grad.tolist() == pytest.approx([-0.1] * 3)

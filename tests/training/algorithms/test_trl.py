@@ -115,8 +115,10 @@ def our_loss(model: LlamaForCausalLM, batch: dict[str, Tensor], name: str, **opt
     trained = (batch["completion_mask"] * batch["tool_mask"]).bool()
     episode = trained.nonzero()[:, 0]
     old, advantages = batch["old_per_token_logps"][trained], batch["advantages"][episode]
-    calls = {"token_call": episode, "call": torch.arange(len(ids)), "calls": len(ids)}
-    return built(name, **options).loss(scored(logprobs[trained], old, advantages, **calls))
+    known = {"token_call": episode, "call": torch.arange(len(ids)), "calls": len(ids)}
+    known["entropy"] = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)[trained]
+    known["reference"] = batch.get("ref_per_token_logps", batch["old_per_token_logps"])[trained]
+    return built(name, **options).loss(scored(logprobs[trained], old, advantages, **known))
 
 
 def gradient(loss: Tensor, model: LlamaForCausalLM) -> Tensor:
@@ -155,3 +157,21 @@ def test_loss_and_gradient_equal_trl(tmp_path: Path, case: str) -> None:
         assert float(found.stats["clip_ratio"]) == pytest.approx(both)
     if ours.get("dual_clip"):
         assert found.value < our_loss(model, batch, name, **ours | {"dual_clip": None}).value - 0.02
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_kl_to_a_reference_and_entropy_bonus_equal_trl(tmp_path: Path, case: str) -> None:
+    """But for `gspo`, whose ratio beside the KL is of a whole reply there, which makes it biased."""
+    beta = 0.0 if case == "gspo" else 0.3
+    name, ours, options = LOSSES[case]
+    given = {"epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0, "entropy_coef": 0.07, **options}
+    trainer, batch = trl(tmp_path, **given)
+    model, batch = trainer.model, perturbed(batch)
+    trainer.beta = beta  # given to the trainer, it looks for a reference model on a hub
+    batch["ref_per_token_logps"] = -3.0 + 0.5 * torch.randn_like(batch["old_per_token_logps"])
+    theirs = trainer.compute_loss(model, batch)
+    found = our_loss(model, batch, name, **ours, beta=beta, entropy_coef=0.07)
+    torch.testing.assert_close(found.value, theirs, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient(found.value, model), gradient(theirs, model), rtol=1e-4, atol=1e-6)
+    if beta:
+        assert float(found.stats["ref_kl"]) == pytest.approx(trainer._metrics["train"]["kl"][-1], rel=1e-5)

@@ -2,7 +2,7 @@
 
 Loss: minus the mean over all trained tokens of the minibatch of min(ratio, 1 + clip_high) A logprob, without gradient through the
 ratio. No token loses its gradient altogether, as those beyond a clip of `clip` do.
-Left out: a lower bound on the weight, which the paper has and does not use; the KL term.
+Left out: a lower bound on the weight, which the paper has and does not use.
 Degenerate case: on the weights that sampled it is `reinforce`.
 """
 

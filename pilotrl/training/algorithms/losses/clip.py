@@ -2,7 +2,7 @@
 
 Loss: minus the mean over all trained tokens of the minibatch (DAPO, arXiv 2503.14476) of min(ratio A, clipped ratio A),
 and where A is negative never below dual_clip A (arXiv 1912.09729); ratio is the token's probability now over that when
-it was sampled. Left out: the KL term to a reference model.
+it was sampled. Left out: nothing.
 Degenerate case: on the weights that sampled every ratio is 1, and the gradient is the policy gradient.
 """
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
+from torch import Tensor
 
 from pilotrl.training.algorithms import Loss, Scored
+from pilotrl.training.algorithms.losses import by_call
 from pilotrl.training.algorithms.losses.clip import Clip
 
 
@@ -22,6 +23,9 @@ class ClipByCall(Clip):
 
     def loss(self, scored: Scored) -> Loss:
         """See the head of this file."""
-        length = torch.bincount(scored.token_call, minlength=len(scored.call))[scored.token_call]
-        share = scored.tokens / (length * max(scored.calls, 1))  # what `clip` gives a token is 1 / tokens
+        share = self.weights(scored) * scored.tokens  # what `clip` gives a token is 1 / tokens
         return super().loss(replace(scored, advantages=scored.advantages * share))
+
+    def weights(self, scored: Scored) -> Tensor:
+        """[N], see there."""
+        return by_call(scored)

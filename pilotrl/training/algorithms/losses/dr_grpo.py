@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from pilotrl.training.algorithms import Loss, Scored, check_ranges
 from pilotrl.training.algorithms.losses.clip import Clip
 
@@ -27,5 +30,9 @@ class DrGrpo(Clip):
 
     def loss(self, scored: Scored) -> Loss:
         """See the head of this file."""
-        share = scored.tokens / (max(scored.calls, 1) * self.length)  # `clip` divides by tokens
+        share = self.weights(scored) * scored.tokens  # `clip` divides by tokens
         return super().loss(replace(scored, advantages=scored.advantages * share))
+
+    def weights(self, scored: Scored) -> Tensor:
+        """[N], all alike."""
+        return torch.full_like(scored.old_logprobs, 1 / (max(scored.calls, 1) * self.length))

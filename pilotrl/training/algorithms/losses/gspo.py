@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from math import inf
 
 import torch
+from torch import Tensor
 
 from pilotrl.training.algorithms import Loss, Scored, check_ranges
-from pilotrl.training.algorithms.losses import RatioLoss, drift, over_calls
+from pilotrl.training.algorithms.losses import RatioLoss, by_call, drift, over_calls
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,7 @@ class Gspo(RatioLoss):
         gain = torch.minimum(unclipped, ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages)
         clipped = (gain != unclipped)[scored.token_call].sum() / max(scored.tokens, 1)
         return Loss(-gain.sum() / max(scored.calls, 1), {"clip_ratio": clipped, "kl": drift(scored)})
+
+    def weights(self, scored: Scored) -> Tensor:
+        """[N], see there."""
+        return by_call(scored)

@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pilotrl.training.algorithms import Loss, Scored, check_ranges
-from pilotrl.training.algorithms.losses import RatioLoss, drift, over_calls
+from pilotrl.training.algorithms.losses import RatioLoss, by_call, drift, over_calls
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,7 @@ class Sapo(RatioLoss):
         tau = torch.where(advantages > 0, self.tau_positive, self.tau_negative)
         gain = torch.sigmoid(tau * (ratio - 1)) * 4 / tau * advantages
         return Loss(-over_calls(gain, scored).sum() / max(scored.calls, 1), {"kl": drift(scored)})
+
+    def weights(self, scored: Scored) -> Tensor:
+        """[N], see there."""
+        return by_call(scored)
