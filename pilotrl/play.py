@@ -95,13 +95,14 @@ def command(argv: Sequence[str], console: Console) -> None:
     )
     config = composed_job(arguments, lines).config
     check(config)
-    env = envs.build(cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config.env), resolve=True)))
-    if counts:
-        follow(env, config, counts[-1], console)
-        return
-    if tasks and tasks[-1] not in env.tasks:
-        raise UserError(f"task={tasks[-1]}: is not of this split; its first is {env.tasks[0]}")
-    play(env, console, {"task": tasks[-1]} if tasks else {}, config.seed)
+    settings = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config.env), resolve=True))
+    with envs.opened(settings) as env:
+        if counts:
+            follow(env, config, counts[-1], console)
+            return
+        if tasks and tasks[-1] not in env.tasks:
+            raise UserError(f"task={tasks[-1]}: is not of this split; its first is {env.tasks[0]}")
+        play(env, console, {"task": tasks[-1]} if tasks else {}, config.seed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

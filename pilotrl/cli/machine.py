@@ -177,5 +177,5 @@ def _loaded(path: str, template: str) -> Writer:
 @functools.cache
 def first_observations(settings: str) -> list[str]:
     """What the first few tasks of an environment begin with."""
-    env = envs.build(json.loads(settings))
-    return [env.reset(options={"task": task})[0] for task in env.tasks[:LOOKED_AT]]
+    with envs.opened(json.loads(settings)) as env:
+        return [env.reset(options={"task": task})[0] for task in env.tasks[:LOOKED_AT]]

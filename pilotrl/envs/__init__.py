@@ -10,13 +10,18 @@ keyword of its constructor a value. `info` has `score` (0 to 1, the environment'
 None). An invalid action costs a turn and gets the environment's own reply; it never raises. Stepping an ended episode
 raises RuntimeError. An environment that fails, such as a server that is down, raises `WorldError`.
 
+Two attributes may be missing. `concurrent = True`, of the class, says that `reset`, `step` and `close` may run in a thread
+beside those of other instances, and end by themselves in time; they then do while the model generates for other episodes.
+`close()` gives back what the environment holds, such as a session of a server: after its last episode, or its failure.
+
 May import `config` (not its schema), `endpoint` (its HTTP), `store` and `types`. Never here: the model, prompts, judges.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
@@ -127,6 +132,28 @@ def _short(value: Any) -> str:
 
 
 @runtime_checkable
+class Mixed(Protocol):
+    """An environment that is made of others."""
+
+    environments: dict[str, Env]
+    """Those that were built, by name."""
+
+    def environment(self, task: str) -> Env:
+        """The one that a task is of."""
+        ...
+
+
+def concurrent(env: Env, task: str | None = None) -> bool:
+    """Whether an environment, of a mixture the one that the task is of, may answer in a thread beside others."""
+    return bool(getattr(env.environment(task) if task and isinstance(env, Mixed) else env, "concurrent", False))
+
+
+def parts(env: Env) -> list[Env]:
+    """The environments that were built for a mixture; of another one itself."""
+    return [*env.environments.values()] if isinstance(env, Mixed) else [env]
+
+
+@runtime_checkable
 class Remote(Protocol):
     """An environment on a server."""
 
@@ -165,6 +192,17 @@ def build(settings: dict[str, Any]) -> Env:
     """An environment from its settings: `_target_` and the keywords of that class."""
     env: Env = make(settings)
     return env
+
+
+@contextmanager
+def opened(settings: dict[str, Any]) -> Iterator[Env]:
+    """An environment from its settings, closed in the end."""
+    env = build(settings)
+    try:
+        yield env
+    finally:
+        for part in parts(env):
+            getattr(part, "close", lambda: None)()
 
 
 def load(name: str, /, **overrides: Any) -> Env:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_attempt, wait_exponential
 
@@ -46,7 +47,7 @@ DIALECTS = {
     "babyai": Dialect(1800, misses="The action is not recognized", closes=True),
     "maze": Dialect(25, task="game", prefix="/maze"),
     "textcraft": Dialect(544, misses="Could not", closes=True),
-    "webshop": Dialect(6910, task="session_id", id="env_idx", text="state"),
+    "webshop": Dialect(6910, task="session_id", id="env_idx", text="state", closes=True),
     "wordle": Dialect(1000, task="seed", prefix="/wordle", misses="invalid word"),
 }
 
@@ -62,10 +63,13 @@ class AgentGym:
     0 to 6 are train, 7 valid, 8 and 9 test), `tasks` (how many the server has; null: as AgentGym has them), `max_turns`,
     `timeout` in seconds of one request.
     Raises UserError for an unknown name or split and an invalid URL; WorldError if the server does not answer, or
-    answers with an error (some come with status 200) or without the fields it should have.
+    answers with an error (some come with status 200) or without the fields it should have, or has restarted.
     """
 
+    concurrent = True
     expert: Expert | None = None
+    leases: ClassVar[WeakValueDictionary[tuple[str, int | str], AgentGym]] = WeakValueDictionary()
+    """Whose an instance on a server is, by address and id."""
     probed: ClassVar[set[tuple[str, str]]] = set()
     """Servers, by address and name, that have answered in this process."""
 
@@ -93,7 +97,7 @@ class AgentGym:
         if not self.tasks:
             raise UserError(f"env.tasks={tasks}: leaves no task for the split {split}; give at least 10")
         self.url = url.rstrip("/") + self.dialect.prefix
-        self.world: int | None = None
+        self.world: int | str | None = None
         self.over = True
 
     def probe(self) -> None:
@@ -112,11 +116,10 @@ class AgentGym:
         task = (options or {}).get("task", self.tasks[(seed or 0) % len(self.tasks)])
         if task not in self.tasks:
             raise KeyError(task)
-        if self.world is None:
-            created = self.post("/create", {})
-            self.world = created if isinstance(created, int) else created["id"]  # webshop sends a bare number
+        while self.world is None:
+            self._create()
         extra = {"world_type": "Text"} if self.name == "alfworld" else {}
-        reply = self.post("/reset", {self.dialect.id: self.world, self.dialect.task: int(task), **extra})
+        reply = self._ask("/reset", {self.dialect.task: int(task), **extra})
         text = _whole_text(reply[0] if isinstance(reply, list) else reply["observation"])
         self.turn, self.over = 0, False
         return text, self._info(reply, text, 0.0, False)
@@ -125,7 +128,7 @@ class AgentGym:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
         if self.over:
             raise RuntimeError("the episode has ended: reset first")
-        reply = self.post("/step", {self.dialect.id: self.world, "action": action})
+        reply = self._ask("/step", {"action": action})
         text, terminated = _whole_text(reply[self.dialect.text]), bool(reply["done"])
         reward = float(reply["reward"])
         if self.name == "maze":  # whose rewards are negative, and 0 on the goal
@@ -142,6 +145,32 @@ class AgentGym:
         if isinstance(reply, dict) and isinstance(actions := reply.get("available_actions"), list):
             info["actions"] = [*map(_whole_text, actions)]
         return info
+
+    def _create(self) -> None:
+        """Have the server create an instance. An id that another episode has comes from a server that has restarted, and counts
+        from 0 again: the other's lease ends, and the instance too, since the other's last request may have reached it."""
+        created = self.post("/create", {})
+        self.world = created if isinstance(created, int) else created["id"]  # webshop sends a bare number
+        taken = (self.url, self.world) in self.leases
+        self.leases[self.url, self.world] = self
+        if taken:
+            self.close()
+
+    def _ask(self, path: str, body: dict[str, Any]) -> Any:
+        """The reply to a POST about the leased instance. Raises WorldError where the lease has ended."""
+        self._check(path)
+        reply = self.post(path, {self.dialect.id: self.world, **body})
+        self._check(path)
+        return reply
+
+    def _holds(self) -> bool:
+        return self.world is not None and self.leases.get((self.url, self.world)) is self
+
+    def _check(self, path: str) -> None:
+        if not self._holds():
+            raise WorldError(
+                f"{self.url}{path}: the server has restarted, and {self.world} is no longer this episode's"
+            )
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The server's reply to a POST, as JSON. Raises WorldError for an error, or a reply without the needed fields."""
@@ -172,15 +201,22 @@ class AgentGym:
             return (path == "/create" and type(said) is int) or (
                 path == "/reset" and isinstance(said, list) and said != []
             )
+        if path == "/create":
+            return isinstance(said.get("id"), int | str)
         numbers = [said[name] for name in {"reward", "done"} & needed[path] & said.keys()]
         return needed[path] <= said.keys() and all(isinstance(n, int | float) and isfinite(n) for n in numbers)
 
     def close(self) -> None:
-        """Closes the environment instance, if the server supports that."""
-        if self.world is not None and self.dialect.closes:
-            with suppress(WorldError):
-                self.post("/close", {"id": self.world})
+        """Gives the instance back, if the server supports that; asks again where the server does not say that it did."""
+        world = self.world if self._holds() else None
         self.world, self.over = None, True
+        if world is None:
+            return
+        self.leases.pop((self.url, world), None)
+        for _ in range(UNSENT if self.dialect.closes else 0):
+            with suppress(WorldError):
+                self.post("/close", {self.dialect.id: world})
+                break
 
 
 def _whole_text(said: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pilotrl.config import search_path
+from pilotrl.config import search_path, trust
 from pilotrl.envs import MIXTURE, Env, Expert, Info, Remote, build, home, settings_of
 from pilotrl.types import UserError
 
@@ -52,8 +52,14 @@ class Mixture:
         if split != "train":
             shares = dict.fromkeys(trains if split in LEARNED else parts, 1.0)
         self.tasks: Sequence[str] = _tasks(json.dumps([(name, self._members[name], shares[name]) for name in shares]))
-        self._worlds: dict[str, Env] = {}
+        self.environments: dict[str, Env] = {}
         self._world: Env | None = None
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether one of its environments is; `pilotrl.envs.concurrent` says it of a task's."""
+        classes = [trust.find("_target_", str(settings["_target_"])) for settings in self._members.values()]
+        return any(getattr(one, "concurrent", False) for one in classes)
 
     def probe(self) -> None:
         """Probes those of its environments that are on a server. Raises UserError if one does not answer."""
@@ -67,13 +73,17 @@ class Mixture:
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Starts `options["task"]`, or the task that `seed` picks. KeyError for a task that is not of this split."""
         task = (options or {}).get("task", self.tasks[(seed or 0) % len(self.tasks)])
+        self._world = self.environment(task)
+        return self._world.reset(seed=seed, options={"task": task.removeprefix(f"{home(MIXTURE, task)}/")})
+
+    def environment(self, task: str) -> Env:
+        """The environment that a task is of, built with its first one. KeyError for a task that is not of this split."""
         if task not in self.tasks:
             raise KeyError(task)
         name = home(MIXTURE, task)
-        if name not in self._worlds:
-            self._worlds[name] = build(self._members[name])
-        self._world = self._worlds[name]
-        return self._world.reset(seed=seed, options={"task": task.removeprefix(f"{name}/")})
+        if name not in self.environments:
+            self.environments[name] = build(self._members[name])
+        return self.environments[name]
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""

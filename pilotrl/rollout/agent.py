@@ -7,19 +7,22 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean
+from typing import Any
 
 from pilotrl.engine import Engine
 from pilotrl.envs import Env
 from pilotrl.prompts.context import Format
 from pilotrl.teacher import EXACT, Teacher
-from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task
+from pilotrl.types import Call, Episode, Plan, Request, Role, Task
 
 EVERY = "every "
 """`every 3`: a plan is written before the first action, the fourth, ..."""
 
 Key = tuple[int | str, ...]
 PendingPlan = Future[Plan | None]
-EpisodeGenerator = Generator[Request | PendingPlan, Reply | Plan | None, Episode]
+EpisodeGenerator = Generator[Request | PendingPlan | Callable[[], Any], Any, Episode]
+"""Yields a request, and is sent the reply; or a teacher's plan or a call of an environment, and is sent the future, done."""
+OnDone = Callable[[Episode], None]
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,7 @@ class EpisodeSpec:
     agent: AgentSpec
 
 
-RunEpisodes = Callable[
-    [Sequence[EpisodeSpec], Callable[[], Env], Engine, Key, Callable[[Episode], None]], list[Episode]
-]
+RunEpisodes = Callable[[Sequence[EpisodeSpec], Callable[[], Env], Engine, Key, OnDone], list[Episode]]
 """The signature of `run_episodes`."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
-from pilotrl.envs import Env, Expert, LooseExpert, begun, stepped, thought_of
+from pilotrl.envs import Env, Expert, Info, LooseExpert, begun, concurrent, stepped, thought_of
 from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
 from pilotrl.rollout.agent import AgentSpec, EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
@@ -21,29 +22,32 @@ KEEP = "keep"
 
 def episode_of(env: Env, spec: EpisodeSpec, key: Key) -> EpisodeGenerator:
     """One episode as a generator: plan, act, observe, until the environment or a limit ends it."""
-    runner = EpisodeRunner(env, spec, key)
+    aside = concurrent(env, spec.task.id)
+    runner = EpisodeRunner(env, spec, key, *(yield from _answer(aside, partial(begun, env, spec.task.id))))
     while runner.episode.outcome == "broken":  # its initial value, until the episode ends
         if not (yield from runner.plan()) or (action := (yield from runner.act())) is None:
-            runner.episode.outcome = "truncated"  # the context is full: the environment is not stepped again
-            runner.episode.ended_by = "context"
+            runner.episode.outcome, runner.episode.ended_by = "truncated", "context"  # full: no further step
             break
-        runner.observe(action)
+        runner.observe(action, *(yield from _answer(aside, partial(stepped, env, action))))
     return runner.episode
+
+
+def _answer(aside: bool, call: Callable[[], Any]) -> Generator[Callable[[], Any], Future[Any], Any]:
+    """What an environment answers: at once, or `aside`, while other episodes go on."""
+    return (yield call).result() if aside else call()
 
 
 class EpisodeRunner:
     """Runs one episode: holds its environment, its context and its current plan."""
 
-    def __init__(self, env: Env, spec: EpisodeSpec, key: Key) -> None:
-        text, info = begun(env, spec.task.id)
+    def __init__(self, env: Env, spec: EpisodeSpec, key: Key, text: str, info: Info) -> None:
         self.env, self.key, self.agent = env, key, _worded(spec.agent, spec.task, env)
         self.episode = Episode(spec.task, spec.group, spec.sample, text, par=info.get("par"))
         self.context = Context(self.agent.chat, self.agent.prompts, self.agent.context, self.agent.window)
         self.context.observe(text)
         self.steps: Plan = ()
         self.meant: Plan = ()
-        self.well_formed = True
-        self.reply_text = ""
+        self.well_formed, self.reply_text = True, ""
 
     @property
     def turn(self) -> int:
@@ -91,9 +95,9 @@ class EpisodeRunner:
         """The expert's plan for this state, as a reference for the judge; empty without a judge of plans or an expert."""
         return EXACT.steps(self.env) if self.agent.graded else ()
 
-    def _await(self, pending_plan: PendingPlan) -> Generator[PendingPlan, Plan | None, Plan]:
+    def _await(self, pending_plan: PendingPlan) -> Generator[PendingPlan, PendingPlan, Plan]:
         """The teacher's steps from this turn on; those of the current plan if the teacher gave no readable reply."""
-        steps = yield pending_plan
+        steps = (yield pending_plan).result()
         return self.steps[self.turn - 1 :] if steps is None else steps
 
     def act(self) -> Generator[Request, Reply, str | None]:
@@ -135,9 +139,8 @@ class EpisodeRunner:
         shown = number((step,), turn) if agent.shows == "step" else number(self.steps[first - 1 :], first)
         return prompts["plan_in_force"].format(plan=shown) + "\n" + ask
 
-    def observe(self, action: str) -> None:
-        """Step the environment and append the turn to the episode."""
-        text, reward, terminated, truncated, info = stepped(self.env, action)
+    def observe(self, action: str, text: str, reward: float, terminated: bool, truncated: bool, info: Info) -> None:
+        """Append a turn to the episode: an action, and what the environment answered."""
         self.context.observe(text)
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
         turn.meant = "".join(self.meant[self.turn - 1 : self.turn])

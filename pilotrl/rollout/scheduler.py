@@ -1,20 +1,24 @@
 """The rollout scheduler: runs many episodes concurrently through one engine, and returns them in the order asked for.
 
 An episode is a generator that yields requests for the model and receives replies; as many are live as the engine has
-slots, so that none waits for the slowest. Nothing depends on the clock: episodes start in the order of their specs, and
-the seed of a call follows from its key.
+slots, so that none waits for the slowest. What else it waits for, a teacher behind an API or a concurrent environment, is
+under way in a thread meanwhile. Nothing depends on the clock: episodes start in the order of their specs, what is waited for
+is handed out in the order in which it was asked for, and the seed of a call follows from its key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
+from contextlib import closing
+from typing import Any
 
-from pilotrl.engine import Engine
+from pilotrl.engine import Engine, RemoteEngine
 from pilotrl.envs import Env
-from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, PendingPlan
+from pilotrl.envs.worlds import Worlds
+from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, OnDone
 from pilotrl.rollout.episode import episode_of
-from pilotrl.types import Episode, Plan, Reply, WorldError
+from pilotrl.types import Episode, Reply, Request, WorldError
 
 ATTEMPTS = 3
 """How often an episode is started, each time in a new environment, before its outcome is `broken`."""
@@ -25,21 +29,20 @@ def run_episodes(
     make_env: Callable[[], Env],
     engine: Engine,
     key: Key,
-    on_done: Callable[[Episode], None] = lambda episode: None,
+    on_done: OnDone = lambda episode: None,
 ) -> list[Episode]:
     """Run all episodes; returns them in the order of `specs`. `key` seeds them, such as (run seed, "train", step)."""
     if asking := [spec.agent for spec in specs if not spec.agent.demonstrates]:
         engine.take(asking[0].version)
-    scheduler = RolloutScheduler(specs, make_env, engine, key)
-    while scheduler.live or scheduler.waiting:
-        while scheduler.waiting and len(scheduler.live) < engine.slots:
-            scheduler.start(scheduler.waiting.pop(0), attempt=0)
-        for reply in engine.step() if scheduler.live else []:
-            scheduler.advance(reply.session, reply)
-        if scheduler.pending_plans:
-            scheduler.await_plans()
-        for episode in scheduler.collect():
-            on_done(episode)
+    scheduler = RolloutScheduler(specs, Worlds(make_env, engine.slots), engine, key, on_done)
+    with closing(scheduler.worlds):
+        while scheduler.live or scheduler.waiting:
+            while scheduler.waiting and len(scheduler.live) < engine.slots:
+                scheduler.start(scheduler.waiting.pop(0), attempt=0)
+            for reply in engine.step() if scheduler.live else []:
+                scheduler.advance(reply.session, reply)
+            for session in scheduler.answered():
+                scheduler.advance(session, scheduler.pending.pop(session))
     engine.rest()
     return [scheduler.done[spec.group, spec.sample] for spec in specs]
 
@@ -47,14 +50,12 @@ def run_episodes(
 class RolloutScheduler:
     """The live episodes, each with its environment and attempt, and those that wait for a slot or are done."""
 
-    def __init__(self, specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key) -> None:
+    def __init__(self, specs: Sequence[EpisodeSpec], worlds: Worlds, engine: Engine, key: Key, on_done: OnDone) -> None:
         self.waiting = list(specs)
-        self.make_env, self.engine, self.key = make_env, engine, key
+        self.worlds, self.engine, self.key, self.on_done = worlds, engine, key, on_done
         self.live: dict[tuple[int, int], tuple[EpisodeSpec, int, EpisodeGenerator]] = {}
-        self.idle: list[Env] = []
-        self.pending_plans: dict[tuple[int, int], PendingPlan] = {}
+        self.pending: dict[tuple[int, int], Future[Any]] = {}  # teachers' plans and environments' answers
         self.done: dict[tuple[int, int], Episode] = {}
-        self._uncollected: list[Episode] = []
 
     def start(self, spec: EpisodeSpec, attempt: int) -> None:
         session = (spec.group, spec.sample)
@@ -62,27 +63,26 @@ class RolloutScheduler:
         self.advance(session, None)
 
     def _episode(self, spec: EpisodeSpec, attempt: int) -> EpisodeGenerator:
-        """An episode in an environment that later ones reuse, unless it failed; a further attempt gets a new one."""
-        env = self.idle.pop() if self.idle and not attempt else self.make_env()
-        episode = yield from episode_of(env, spec, (*self.key, spec.group, spec.sample, attempt))
-        self.idle.append(env)
-        return episode
+        """An episode in an environment that it leases; a further attempt gets a new one."""
+        with self.worlds.lease(fresh=attempt > 0) as env:
+            return (yield from episode_of(env, spec, (*self.key, spec.group, spec.sample, attempt)))
 
-    def await_plans(self) -> None:
-        """Deliver the teacher's plans once all live episodes wait for one, so that no order depends on the API's speed."""
-        if len(self.pending_plans) == len(self.live):
-            pending_plans, self.pending_plans = self.pending_plans, {}
-            for session, plan in pending_plans.items():
-                self.advance(session, plan.result())
+    def answered(self) -> list[tuple[int, int]]:
+        """Whose plan or answer is handed out: all once no live episode waits for the engine, so that no order depends on how
+        fast they are; with a remote engine, whose own replies come by the clock, those that are there."""
+        idle, remote = len(self.pending) == len(self.live), isinstance(self.engine, RemoteEngine)
+        if idle:
+            wait(self.pending.values(), return_when=FIRST_COMPLETED if remote else ALL_COMPLETED)
+        return [session for session, future in self.pending.items() if future.done()] if idle or remote else []
 
-    def advance(self, session: tuple[int, int], reply: Reply | Plan | None) -> None:
+    def advance(self, session: tuple[int, int], reply: Reply | Future[Any] | None) -> None:
         """Send a reply to its episode; submit its next request, or end it. After WorldError it is started again."""
         spec, attempt, episode = self.live[session]
         try:
-            if isinstance(request := episode.send(reply), Future):
-                self.pending_plans[session] = request
-            else:
+            if isinstance(request := episode.send(reply), Request):
                 self.engine.submit(request)
+            else:
+                self.pending[session] = request if isinstance(request, Future) else self.worlds.ask(request)
         except StopIteration as end:
             self._finish(session, end.value)
         except WorldError:
@@ -93,13 +93,8 @@ class RolloutScheduler:
             else:
                 self._finish(session, Episode(spec.task, spec.group, spec.sample, ""))
 
-    def collect(self) -> list[Episode]:
-        """The episodes that ended since the last call."""
-        ended, self._uncollected = self._uncollected, []
-        return ended
-
     def _finish(self, session: tuple[int, int], episode: Episode) -> None:
         del self.live[session]
         self.engine.release(session)
         self.done[session] = episode
-        self._uncollected.append(episode)
+        self.on_done(episode)

@@ -120,8 +120,8 @@ def panel_of(setup: EvalSetup) -> Panel:
 @cache
 def _contents(settings: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
     """Digests of an environment's tasks. Kept: the jobs of a sweep and the sides of an evaluation ask for the same."""
-    world = envs.build(json.loads(settings))
-    return tuple(digest(world, task) for task in tasks)
+    with envs.opened(json.loads(settings)) as world:
+        return tuple(digest(world, task) for task in tasks)
 
 
 def remarks(config: Config, panel: Panel) -> list[str]:

@@ -146,11 +146,13 @@ class TrainSetup(EvalSetup):
         return given if curriculum.easy is None else {**given, "pools": self.pools}
 
     def run_episodes(self, *given: Any) -> list[Episode]:
-        """Run episodes in as many processes as torch has threads, if the policy is on CPU and no API connections would be
-        forked; else in this process. The device is looked up each time, since the trainer moves the policy to it.
+        """Run episodes in as many processes as torch has threads, if the policy is on CPU and neither API connections nor
+        sessions of environments would be forked, which a process that is killed cannot give back; else in this process. The
+        device is looked up each time, since the trainer moves the policy to it.
         """
         forks = next(self.policy.parameters()).device.type == "cpu" and isinstance(self.engine, ForkableEngine)
         forks = forks and not isinstance(self.teacher, teacher.RemoteTeacher)
+        forks = forks and not envs.concurrent(self.env("train"))
         in_processes = partial(run_episodes_in_processes, workers=torch.get_num_threads())
         return in_processes(*given) if forks and sys.platform == "linux" else run_episodes(*given)
 

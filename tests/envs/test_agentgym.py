@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count, zip_longest
+from random import Random
 from typing import Any
 
 import pytest
@@ -28,8 +32,18 @@ class Worlds(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Dialects)
         self.worlds: dict[int, ToyEnv] = {}
+        self.ids = count()
         self.broken = 0
         """Requests from now on that get an answer that is none."""
+        self.over = threading.Event()
+        """Requests that hang end."""
+        self.life = 0
+        """Requests until a sick one restarts."""
+        self.known: set[int] = set()
+        """Instances whose id has reached a client. A machine may be too busy for that."""
+
+    def handle_error(self, *_: object) -> None:
+        """A client that no longer waits is no error."""
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/{name}"
@@ -60,7 +74,7 @@ class Dialects(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def create(self, name: str, body: dict[str, Any]) -> tuple[Any, int]:
-        number = len(self.server.worlds)
+        number = next(self.server.ids)
         self.server.worlds[number] = ToyEnv(split="train", max_turns=4, seed=0)
         if name == "textcraft":
             return {"id": number, "observation": "", "done": False, "reward": 0.0}, 200
@@ -102,7 +116,9 @@ class Dialects(BaseHTTPRequestHandler):
 
     def close(self, name: str, body: dict[str, Any]) -> tuple[Any, int]:
         assert DIALECTS[name].closes
-        del self.server.worlds[body["id"]]
+        if wrong := self.missing(name, body, DIALECTS[name].id):
+            return wrong
+        del self.server.worlds[body[DIALECTS[name].id]]
         return True, 200
 
 
@@ -180,6 +196,118 @@ def test_the_rollout_goes_on_and_counts(worlds: Worlds, agent_spec: AgentSpec) -
     worlds.broken = ATTEMPTS
     episodes = run_episodes(specs, lambda: client(worlds, "textcraft"), policy, ("agentgym",))
     assert [episode.outcome == "broken" for episode in episodes] == [True, False, False, False]
+
+
+class Sick(Dialects):
+    """Of a hundred requests three are not answered before the client gives up, three get a page of HTML with status 200, three no
+    answer at all, each before or after the server has acted; after every `server.life` it restarts, and counts from 0 again."""
+
+    draw = Random(0)
+    asked = 0
+
+    def do_POST(self) -> None:
+        Sick.asked += 1
+        if Sick.asked % self.server.life == 0:
+            self.server.worlds.clear()
+            self.server.ids = count()
+            self.server.known.clear()
+        self.does = self.draw.choice([*["hang", "html", "die"] * 3, *["work"] * 91])
+        if self.does == "work" or (self.draw.random() < 0.5 and not self.path.endswith("/create")):
+            super().do_POST()
+        else:
+            self.answer("", 200)
+
+    def answer(self, text: str, status: int) -> None:
+        if self.does == "hang":
+            self.server.over.wait()
+        if self.does != "die":
+            super().answer("<html>busy</html>" if self.does == "html" else text, status)
+
+
+@pytest.mark.parametrize("episodes", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_sick_server_loses_no_session_and_mixes_no_episodes(
+    worlds: Worlds, agent_spec: AgentSpec, episodes: int, tell: Any
+) -> None:
+    """What an episode that is not broken was told is what the same actions are told alone."""
+    worlds.RequestHandlerClass, worlds.life = Sick, 5 * episodes
+    spec = replace(agent_spec, plans="never")
+    tasks = client(worlds, "textcraft").tasks
+    specs = [EpisodeSpec(Task("agentgym", tasks[i % len(tasks)], "train", 0), i, 0, spec) for i in range(episodes)]
+    ended = Counter[int]()
+
+    class Sloppy(ScriptedPolicy):
+        def _reply(self, request: Any) -> Any:
+            colors = re.findall(r"Press (.*?)\.", self.chat.decode(request.prompt))[0].split(", then ")
+            done = self.chat.decode(request.prompt).count("You pressed")
+            wait = Random(request.seed).random() < 0.2
+            self.script = lambda prompt: "Action: wait" if wait else f"Action: press[{colors[done]}]"
+            return super()._reply(request)
+
+    def make() -> AgentGym:
+        env = client(worlds, "textcraft", timeout=2.0)
+        post = env.post
+
+        def noting(path: str, body: dict[str, Any]) -> Any:
+            said = post(path, body)
+            worlds.known |= {said["id"]} if path == "/create" else set()
+            return said
+
+        env.post = noting  # type: ignore[method-assign]
+        return env
+
+    played = run_episodes(
+        specs,
+        make,
+        Sloppy(agent_spec.chat, lambda prompt: "", slots=min(64, episodes // 4)),
+        ("agentgym",),
+        lambda episode: ended.update([episode.group]),
+    )
+    worlds.over.set()
+    broken = [episode for episode in played if episode.outcome == "broken"]
+    never = len(worlds.worlds.keys() - worlds.known)
+    tell(
+        f"{len(played)} episodes, {len(broken)} broken; {Sick.asked} requests; {never} instances whose id came too late"
+    )
+    assert ended == {spec.group: 1 for spec in specs}
+    assert not worlds.known & worlds.worlds.keys()
+    assert len(broken) < len(played) / 2
+    alone = ToyEnv(split="train", max_turns=4, seed=0)
+    for episode in played:
+        if episode.outcome != "broken":
+            assert episode.observation == alone.reset(seed=int(episode.task.id))[0]
+            assert [turn.observation for turn in episode.turns] == [
+                alone.step(turn.action)[0] for turn in episode.turns
+            ]
+
+
+def test_two_interleaved_episodes_equal_two_separate_ones(worlds: Worlds) -> None:
+    def told(env: AgentGym, task: str) -> Iterator[str]:
+        yield env.reset(options={"task": task})[0]
+        for color in ("red", "wait", "blue", "gold", "teal"):
+            if not env.over:
+                yield env.step(f"press[{color}]")[0]
+
+    pair = [client(worlds, "textcraft") for _ in range(2)]
+    together = [*zip_longest(told(pair[0], "3"), told(pair[1], "4"))]
+    apart = [*zip_longest(told(pair[0], "3"), [*told(pair[1], "4")])]
+    assert together == apart
+
+
+def test_no_two_episodes_share_an_instance_of_a_server_that_restarted(worlds: Worlds) -> None:
+    first, second = client(worlds, "textcraft"), client(worlds, "textcraft")
+    first.reset(options={"task": "0"})
+    worlds.worlds.clear()
+    worlds.ids = count()
+    second.reset(options={"task": "1"})
+    assert (first.world, second.world, [*worlds.worlds]) == (0, 1, [1]), (
+        "0 may have been reached by the first one's request"
+    )
+    with pytest.raises(WorldError, match="the server has restarted, and 0 is no longer this episode's"):
+        first.step("wait")
+    first.close()
+    assert second.step("wait")[0] == "Nothing happens."
+    second.close()
+    assert worlds.worlds == {}
 
 
 @pytest.mark.parametrize(

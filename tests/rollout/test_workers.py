@@ -67,6 +67,14 @@ def test_workers_are_used_only_while_the_policy_is_on_the_cpu(tmp_path: Path, mo
     assert told() == "here"
 
 
+def test_sessions_of_servers_are_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is killed could not give them back."""
+    line = ["env=agentgym", "env.url=http://127.0.0.1:9", "stage.planner=policy"]
+    train_setup = setup.TrainSetup.of(composed_job(parse([]), line).config, tmp_path)
+    monkeypatch.setattr(setup, "run_episodes", lambda *given: "here")
+    assert train_setup.run_episodes() == "here"
+
+
 def test_few_episodes_start_no_worker(agent_spec: AgentSpec, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_start", None)
     engine = LocalEngine(model=model, end=END, slots=8)
