@@ -161,9 +161,9 @@ class VllmEngine:
         return Reply(request.session, ids, logprobs, "end" if ids[-1] == self.end else "length")
 
     def _send(self) -> None:
+        """Write the weights, let vLLM read them, and remove those before."""
         from pilotrl.models import sharding
 
-        """Write the weights, let vLLM read them, and remove those before."""
         if not self.sent:
             shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
             self.folder.mkdir(mode=0o700)

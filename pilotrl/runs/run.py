@@ -296,8 +296,9 @@ class Run:
         """One line for the step, one for each episode, and what the terminal shows. The first rank writes."""
         self.folder.check_there()
         config, step, episodes = self.config, batch.step + 1, [*batch.episodes, *batch.discarded]
-        counted: dict[str, float] = {"tokens/trained": len(batch.logprobs), **ranks.summed(self.spending())}
-        counted |= self.source.counts(batch)
+        counted = (
+            self.source.counts(batch) | ranks.summed(self.spending()) | {"tokens/trained": float(len(batch.logprobs))}
+        )
         check_learned(module, step)
         share = config.train.max_broken
         check_played(episodes, share * len(episodes), f"step {step}", f"train.max_broken={share}")
@@ -312,7 +313,6 @@ class Run:
         played = episode_metrics(episodes, self.setup.scoring.own)
         metrics = {"step": step, "time": time.time(), **played, **module.metrics, **counted}
         metrics |= success_by_env(episodes) if env_name(self.config) == MIXTURE else {}
-        metrics["seconds/rollout"] = self.source.seconds
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.metrics_file.write(line)
         if batch.step == 0 and (invalid := line["env/invalid_actions"] or 0.0) > MANY_INVALID:

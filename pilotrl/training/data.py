@@ -169,10 +169,11 @@ class Rollouts(IterableDataset[Batch]):
         return discarded
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """To log of a step: what was replaced, and what could not be; and the pools."""
+        """To log of a step: its seconds; what was replaced, and what could not be; the pools."""
         discarded, missing = {episode.group for episode in batch.discarded}, alike(batch.episodes)
         replaced = {"train/groups_discarded": len(discarded), "train/groups_missing": len(missing)}
-        return (replaced if self.resample else {}) | (self.pools.sizes() if self.pools else {})
+        pools = self.pools.sizes() if self.pools else {}
+        return {"seconds/rollout": self.seconds} | (replaced if self.resample else {}) | pools
 
     def play(self, names: Mapping[int, str], step: int, version: int) -> list[Episode]:
         """Groups by number, each on the task of a name: played and scored by the ranks, each a share, and known to all."""
