@@ -296,9 +296,7 @@ class Run:
         """One line for the step, one for each episode, and what the terminal shows. The first rank writes."""
         self.folder.check_there()
         config, step, episodes = self.config, batch.step + 1, [*batch.episodes, *batch.discarded]
-        counted = (
-            self.source.counts(batch) | ranks.summed(self.spending()) | {"tokens/trained": float(len(batch.logprobs))}
-        )
+        counted = {**self.source.counts(batch), **ranks.summed(self.spending()), "tokens/trained": len(batch.logprobs)}
         check_learned(module, step)
         share = config.train.max_broken
         check_played(episodes, share * len(episodes), f"step {step}", f"train.max_broken={share}")

@@ -38,6 +38,7 @@ SIZES += ("train.group_size=2", "train.micro_tokens=512", "panel.tasks=2", "pane
 KINDS = {
     "grpo": ("stage=adherence",),
     "ppo": ("stage=adherence", "algorithm=ppo"),
+    "sampled": ("stage=adherence", "curriculum=pools", "train.resample=1", "algorithm.beta=0.1", "model.lora.rank=2"),
     "sft": ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=2"),
     "endpoints": (
         "stage=adherence",
