@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,3 +142,9 @@ def test_the_text_half_loads_no_tensors(path: Path) -> None:
         assert name.split(".")[0] not in TENSORS, f"{path} imports {name}"
     for name in ours(path, deferred=False):
         assert is_text(file_of(name)), f"{path} imports {name}, which loads tensors"
+
+
+def test_who_reads_a_run_does_not_load_lightning() -> None:
+    code = "import sys, pilotrl.xray; print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

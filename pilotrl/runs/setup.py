@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
@@ -217,6 +216,8 @@ def engine_of(actor: Policy, end: int, settings: dict[str, Any], roles: str, fol
     engine: Engine
     one = partial(make, {key: value for key, value in settings.items() if key != "name"}, end=end)
     if getattr(trust.find("engine._target_", settings["_target_"]), "copies", False):
+        from lightning.fabric.utilities.rank_zero import _get_rank
+
         engine = one(model=actor, folder=folder, rank=_get_rank() or 0)
         return engine
     if roles == "shared":

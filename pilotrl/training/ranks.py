@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, distributed
 
 from pilotrl.models.micro_batch import MicroBatch
@@ -34,10 +33,12 @@ def count() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def strategy(name: str, count: int) -> str | Strategy:
+def strategy(name: str, count: int) -> Any:
     """What Lightning calls `trainer.strategy`, for so many ranks. A checkpoint is one file, whichever it is."""
     if name != "fsdp":
         return name
+    from lightning.pytorch.strategies import ModelParallelStrategy  # heavy, and who reads a run needs none
+
     return ModelParallelStrategy(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
