@@ -27,6 +27,7 @@ from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.signals import at_once
 from pilotrl.engine.local import LocalEngine
 from pilotrl.models import model_info
+from pilotrl.models.kl import k3
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, adapted, learned
 from pilotrl.types import Request, UserError
@@ -188,7 +189,7 @@ class Bench:
         return {
             "mean_difference": float(off.abs().mean()),
             "largest_difference": float(off.abs().max()),
-            "kl": float((off.exp() - 1 - off).mean()),
+            "kl": float(k3(off).mean()),
             "same_gradient_twice": all(torch.equal(a, b) for a, b in zip(*twice, strict=True)),
         }
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pilotrl.engine import Engine
+from pilotrl.models.kl import k3
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
 from pilotrl.types import Request
@@ -37,7 +38,7 @@ def measured(engine: Engine, policy: Policy, adapters: Sequence[str | None], max
             found = likelihood(policy, adapters[group], prompts[sample], reply.ids)
             moved.append(found - torch.tensor(reply.logprobs, dtype=torch.float64))
     drift = torch.cat(moved)
-    return float((drift.expm1() - drift).mean())
+    return float(k3(drift).mean())
 
 
 @torch.no_grad()

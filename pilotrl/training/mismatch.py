@@ -20,6 +20,7 @@ import math
 import torch
 from torch import Tensor
 
+from pilotrl.models.kl import k3
 from pilotrl.types import UserError
 
 CORRECTIONS = ("none", "tis", "sequence_mask")
@@ -41,7 +42,7 @@ def stats(moved: Tensor) -> dict[str, float]:
     if not len(moved):
         return {}
     outside = (moved.abs() > math.log(2)).double().mean()
-    found = {"kl": (moved.expm1() - moved).mean(), "largest": moved.abs().max(), "outside": outside}
+    found = {"kl": k3(moved).mean(), "largest": moved.abs().max(), "outside": outside}
     return {f"engine/{name}": float(value) for name, value in found.items()}
 
 

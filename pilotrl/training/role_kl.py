@@ -15,6 +15,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from pilotrl.models.kl import k3
 from pilotrl.models.policy import Policy
 from pilotrl.store.reading import unreadable
 from pilotrl.training import batch_file, ranks
@@ -60,7 +61,6 @@ class Probe:
     def drift(self, policy: Policy) -> dict[str, float]:
         """Nats a token, by role; without a role that said nothing."""
         moved = logprobs(policy, self.batch, self.temperature, self.micro_tokens).double() - self.initial.double()
-        k3 = moved.expm1() - moved
         speakers = [call.role if call else None for call in self.batch.trained]
         every = range(len(self.batch.episodes))
         calls = torch.cat(
@@ -70,7 +70,7 @@ class Probe:
             ]
         )
         said = {role: torch.tensor([for_role == role for for_role in speakers])[calls] for role in get_args(Role)}
-        return {role: float(k3[mine].mean()) for role, mine in said.items() if mine.any()}
+        return {role: float(k3(moved[mine]).mean()) for role, mine in said.items() if mine.any()}
 
 
 def logprobs(policy: Policy, batch: Batch, temperature: float, micro_tokens: int) -> Tensor:

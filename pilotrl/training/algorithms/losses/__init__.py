@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pilotrl.models.kl import k3
 from pilotrl.training import mismatch
 from pilotrl.training.algorithms import Algorithm, Loss, Scored, check_ranges
 
@@ -54,7 +55,7 @@ class Regularized(RatioLoss):
         value, stats, tokens = policy.value, dict(policy.stats), max(scored.tokens, 1)
         if self.beta:
             further = scored.reference - scored.logprobs
-            kl = (scored.logprobs - scored.old_logprobs).exp() * (further.expm1() - further)
+            kl = (scored.logprobs - scored.old_logprobs).exp() * k3(further)
             value = value + self.beta * (self.weights(scored) * kl).sum()
             stats["ref_kl"] = kl.detach().sum() / tokens
         if self.entropy_coef:
@@ -76,7 +77,5 @@ def by_call(scored: Scored) -> Tensor:
 
 
 def drift(scored: Scored) -> Tensor:
-    """KL from the policy that sampled to the present one, this micro-batch's part of the mean over tokens: estimator k3,
-    ratio - 1 - log ratio, unbiased on the former's samples and never negative."""
-    log_ratio = (scored.logprobs - scored.old_logprobs).detach()
-    return (log_ratio.expm1() - log_ratio).sum() / max(scored.tokens, 1)
+    """KL from the policy that sampled to the present one, this micro-batch's part of the mean over tokens."""
+    return k3((scored.logprobs - scored.old_logprobs).detach()).sum() / max(scored.tokens, 1)

@@ -14,6 +14,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from pilotrl.models.kl import k3
 from pilotrl.training.algorithms import Loss, Scored, check_ranges
 from pilotrl.training.algorithms.losses import RatioLoss
 
@@ -37,8 +38,7 @@ def loss(
     gain = torch.minimum(unclipped, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip is not None:
         gain = torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)
-    drift = log_ratio.detach()
-    stats = {"clip_ratio": (gain != unclipped).sum() / tokens, "kl": (drift.expm1() - drift).sum() / tokens}
+    stats = {"clip_ratio": (gain != unclipped).sum() / tokens, "kl": k3(log_ratio.detach()).sum() / tokens}
     return -gain.sum() / tokens, stats
 
 
