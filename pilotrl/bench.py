@@ -182,7 +182,7 @@ class Bench:
         engine = LocalEngine(model=self.policy.model, end=-1, slots=1)
         engine.submit(Request((0, 0), prompt, seed=0, max_tokens=DECODED, temperature=1.0, top_p=1.0))
         (reply,) = drained(engine, 1)
-        batch = self.row([prompt + reply.ids], 0, range(len(prompt), len(prompt) + DECODED))
+        batch = MicroBatch.of([prompt + reply.ids], range(len(prompt), len(prompt) + DECODED)).to(self.device)
         with torch.no_grad():
             off = self.policy(batch, 1.0).logprobs.cpu().double() - torch.tensor(reply.logprobs, dtype=torch.double)
         twice = [self.learn(batch) for _ in range(2)]
@@ -211,35 +211,7 @@ class Bench:
         length = self.options.length
         ids = torch.randint(2, self.config.vocab_size, (rows, length), generator=generator)
         ids[:, :shared] = ids[0, :shared]
-        return self.row(ids.tolist(), shared, range(length - length // TRAINED, length))
-
-    def row(self, rows: Sequence[Sequence[int]], shared: int, trained: range) -> MicroBatch:
-        """A micro-batch of rows of one length that share their first tokens; `trained` are places in each."""
-        length, own = len(rows[0]), len(rows[0]) - shared
-        starts = [length + i * own - shared for i in range(-1, len(rows) - 1)]  # in the trie, of each row's place 0
-        starts[0] = 0
-        path = [*range(length)]
-        for start in starts[1:]:
-            path += [*range(shared), *range(start + shared, start + length)]
-        state = [
-            start + place - 1 if place > shared or not start else shared - 1 for start in starts for place in trained
-        ]
-        count = len(rows)
-        return MicroBatch(
-            ids=torch.tensor([token for i, row in enumerate(rows) for token in (row[shared:] if i else row)]),
-            position=torch.tensor([*range(length), *[*range(shared, length)] * (count - 1)]),
-            fresh=[length, *[own] * (count - 1)],
-            lengths=[length] * count,
-            path=torch.tensor(path),
-            sampled=torch.tensor([row[place] for row in rows for place in trained]),
-            token_state=torch.tensor(state),
-            token_call=torch.arange(count).repeat_interleave(len(trained)),
-            logprobs=torch.zeros(count * len(trained)),
-            recomputed=torch.empty(0),
-            call=torch.arange(count),
-            call_state=torch.tensor([start + trained[0] - 1 for start in starts]),
-            adapter=None,
-        ).to(self.device)
+        return MicroBatch.of(ids.tolist(), range(length - length // TRAINED, length)).to(self.device)
 
     def learn(self, batch: MicroBatch) -> list[Tensor]:
         """A forward and a backward pass; the gradient."""

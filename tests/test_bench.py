@@ -11,6 +11,7 @@ import torch
 
 from pilotrl import bench
 from pilotrl.bench import TRAINED, Bench, Options
+from pilotrl.models.micro_batch import MicroBatch
 
 SMALL = ("shape=tiny", "length=64", "rows=3", "threads=1")
 
@@ -31,7 +32,7 @@ def test_rows_that_share_their_beginning_are_scored_as_each_alone() -> None:
     together = made.batch(3, 48)
     assert len(together.ids) == 64 + 2 * 16
     whole = torch.stack([together.ids[path] for path in together.path.split(64)])
-    alone = [made.row([row.tolist()], 0, range(64 - 64 // TRAINED, 64)) for row in whole]
+    alone = [MicroBatch.of([row.tolist()], range(64 - 64 // TRAINED, 64)) for row in whole]
     expected = torch.cat([made.policy(row, 1.0).logprobs for row in alone])
     torch.testing.assert_close(made.policy(together, 1.0).logprobs, expected)
 

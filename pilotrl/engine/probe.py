@@ -44,22 +44,6 @@ def measured(engine: Engine, policy: Policy, adapters: Sequence[str | None], max
 @torch.no_grad()
 def likelihood(policy: Policy, adapter: str | None, prompt: list[int], ids: list[int]) -> Tensor:
     """[tokens] float64 log-probabilities of a reply at temperature 1, by the policy."""
-    text = torch.tensor(prompt + ids[:-1])
-    place, nothing = torch.arange(len(text)), torch.empty(0)
-    micro_batch = MicroBatch(
-        ids=text,
-        position=place,
-        fresh=[len(text)],
-        lengths=[len(text)],
-        path=place,
-        sampled=torch.tensor(ids),
-        token_state=place[len(prompt) - 1 :],
-        token_call=torch.zeros(len(ids), dtype=torch.long),
-        logprobs=nothing,
-        recomputed=nothing,
-        call=torch.zeros(1, dtype=torch.long),
-        call_state=place[len(prompt) - 1 : len(prompt)],
-        adapter=adapter,
-    )
+    micro_batch = MicroBatch.of([prompt + ids], range(len(prompt), len(prompt) + len(ids)), adapter)
     found: Tensor = policy(micro_batch.to(next(policy.parameters()).device), 1.0).logprobs.double().cpu()
     return found

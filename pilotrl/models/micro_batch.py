@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pilotrl.models.prefix import common
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,38 @@ class MicroBatch:
     adapter: str | None
     """The adapter of all these rows."""
 
+    @classmethod
+    def of(cls, rows: Sequence[list[int]], trained: range, adapter: str | None = None) -> MicroBatch:
+        """Rows of one length, each with a call whose tokens stand at the places `trained`; nothing is recorded of them."""
+        trie, count, nothing = packed(rows), torch.arange(len(rows)), torch.empty(0)
+        spot = (count * len(rows[0]))[:, None] + torch.tensor(trained)
+        return cls(
+            **trie,
+            sampled=trie["ids"][trie["path"][spot.flatten()]],
+            token_state=trie["path"][spot.flatten() - 1],
+            token_call=count.repeat_interleave(len(trained)),
+            logprobs=nothing,
+            recomputed=nothing,
+            call=count,
+            call_state=trie["path"][spot[:, 0] - 1],
+            adapter=adapter,
+        )
+
     def to(self, device: torch.device) -> MicroBatch:
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
         return replace(self, **moved)
+
+
+def packed(rows: Sequence[list[int]]) -> dict[str, Any]:
+    """What a micro-batch of these rows runs, by field: what a row begins with as the one before it does is not run again."""
+    ids, position, fresh, path, before = (list[int]() for _ in range(5))
+    for row in rows:
+        same = common(before, row)
+        path += [*path[len(path) - len(before) :][:same], *range(len(ids), len(ids) + len(row) - same)]
+        ids += row[same:]
+        position += range(same, len(row))
+        fresh.append(len(row) - same)
+        before = row
+    run = {"ids": torch.tensor(ids), "position": torch.tensor(position), "fresh": fresh}
+    return {**run, "lengths": [*map(len, rows)], "path": torch.tensor(path)}

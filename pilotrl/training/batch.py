@@ -16,7 +16,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from pilotrl.models.micro_batch import MicroBatch
+from pilotrl.models.micro_batch import MicroBatch, packed
 from pilotrl.models.prefix import common
 from pilotrl.training.algorithms import Played
 from pilotrl.types import Call, Episode, Role
@@ -103,28 +103,16 @@ class Batch:
             yield self.micro_batch(fit)
 
     def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
-        """A forward pass over some rows; what one begins with as the one before it does is not run again."""
-        ids, position, fresh, path, before = (list[int]() for _ in range(5))
+        """A forward pass over some rows."""
+        trie = packed([self.rows[number].tolist() for number in rows])
+        place, lengths = trie["path"], torch.tensor(trie["lengths"])
         start = torch.full((len(self.rows),), -1)
-        for number in rows:
-            row = self.rows[number].tolist()
-            same = common(before, row)
-            start[number] = len(path)
-            path += [*path[len(path) - len(before) :][:same], *range(len(ids), len(ids) + len(row) - same)]
-            ids += row[same:]
-            position += range(same, len(row))
-            fresh.append(len(row) - same)
-            before = row
+        start[torch.tensor(rows)] = lengths.cumsum(0) - lengths
         mine, call = start[self.token_row] >= 0, (start[self.call_row] >= 0).nonzero()[:, 0]
-        place, told = torch.tensor(path), torch.tensor(ids)
         spot = start[self.token_row[mine]] + self.token_position[mine]
         return MicroBatch(
-            ids=told,
-            position=torch.tensor(position),
-            fresh=fresh,
-            lengths=[len(self.rows[number]) for number in rows],
-            path=place,
-            sampled=told[place[spot]],
+            **trie,
+            sampled=trie["ids"][place[spot]],
             token_state=place[spot - 1],
             token_call=self.token_call[mine],
             logprobs=self.logprobs[mine],
