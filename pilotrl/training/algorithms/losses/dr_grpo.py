@@ -8,18 +8,18 @@ Degenerate case: where the calls of each minibatch have `length` tokens in the m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pilotrl.training.algorithms import Loss, Scored, check_ranges
-from pilotrl.training.algorithms.losses.clip import Clip
+from pilotrl.training.algorithms import Scored, check_ranges
+from pilotrl.training.algorithms.losses.clip_by_call import ClipByCall
 
 
 @dataclass(frozen=True)
-class DrGrpo(Clip):
-    """Options are those of `clip`, and the constant."""
+class DrGrpo(ClipByCall):
+    """`clip_by_call` with other weights. Options are those of `clip`, and the constant."""
 
     length: int
     """What a call's sum over tokens is divided by; it only scales the gradient."""
@@ -27,11 +27,6 @@ class DrGrpo(Clip):
     def __post_init__(self) -> None:
         check_ranges(self, length=(1, 10**6))
         super().__post_init__()
-
-    def loss(self, scored: Scored) -> Loss:
-        """See the head of this file."""
-        share = self.weights(scored) * scored.tokens  # `clip` divides by tokens
-        return super().loss(replace(scored, advantages=scored.advantages * share))
 
     def weights(self, scored: Scored) -> Tensor:
         """[N], all alike."""
