@@ -1,7 +1,8 @@
 """Measures the tasks of every environment, and writes what it found into the pages: python docs/make_world_tables.py [NAME ...]
 
 Between `<!-- measured -->` and `<!-- /measured -->` of docs/NAME.md, for each fidelity and split, over at most 200 tasks: the
-expert's turns (par), how often its first plan has to be rewritten, and what two players solve that read nothing.
+expert's turns (par), how often its first plan has to be rewritten, and what two players solve that read nothing. Between
+`<!-- earned -->` and `<!-- /earned -->`: what players earn in the default size that do nothing for their success.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from pilotrl.envs import Env, Info, load
+from pilotrl.rollout.cheats import PLAYERS, earnings
 
 MOST = 200
 """Tasks of a split that are played."""
@@ -28,7 +30,6 @@ SIZES: dict[str, Sequence[dict[str, Any]]] = {
     "maze": [{}, {"rows": 13, "columns": 13, "distance": 20, "max_turns": 36}],
     "wordle": [{}],
 }
-BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 HEAD = [
     *("size", "split", "tasks", "par: mean, longest", "par of 8 to 20", "first plan rewritten in", "times"),
     *("random player solves", "constant player solves"),
@@ -116,14 +117,30 @@ def _share(found: Iterable[bool]) -> str:
     return f"{100 * fmean(map(float, found)):.0f} %"
 
 
+def earned(name: str) -> Iterable[list[str]]:
+    """A line for each player that does nothing for its success: what it earns on average in at most 200 test tasks."""
+    env = load(name, split="test")
+    earns = {said: fmean(got.values()) for said, got in earnings(env, name, list(env.tasks)[:MOST]).items()}
+    constants = {said: mean for said, mean in earns.items() if said not in PLAYERS}
+    best = max(constants, key=constants.__getitem__)
+    for said in [*PLAYERS, best]:
+        yield [f"{said}, the best of {len(constants)} such" if said == best else said, f"{earns[said]:.2f}"]
+
+
+def replaced(page: Path, mark: str, lines: Sequence[Sequence[str]]) -> None:
+    """Puts a table, whose head is its first line, between two marks of a page."""
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    table = "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], ["---"] * len(lines[0]), *lines[1:]))
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    print(page.stem, table, sep="\n", flush=True)
+
+
 def main(names: Sequence[str]) -> None:
     for name in names or list(SIZES):
         page = Path(__file__).parent / f"{name}.md"
-        lines = [HEAD, ["---"] * len(HEAD)] + [row for size in SIZES[name] for row in rows(name, size)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-        print(name, table, sep="\n", flush=True)
+        replaced(page, "earned", [["player", "earns on average"], *earned(name)])
+        replaced(page, "measured", [HEAD, *(row for size in SIZES[name] for row in rows(name, size))])
 
 
 if __name__ == "__main__":

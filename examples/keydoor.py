@@ -23,6 +23,8 @@ class KeyDoor:
     Arguments: `split` (train, dev, test: other numbers), `max_turns`.
     """
 
+    chance = 0.17
+
     def __init__(self, *, split: str, max_turns: int) -> None:
         if split not in SPLITS:
             raise UserError(f"env.split={split}: must be one of {', '.join(SPLITS)}")

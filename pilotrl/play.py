@@ -6,12 +6,17 @@ Type an action. `?` lists the actions, `plan` shows the expert's plan, `hint` it
 
 Nobody types: 64 tasks are played under the expert's plans by a rule, which turns steps into actions by string replacement; and,
 to compare, by the listed actions at random and by the first of them. Printed is how many each solves.
+
+    python -m pilotrl.play env=alfworld cheat=64
+
+Players that say nothing, claim success, or try what a reward hacker would play 64 tasks. Printed is what each earns on average.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,8 +31,10 @@ from pilotrl.cli.signals import at_once
 from pilotrl.cli.validate import check
 from pilotrl.config.schema import Config
 from pilotrl.envs import Env, Info
+from pilotrl.rollout import cheats
 from pilotrl.rollout.rules import RULES, by_chance, by_order, by_rule, played
 from pilotrl.rollout.task_schedule import drawn
+from pilotrl.store.text import printable
 from pilotrl.teacher import ExpertTeacher
 from pilotrl.types import Task, UserError
 
@@ -72,33 +79,52 @@ def _help(env: Env, info: Info, topic: str) -> str:
 def follow(env: Env, config: Config, count: str, console: Console) -> None:
     """Prints how many of so many tasks players without a model solve. Raises UserError for invalid arguments."""
     name = envs.name_of(config.env)
-    if not (count.isdecimal() and 0 < int(count) < 10**6):
-        raise UserError(f"rule={count}: must be a number of tasks above 0")
+    number = _number("rule", count)
     try:
         writer = teacher.build(cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True)))
     except UserError as error:
         raise UserError(f"teacher.{error}") from error
     if name not in RULES or not isinstance(writer, ExpertTeacher):
         raise UserError(f"rule={count}: is for teacher=expert and one of env={', '.join(sorted(RULES))}")
-    tasks = [Task(name, task, config.env["split"], 0) for task in drawn(name, env.tasks, int(count))]
+    tasks = [Task(name, task, config.env["split"], 0) for task in drawn(name, env.tasks, number)]
     for called, player in {"rule": by_rule, "any listed action": by_chance, "first listed action": by_order}.items():
         solved = sum(played(env, task, writer, player).outcome == "solved" for task in tasks)
         console.print(f"{called:<20} {solved} of {len(tasks)} solved, {100 * solved / len(tasks):.1f} %")
 
 
+def cheat(env: Env, config: Config, count: str, console: Console) -> None:
+    """Prints what players earn in so many tasks that do nothing for their success, and which of them earn more than chance."""
+    name = envs.name_of(config.env)
+    earns = cheats.earnings(env, name, drawn(name, env.tasks, _number("cheat", count)))
+    for said, got in earns.items():
+        console.print(f"{fmean(got.values()):.2f}  {printable(said)}", markup=False, soft_wrap=True)
+    for line in cheats.given_away(env, name, earns):
+        console.print(printable(line), markup=False, soft_wrap=True)
+
+
+def _number(key: str, count: str) -> int:
+    if not (count.isdecimal() and 0 < int(count) < 10**6):
+        raise UserError(f"{key}={count}: must be a number of tasks above 0")
+    return int(count)
+
+
 def command(argv: Sequence[str], console: Console) -> None:
     """Parses the command line and starts the game. Raises UserError for invalid arguments."""
     arguments = parse(argv)
-    lines = [line for line in arguments.overrides if key_of(line) not in ("task", "rule")]
-    tasks, counts = (
-        [line.partition("=")[2] for line in arguments.overrides if key_of(line) == key] for key in ("task", "rule")
+    own = ("task", "rule", "cheat")
+    lines = [line for line in arguments.overrides if key_of(line) not in own]
+    tasks, rules, cheating = (
+        [line.partition("=")[2] for line in arguments.overrides if key_of(line) == key] for key in own
     )
     config = composed_job(arguments, lines).config
     check(config)
     settings = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config.env), resolve=True))
     with envs.opened(settings) as env:
-        if counts:
-            follow(env, config, counts[-1], console)
+        if rules:
+            follow(env, config, rules[-1], console)
+        if cheating:
+            cheat(env, config, cheating[-1], console)
+        if rules or cheating:
             return
         if tasks and tasks[-1] not in env.tasks:
             raise UserError(f"task={tasks[-1]}: is not of this split; its first is {env.tasks[0]}")

@@ -10,9 +10,10 @@ keyword of its constructor a value. `info` has `score` (0 to 1, the environment'
 None). An invalid action costs a turn and gets the environment's own reply; it never raises. Stepping an ended episode
 raises RuntimeError. An environment that fails, such as a server that is down, raises `WorldError`.
 
-Two attributes may be missing. `concurrent = True`, of the class, says that `reset`, `step` and `close` may run in a thread
+Some attributes may be missing. `concurrent = True`, of the class, says that `reset`, `step` and `close` may run in a thread
 beside those of other instances, and end by themselves in time; they then do while the model generates for other episodes.
 `close()` gives back what the environment holds, such as a session of a server: after its last episode, or its failure.
+`chance`, of the class, is what a player who does not read earns on average in its default settings; 0 where it is missing.
 
 May import `config` (not its schema), `endpoint` (its HTTP), `store` and `types`. Never here: the model, prompts, judges.
 """
@@ -146,6 +147,11 @@ class Mixed(Protocol):
 def concurrent(env: Env, task: str | None = None) -> bool:
     """Whether an environment, of a mixture the one that the task is of, may answer in a thread beside others."""
     return bool(getattr(env.environment(task) if task and isinstance(env, Mixed) else env, "concurrent", False))
+
+
+def chance(env: Env, task: str | None = None) -> float:
+    """What a player earns who does not read: `chance` of the environment, of a mixture that of the one that the task is of."""
+    return float(getattr(env.environment(task) if task and isinstance(env, Mixed) else env, "chance", 0.0))
 
 
 def parts(env: Env) -> list[Env]:

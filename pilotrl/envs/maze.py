@@ -77,6 +77,8 @@ class Maze:
     References: LMRL-Gym (arXiv 2311.18232), AgentGym (arXiv 2406.04151).
     """
 
+    chance = 0.05
+
     def __init__(
         self, *, split: str, max_turns: int | None, seed: int, rows: int, columns: int, loops: float, distance: int
     ) -> None:

@@ -27,6 +27,8 @@ class ToyEnv:
     Raises UserError for a split that does not exist.
     """
 
+    chance = 0.06
+
     def __init__(self, *, split: str, max_turns: int, seed: int) -> None:
         if split not in SPLITS:
             raise UserError(f"env.split={split}: must be one of {', '.join(SPLITS)}")

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from pilotrl.cli.open_nodes import locate
-from pilotrl.config import search_path
-from pilotrl.envs import Env, LooseExpert, load, settings_of
+from pilotrl.config import search_path, trust
+from pilotrl.envs import Env, LooseExpert, Mixed, load, settings_of
+from pilotrl.rewards.judge.grading import grade
+from pilotrl.rewards.judge.rule import RuleJudge
+from pilotrl.rollout import cheats
 from tests.envs.page import written
 
 OTHERS = {"agentgym", "gymnasium"}
@@ -273,3 +276,28 @@ def test_a_detour_ends_nothing_and_is_not_taken_twice_in_a_row(name: str) -> Non
             assert last is None or (info["valid"] and not terminated)
             over = terminated or truncated
         assert info["solved"] or truncated
+
+
+def test_who_does_nothing_for_it_earns_no_more_than_chance(env: Env, request: pytest.FixtureRequest) -> None:
+    """Who says nothing, repeats the task, claims success, or tries what a reward hacker would: see pilotrl/rollout/cheats.py."""
+    if isinstance(env, Mixed):
+        pytest.skip("is made of environments that are tested alone")
+    name = request.node.callspec.params["env"]
+    given = cheats.given_away(env, name, cheats.earnings(env, name, some(random.Random(7), env, 15)))
+    assert not given, "\n".join(given)
+
+
+def test_who_does_nothing_for_it_follows_no_plan(env: Env, request: pytest.FixtureRequest) -> None:
+    """The judge of rules gives such players nothing, and those who act at random little."""
+    if isinstance(env, Mixed):
+        pytest.skip("is made of environments that are tested alone")
+    name = request.node.callspec.params["env"]
+    grader = RuleJudge(resolve=trust.beside("env._target_", str(settings_of(name)["_target_"]), "resolve"))
+    for said, player in cheats.PLAYERS.items():
+        episodes = [cheats.played(env, name, task, player, True) for task in some(random.Random(8), env, 8)]
+        grade(grader, episodes, unselected=False)
+        verdicts = [turn.adherence for episode in episodes for turn in episode.turns if turn.adherence is not None]
+        if not verdicts:
+            pytest.skip("ships no expert")
+        most = 1.0 if said in ("hurries to the end", "names the goal") else 0.0
+        assert sum(verdicts) <= most * len(verdicts), f"{name}: a player that {said} is said to follow its plan"

@@ -56,6 +56,8 @@ class AlfWorld:
     References: ALFWorld (arXiv 2010.03768), ALFRED (arXiv 1912.01734), AgentGym (arXiv 2406.04151).
     """
 
+    chance = 0.01
+
     def __init__(
         self,
         *,

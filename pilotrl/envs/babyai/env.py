@@ -39,6 +39,8 @@ class BabyAi:
     References: BabyAI (arXiv 1810.08272), Minigrid (arXiv 2306.13831), AgentGym (arXiv 2406.04151).
     """
 
+    chance = 0.28
+
     def __init__(
         self,
         *,

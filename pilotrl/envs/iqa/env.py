@@ -40,6 +40,8 @@ class Iqa:
     References: IQUAD V1 (arXiv 1712.03316), LangSuitE (arXiv 2406.16294).
     """
 
+    chance = 0.42
+
     def __init__(
         self,
         *,

@@ -37,6 +37,8 @@ class TextCraft:
     References: ADaPT (arXiv 2311.05772), AgentGym (arXiv 2406.04151).
     """
 
+    chance = 0.12
+
     def __init__(
         self,
         *,

@@ -35,6 +35,8 @@ class WebShop:
     Raises UserError for invalid values.
     """
 
+    chance = 0.42
+
     def __init__(
         self,
         *,

@@ -53,6 +53,8 @@ class Wordle:
     References: LMRL-Gym (arXiv 2311.18232), AgentGym (arXiv 2406.04151).
     """
 
+    chance = 0.01
+
     def __init__(self, *, split: str, max_turns: int, seed: int, rules: str, words: int | None) -> None:
         for key, value, good, span in (
             ("split", split, split in SHARES, f"one of {', '.join(SHARES)}"),
