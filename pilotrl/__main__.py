@@ -115,7 +115,7 @@ def job(config: DictConfig) -> str | None:
     trust.add(trusted(context.overrides.task))
     sweep_progress.announce(number)
     try:
-        play(typed(config), folder)
+        play(typed(config, context.runtime.choices), folder)
         sweep_progress.conclude(number, folder, None)
         return None
     except (UserError, Stopped, RunFailed) as error:

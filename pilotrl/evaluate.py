@@ -41,9 +41,9 @@ def evaluate(config: Config, run: RunFolder, out: RunFolder, display: Display) -
             for protocol, episodes in measured[when].items():
                 for episode in episodes:
                     lines.write(to_record(episode, f"{when}/{protocol}", 0))
-    summary = {"checkpoint": str(run.path), "env": panel.env, "agent": config.agent.name, "panel": panel.summary()}
+    summary = {"checkpoint": str(run.path), "env": panel.called, "agent": config.agent.name, "panel": panel.summary()}
     summary["in_the_start"] = in_the_start(config)
-    summary |= compared(measured["before"], measured["after"], averages(config))
+    summary |= compared(measured["before"], measured["after"], averages(config), panel.by_level)
     write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -66,8 +66,8 @@ def side_by_side(sides: Sequence[Side], out: RunFolder, display: Display) -> dic
             row |= {"panel": panel.summary()} | compute(measured[f"{OWN} plans, sampled"])
             row["broken_episodes"] = sum(e.outcome == "broken" for episodes in measured.values() for e in episodes)
             row["endpoints"] = {name: value - before.get(name, 0) for name, value in setup.spent().items()}
-            rows.append(row | {"eval": compared(first, measured, averages(config))["eval"]})
-    summary = {"env": panel.env, "tasks": len(panel.tasks), "k": panel.samples, "sides": rows}
+            rows.append(row | {"eval": compared(first, measured, averages(config), panel.by_level)["eval"]})
+    summary = {"env": panel.called, "tasks": len(panel.tasks), "k": panel.samples, "sides": rows}
     write_whole(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     return summary
 

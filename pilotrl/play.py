@@ -78,15 +78,15 @@ def _help(env: Env, info: Info, topic: str) -> str:
 
 def follow(env: Env, config: Config, count: str, console: Console) -> None:
     """Prints how many of so many tasks players without a model solve. Raises UserError for invalid arguments."""
-    name = envs.name_of(config.env)
+    name, kind = envs.name_of(config.env), envs.class_of(config.env)
     number = _number("rule", count)
     try:
         writer = teacher.build(cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True)))
     except UserError as error:
         raise UserError(f"teacher.{error}") from error
-    if name not in RULES or not isinstance(writer, ExpertTeacher):
+    if kind not in RULES or not isinstance(writer, ExpertTeacher):
         raise UserError(f"rule={count}: is for teacher=expert and one of env={', '.join(sorted(RULES))}")
-    tasks = [Task(name, task, config.env["split"], 0) for task in drawn(name, env.tasks, number)]
+    tasks = [Task(kind, task, config.env["split"], 0) for task in drawn(name, env.tasks, number)]
     for called, player in {"rule": by_rule, "any listed action": by_chance, "first listed action": by_order}.items():
         solved = sum(played(env, task, writer, player).outcome == "solved" for task in tasks)
         console.print(f"{called:<20} {solved} of {len(tasks)} solved, {100 * solved / len(tasks):.1f} %")

@@ -72,9 +72,11 @@ def panel_block(
     greedy_before: Sequence[Episode] = (),
     greedy_after: Sequence[Episode] = (),
     averages: Mapping[str, Sequence[str]] | None = None,
+    levels: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """The `eval` block of summary.json: `before`, `after`, `paired`, and under `greedy` the same three where that was
-    played too. In a mixture, where `averages` says what is averaged over which environments, `by_env` and `averages`."""
+    played too. In a mixture, where `averages` says what is averaged over which environments, `by_env` and `averages`.
+    Where `levels`, by the task's name, are more than one, `by_level`: success alone, and on how many tasks."""
     block: dict[str, object] = {
         "before": summarize(before),
         "after": summarize(after),
@@ -83,8 +85,10 @@ def panel_block(
     if averages:
         block["by_env"] = _by_env(before, after)
         block["averages"] = {name: _averaged(before, after, envs) for name, envs in averages.items()}
+    if levels and len({*levels.values()}) > 1:
+        block["by_level"] = _by_level(before, after, levels)
     if greedy_before or greedy_after:
-        block["greedy"] = panel_block(greedy_before, greedy_after, averages=averages)
+        block["greedy"] = panel_block(greedy_before, greedy_after, averages=averages, levels=levels)
     return block
 
 
@@ -92,6 +96,23 @@ def _by_env(before: Sequence[Episode], after: Sequence[Episode]) -> dict[str, di
     """Blocks of the environments that were played, by name."""
     names = sorted({episode.task.env for episode in after})
     return {name: panel_block(_of(before, name), _of(after, name)) for name in names}
+
+
+def _by_level(
+    before: Sequence[Episode], after: Sequence[Episode], levels: Mapping[str, str]
+) -> dict[str, dict[str, object]]:
+    """Success of the tasks of each level: before, after, paired; and the number of tasks."""
+    found: dict[str, dict[str, object]] = {}
+    for name in sorted({*levels.values()}):
+        old, new = ([episode for episode in of if levels.get(episode.task.id) == name] for of in (before, after))
+        values = [per_task(of, MEASURES["success"]) for of in (old, new)]
+        found[name] = {
+            "tasks": len(values[1]),
+            "before": {"success": _mean(values[0].values())},
+            "after": {"success": _mean(values[1].values())},
+            "paired": {"success": _paired([old], [new], MEASURES["success"])},
+        }
+    return found
 
 
 def _averaged(before: Sequence[Episode], after: Sequence[Episode], envs: Sequence[str]) -> dict[str, object]:

@@ -157,9 +157,8 @@ class Display:
 def show_end(console: Console, summary: Mapping[str, Any], folder: Path, uri: str | None) -> None:
     """The tables of a run or of an evaluation, what their rows mean, and the commands that go on from here."""
     tables = [side_by_side(summary) if "sides" in summary else results(summary)]
-    if any((summary.get(key) or {}).get("by_env") for key in BLOCKS):
-        tables.append(by_env(summary))
-    if "sides" in summary and "by_env" in summary["sides"][0]["eval"]:
+    tables += [table for table in (by_env(summary), by_level(summary)) if table.row_count]
+    if "sides" in summary and {"by_env", "by_level"} & {*summary["sides"][0]["eval"]}:
         tables.append(sides_by_env(summary["sides"]))
     for table in tables:
         console.print()
@@ -244,10 +243,10 @@ def side_by_side(summary: Mapping[str, Any]) -> Table:
 
 
 def sides_by_env(sides: Sequence[Mapping[str, Any]]) -> Table:
-    """A column for each checkpoint and paradigm: its success in each environment of a mixture, and the averages over them."""
-    table = table_of("success by environment", *(f"{side['side']}  {side['agent']}" for side in sides))
-    for part in ("by_env", "averages"):
-        for name in sides[0]["eval"][part]:
+    """A column for each checkpoint and paradigm: its success in each environment of a mixture, on average, and at each level."""
+    table = table_of("success by environment and level", *(f"{side['side']}  {side['agent']}" for side in sides))
+    for part in ("by_env", "averages", "by_level"):
+        for name in sides[0]["eval"].get(part, ()):
             table.add_row(f"  {name}", *(_compared(side["eval"][part][name], "success") for side in sides))
     return table
 
@@ -264,16 +263,25 @@ def _compared(block: Mapping[str, Any], key: str) -> Text:
 
 
 def by_env(summary: Mapping[str, Any]) -> Table:
-    """Success in each environment of a mixture, and the averages over them: what papers put side by side. Where the model was
-    trained in a held-out environment before it was shipped, its rows say so."""
-    table = table_of_changes("success by environment")
+    """Success in each environment of a mixture, and the averages over them. Rows of held-out ones in the model's start say so."""
+    return _by_part(summary, "success by environment", "by_env", "averages")
+
+
+def by_level(summary: Mapping[str, Any]) -> Table:
+    """Success at each level of the tasks, with the number of tasks in it."""
+    return _by_part(summary, "success by level (tasks)", "by_level")
+
+
+def _by_part(summary: Mapping[str, Any], title: str, *parts: str) -> Table:
+    table = table_of_changes(title)
     for key, whose in BLOCKS.items():
-        if (block := summary.get(key)) is not None:
+        if rows := [item for part in parts for item in ((summary.get(key) or {}).get(part) or {}).items()]:
             table.add_row(Text(whose, style="italic"))
-            for name, of in [*block["by_env"].items(), *block["averages"].items()]:
+            for name, of in rows:
                 before, after = of["before"]["success"], of["after"]["success"]
-                told = f"{name} in the start" if name in summary.get("in_the_start", ()) else name
-                add_change(table, "success", told, before, after, of["paired"]["success"])
+                note = " in the start" if name in summary.get("in_the_start", ()) else ""
+                note += f" ({of['tasks']})" if "tasks" in of else ""
+                add_change(table, "success", name + note, before, after, of["paired"]["success"])
     return table
 
 

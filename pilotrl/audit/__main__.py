@@ -32,7 +32,7 @@ from pilotrl.cli.signals import at_once
 from pilotrl.cli.stored_config import read_elsewhere
 from pilotrl.config import trust
 from pilotrl.config.schema import Config
-from pilotrl.envs import settings_of
+from pilotrl.envs import name_of, settings_of
 from pilotrl.report.runs import find
 from pilotrl.rewards import judge
 from pilotrl.rewards.judge import Resolve
@@ -126,7 +126,7 @@ def judges(given: Namespace, names: Sequence[str], lines: Sequence[str]) -> Sett
 def resolver(config: Config, env: str) -> Resolve | None:
     """The function that puts the actions of one of a run's environments into words; None if it needs none."""
     own = str(config.env["_target_"])
-    target = own if own.split(".")[-2] == env else str(settings_of(env)["_target_"])
+    target = own if name_of(config.env) == env else str(settings_of(env)["_target_"])
     locate("env._target_", target)
     return cast(Resolve | None, trust.beside("env._target_", target, "resolve"))
 

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +37,7 @@ from pilotrl.cli.open_nodes import OPEN
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.validate import config_keys, flat
 from pilotrl.config import search_path, trust
+from pilotrl.config.instantiate import NAME
 from pilotrl.config.schema import Config
 from pilotrl.store.redact import without_secrets
 from pilotrl.types import UserError
@@ -162,7 +163,11 @@ def composed_job(arguments: argparse.Namespace, lines: list[str]) -> Job:
     try:
         raw = composed(arguments, lines)
         refuse_unknown(raw, lines)
-        job = Job(typed(raw), raw.hydra)
+        if OmegaConf.select(raw, f"env.{NAME}") is not None:
+            raise UserError(
+                f"env.{NAME}: an environment has the name of its file; copy it to env/NAME.yaml in a folder for -cd"
+            )
+        job = Job(typed(raw, raw.hydra.runtime.choices), raw.hydra)
         resolved(job.config)
         return job
     except YAMLError as error:
@@ -192,10 +197,20 @@ def hydra_for(arguments: argparse.Namespace) -> Iterator[ConfigLoader]:
         GlobalHydra.instance().hydra = theirs
 
 
-def typed(config: DictConfig) -> Config:
-    """What a job gets: the configuration with the types of `Config`, without Hydra's node."""
+def typed(config: DictConfig, choices: Mapping[str, Any] | None = None) -> Config:
+    """What a job gets: the configuration with the types of `Config`, without Hydra's node. choices: of the groups' options; that
+    of `env` is the environment's name."""
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return cast(Config, OmegaConf.merge(OmegaConf.structured(Config), task))
+    made = cast(Config, OmegaConf.merge(OmegaConf.structured(Config), task))
+    held = cast(DictConfig, made)
+    if OmegaConf.is_missing(held, "env") or OmegaConf.is_interpolation(held, "env") or not OmegaConf.is_dict(made.env):
+        return made  # which is refused elsewhere
+    chosen = str((choices or {}).get("env", "")).rpartition("/")[2]
+    with open_dict(made.env):
+        made.env.pop(NAME, None)  # a folder may be anybody's, and a name becomes part of paths
+        if re.fullmatch(search_path.NAME, chosen):
+            made.env[NAME] = chosen
+    return made
 
 
 def resolved(config: Config) -> dict[str, Any]:

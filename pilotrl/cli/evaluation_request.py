@@ -18,6 +18,7 @@ from pilotrl.cli.stored_config import began_in, read_elsewhere
 from pilotrl.cli.suggestions import nearest
 from pilotrl.cli.typed_again import reaching, refuse
 from pilotrl.cli.validate import check, flat
+from pilotrl.config.instantiate import NAME
 from pilotrl.config.schema import Config
 from pilotrl.store.reading import check_policy
 from pilotrl.store.run_folder import RunFolder, above
@@ -133,6 +134,8 @@ def check_alike(one: Side, other: Side) -> None:
 def change(config: Config, line: str, value: Any) -> None:
     """Apply one override to a configuration that is composed already: a group's option, or a key's value."""
     key, held = key_of(line), cast(DictConfig, config)
+    if key == f"env.{NAME}":
+        raise UserError(f"{line}: an environment has the name of its file; leave it out")
     if key in held and (CONF / key).is_dir() and key != "stage":
         OmegaConf.update(held, key, composed_job(parse([]), [line]).config[key], merge=False)  # type: ignore[index]
     elif key in flat(config) and not key.startswith("stage."):

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pilotrl.cli.renamed import CLASSES
 from pilotrl.cli.suggestions import nearest, show
 from pilotrl.config import trust
+from pilotrl.config.instantiate import NAME
 from pilotrl.types import UserError
 
 OPEN = ("env", "teacher", "judge", "algorithm", "engine")
@@ -77,7 +78,9 @@ def check_target(node: str, settings: DictConfig) -> None:
     check_calls(node, target, cls, CALLS.get(kind, {}))
     hints = keywords(cls)
     schema = OmegaConf.structured(make_dataclass(cls.__name__, hints.items()))
-    own = [key for key in map(str, settings) if key not in ("_target_", *parts, *(["name"] if node in NAMED else []))]
+    own = [
+        key for key in map(str, settings) if key not in ("_target_", NAME, *parts, *(["name"] if node in NAMED else []))
+    ]
     for key in own:
         check_value(node, key, settings[key], target, hints, schema)
     added = (*GIVEN.get(node.split(".")[0], ()), *(GIVEN_TO_COPIES if getattr(cls, "copies", False) else ()))

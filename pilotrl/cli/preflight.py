@@ -30,7 +30,7 @@ from pilotrl.cli.sweep import Sweep
 from pilotrl.cli.teacher_tasks import environment, teacher_tasks
 from pilotrl.cli.validate import check, check_shards, prompt_set
 from pilotrl.config import search_path
-from pilotrl.config.instantiate import make
+from pilotrl.config.instantiate import NAME, make
 from pilotrl.config.schema import Config
 from pilotrl.rewards import judge
 from pilotrl.store.reading import unreadable
@@ -227,7 +227,7 @@ def check_taught(config: Config, trains: bool = True) -> None:
     kind, stage = locate("teacher._target_", settings["_target_"]), config.stage
     asked = (stage.planner, stage.actor) == ("teacher", "policy") and config.agent.plans != "never"
     if getattr(locate("env._target_", config.env["_target_"]), "expert", True) is None:
-        name = envs.name_of(config.env)
+        name = envs.called(config.env)
         if stage.actor == "expert":
             raise UserError(f"stage.actor=expert: {name} ships no expert; choose a stage that the policy plays")
         if asked and kind is teacher.ExpertTeacher:
@@ -320,6 +320,8 @@ def check_launcher(job: Job, first: Job) -> None:
 def first_difference(there: Config, here: Config) -> str | None:
     """`train.steps is 100 there, 50 here`, or None where all is equal."""
     ours, theirs = resolved(here), resolved(there)
+    name = f"env.{NAME}"
+    theirs.setdefault(name, ours.get(name))  # where hydra.yaml is lost nobody knows it
     for key in [*ours, *theirs]:
         if ours.get(key) != theirs.get(key):
             return f"{key} is {theirs.get(key)} there, {ours.get(key)} here"

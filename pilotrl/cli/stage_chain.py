@@ -12,15 +12,16 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pilotrl import CONF
 from pilotrl.cli.compose import Job, composed_job, key_of, parse
 from pilotrl.cli.stored_config import hydra_node, stored_config
 from pilotrl.cli.suggestions import nearest, show
 from pilotrl.config import search_path
+from pilotrl.config.instantiate import NAME
 from pilotrl.config.schema import Config
 from pilotrl.store import stored_yaml
 from pilotrl.store.run_folder import RUN, RunFolder, write_whole
@@ -130,8 +131,15 @@ def begin_stage(stage: RunFolder, job: Job, parent: Path | None) -> Config:
             place.mkdir(exist_ok=True)
         write_whole(hidden / "overrides.yaml", OmegaConf.to_yaml(job.hydra.overrides.task))
         write_whole(stage.hydra, OmegaConf.to_yaml(OmegaConf.create({"hydra": job.hydra})))
-        write_whole(stage.config, OmegaConf.to_yaml(job.config))  # last: a folder that has it is begun
+        write_whole(stage.config, OmegaConf.to_yaml(_as_composed(job.config)))  # last: a folder that has it is begun
     return stored_config(stage)
+
+
+def _as_composed(config: Config) -> Any:
+    """As Hydra writes it of a run alone: the environment's name stands in hydra.yaml."""
+    held: Any = OmegaConf.to_container(cast(DictConfig, config))
+    held["env"].pop(NAME, None)
+    return OmegaConf.create(held)
 
 
 def folders(chain: RunFolder, config: Config) -> list[RunFolder]:

@@ -6,6 +6,7 @@ The folder may be somebody else's, or of an older version. The text half: no tor
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ def stored_config(folder: RunFolder) -> Config:
             raise UserError(
                 f"{folder}: was begun before keys were renamed, and cannot go on; start a new run, parent={folder}"
             )
-        config = typed(OmegaConf.create(held))
+        config = typed(OmegaConf.create(held), choices(folder))
         values = stored_yaml.leaves(OmegaConf.to_container(cast(DictConfig, config)))
         if lost := sorted(key for key, value in values if value == "???"):
             raise unreadable(folder.config, f"is cut off, or of an older version: {lost[0]} is not in it", ELSEWHERE)
@@ -64,6 +65,14 @@ def hydra_node(folder: RunFolder) -> dict[str, Any]:
     return cast(dict[str, Any], node)
 
 
+def choices(folder: RunFolder) -> dict[str, Any]:
+    """The options of the groups that the command chose which began a run; none where nobody knows."""
+    with suppress(UserError):  # whoever needs more of the file says what is wrong with it
+        chosen = hydra_node(folder).get("runtime", {}).get("choices")
+        return chosen if isinstance(chosen, dict) else {}
+    return {}
+
+
 def typed_words(folder: RunFolder) -> list[str]:
     """The overrides of the command that began a run, as they were typed; none where nobody knows. Raises UserError where their
     file is broken."""
@@ -83,7 +92,7 @@ def read_elsewhere(folder: RunFolder, typed_keys: Collection[str] = ()) -> Confi
 
     What runs a resolver, such as `${oc.env:HOME}`, may stand only below keys that are typed: the folder may be anybody's."""
     try:
-        config = typed(OmegaConf.create(renamed.translated(plain_config(folder))))
+        config = typed(OmegaConf.create(renamed.translated(plain_config(folder))), choices(folder))
     except (ValueError, AttributeError, OmegaConfBaseException):
         config = stored_config(folder)  # which says what is wrong
     for key, value in stored_yaml.interpolated(OmegaConf.to_container(cast(DictConfig, config))):

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pilotrl import CONF
+from pilotrl.types import UserError
 
 FOLDERS: list[Path] = [CONF]
 """First those of the user, then ours."""
@@ -36,10 +37,18 @@ def find(group: str, name: str) -> Path | None:
 
 
 def settings(group: str, name: str) -> dict[str, Any]:
-    """What the file of `group=name` says, over what the files of the options that it chooses in its own groups say."""
-    held: Any = OmegaConf.to_container(OmegaConf.load(find(group, name) or Path()))
-    chosen = [choice for choice in held.pop("defaults", []) if isinstance(choice, dict)]
-    below = [settings(f"{group}/{sub}", option) for choice in chosen for sub, option in choice.items()]
+    """What the file of `group=name` says, over what the files of its `defaults` say: of its own group or of groups below it.
+
+    Raises UserError for an option without a file."""
+    if (path := find(group, name)) is None:
+        raise UserError(f"{group}={name}: there is no such file, and the defaults of another one name it")
+    held: Any = OmegaConf.to_container(OmegaConf.load(path))
+    below = []
+    for choice in held.pop("defaults", []):
+        if isinstance(choice, dict):
+            below += [settings(f"{group}/{sub}", option) for sub, option in choice.items()]
+        elif choice != "_self_":
+            below.append(settings(group, choice))
     return {key: value for one in (*below, held) for key, value in one.items()}
 
 

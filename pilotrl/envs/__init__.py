@@ -13,6 +13,7 @@ raises RuntimeError. An environment that fails, such as a server that is down, r
 Some attributes may be missing. `concurrent = True`, of the class, says that `reset`, `step` and `close` may run in a thread
 beside those of other instances, and end by themselves in time; they then do while the model generates for other episodes.
 `close()` gives back what the environment holds, such as a session of a server: after its last episode, or its failure.
+`level(task)` is a name for tasks that are alike, such as their difficulty: success is then shown by level too.
 `chance`, of the class, is what a player who does not read earns on average in its default settings; 0 where it is missing.
 
 May import `config` (not its schema), `endpoint` (its HTTP), `store` and `types`. Never here: the model, prompts, judges.
@@ -27,13 +28,13 @@ from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
 from pilotrl.config import search_path
-from pilotrl.config.instantiate import make
+from pilotrl.config.instantiate import NAME, make
 from pilotrl.types import RunFailed, UserError, WorldError
 
 Info = dict[str, Any]
 
 MIXTURE = "mixture"
-"""Name of the environment that is made of others; its tasks have names such as `maze/maze-0-1,1-3,3`."""
+"""Stands for an environment that is made of others; its tasks have names such as `maze/maze-0-1,1-3,3`."""
 
 
 class Expert(Protocol):
@@ -154,6 +155,14 @@ def chance(env: Env, task: str | None = None) -> float:
     return float(getattr(env.environment(task) if task and isinstance(env, Mixed) else env, "chance", 0.0))
 
 
+def level(env: Env, task: str) -> str:
+    """The level of a task, by the environment's own `level`; empty where it has none. Of a mixture `babyai/GoToRedBall`."""
+    if isinstance(env, Mixed):
+        name, _, own = task.partition("/")
+        return f"{name}/{found}" if (found := level(env.environment(task), own)) else ""
+    return str(env.level(task)) if hasattr(env, "level") else ""
+
+
 def parts(env: Env) -> list[Env]:
     """The environments that were built for a mixture; of another one itself."""
     return [*env.environments.values()] if isinstance(env, Mixed) else [env]
@@ -226,18 +235,27 @@ def settings_of(name: str, key: str = "env") -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
-    path = search_path.find("env", name)
-    if path is None:
+    if search_path.find("env", name) is None:
         known = ", ".join(search_path.options("env"))
         raise UserError(f"{key}={name}: there is no such environment; there are {known}; -cd FOLDER adds yours")
-    held = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    held = OmegaConf.to_container(OmegaConf.create(search_path.settings("env", name)), resolve=True)
     assert isinstance(held, dict)
     return {str(k): v for k, v in held.items()}
 
 
-def name_of(settings: Mapping[str, Any]) -> str:
-    """The environment's name: webshop, for settings with `_target_: pilotrl.envs.webshop.WebShop`."""
+def class_of(settings: Mapping[str, Any]) -> str:
+    """What the class is called that files of several names may have: webshop, of `_target_: pilotrl.envs.webshop.WebShop`."""
     return str(settings["_target_"]).split(".")[-2]
+
+
+def called(settings: Mapping[str, Any]) -> str:
+    """The environment's name, that of its file; of settings of which no file is known, that of the class."""
+    return str(settings.get(NAME) or class_of(settings))
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """The name that tasks have as their environment: as `called`, but `MIXTURE` for a mixture, whose tasks are its members'."""
+    return MIXTURE if settings["_target_"] == "pilotrl.envs.mixture.Mixture" else called(settings)
 
 
 def home(env: str, task: str) -> str:

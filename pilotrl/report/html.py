@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pilotrl.analysis.contrasts import Contrast, corrected
+from pilotrl.analysis.contrasts import Contrast, corrected, gain
 from pilotrl.analysis.measures import BLOCKS
 from pilotrl.report import formatting
 from pilotrl.report.comparisons import Sides, compared
@@ -22,8 +22,9 @@ from pilotrl.report.configurations import Configuration, Panel, plain
 from pilotrl.report.factorial import factorial, main_effects
 from pilotrl.report.figures import pictures
 from pilotrl.report.findings import finding
-from pilotrl.report.runs import DECODINGS, Cell, block
+from pilotrl.report.runs import DECODINGS, Cell, Run, block
 from pilotrl.store.text import markdown, spreadsheet
+from pilotrl.types import Task
 
 PAGE = "report.html"
 NAME_SIZE = 100
@@ -35,6 +36,18 @@ class Gain:
     """What a configuration gained in one number of an evaluation set."""
 
     configuration: Configuration
+    contrast: Contrast
+
+
+@dataclass(frozen=True)
+class AtLevel:
+    """What a configuration gained in the tasks of one level."""
+
+    level: str
+    configuration: Configuration
+    tasks: int
+    before: float
+    after: float
     contrast: Contrast
 
 
@@ -52,6 +65,7 @@ class View:
         self.without_effects = None if planned else factorial(panel.configurations)[1]
         self.finding = finding(panel, shown, effects, baseline, bool(planned))
         self.gains = _by_cell(self._gains())
+        self.levels = _by_cell(self._levels())
         self.pictures = pictures(panel, shown, effects)
         self.revisions = dict.fromkeys((run.summary["git_revision"] or "unknown")[:8] for run in panel.runs)
 
@@ -60,6 +74,24 @@ class View:
             measured = [one for one in self.panel.configurations if one.mean("after", cell) is not None]
             found = corrected([one.gain(cell) for one in measured])
             yield from ((cell, Gain(one, contrast)) for one, contrast in zip(measured, found, strict=True))
+
+    def _levels(self) -> Iterator[tuple[Cell, AtLevel]]:
+        """Success, where the tasks have more than one level."""
+        known = sorted({level for run in self.panel.runs for level in run.levels.values()})
+        for cell in self.panel.headlines if len(known) > 1 else ():
+            asked = [(level, one) for level in known for one in self.panel.configurations if cell.measure == "success"]
+            for level, one in asked:
+                before, after = (
+                    [_at(level, run, getattr(run, when).get(cell, {})) for run in one.runs]
+                    for when in ("before", "after")
+                )
+                if all(before) and all(after):
+                    old, new = (fmean(fmean(values.values()) for values in side) for side in (before, after))
+                    yield cell, AtLevel(level, one, len(after[0]), old, new, gain(before, after))
+
+
+def _at(level: str, run: Run, values: Mapping[Task, float]) -> dict[Task, float]:
+    return {task: value for task, value in values.items() if run.levels.get(task.id) == level}
 
 
 def findings(views: Sequence[View]) -> list[str]:

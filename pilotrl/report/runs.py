@@ -69,6 +69,8 @@ class Run:
     after: dict[Cell, dict[Task, float]]
     learned: dict[str, float] = field(default_factory=dict)
     """The learning rate summed over all optimizer updates, for each role that was trained; empty where that is not known."""
+    levels: dict[str, str] = field(default_factory=dict)
+    """Of the tasks that have one, by name."""
 
     @property
     def seed(self) -> int:
@@ -135,7 +137,9 @@ def read(name: str, folder: RunFolder) -> Run:
             raise Refused(f"has a summary.json of schema {summary['schema']}, and schema {SCHEMA} is read here")
         before, after = _values(folder.episodes, summary)
         metrics, panel, learned = _metrics(folder, summary), _panel(folder, summary), _learned(folder, summary)
-        return Run(name, *configuration(folder), summary, metrics, panel, before, after, learned)
+        pairs = zip(panel.get("tasks", ()), panel.get("levels", ()), strict=False)
+        levels = {str(task): str(level) for task, level in pairs if level}
+        return Run(name, *configuration(folder), summary, metrics, panel, before, after, learned, levels)
     except UserError as error:
         raise Refused(f"is broken: {error}") from error
     except BROKEN as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -27,20 +28,24 @@ def as_dict(node: Any) -> dict[str, Any]:
 
 
 def env_name(config: Config) -> str:
-    """Name of the environment: webshop, from `_target_: pilotrl.envs.webshop.WebShop`."""
-    return envs.name_of(config.env)
+    """Name of the environment, as `env=` chose it: that of its file."""
+    return envs.called(config.env)
+
+
+def is_mixture(config: Config) -> bool:
+    return envs.name_of(config.env) == MIXTURE
 
 
 def environments(config: Config) -> dict[str, dict[str, Any]]:
     """Settings of a run's environments, by name: one, or those of a mixture."""
-    name, settings = env_name(config), as_dict(config.env)
-    return mixture.members(**settings) if name == MIXTURE else {name: settings}
+    settings = as_dict(config.env)
+    return mixture.members(**settings) if is_mixture(config) else {env_name(config): settings}
 
 
 def averages(config: Config) -> dict[str, list[str]]:
     """For a mixture, the averages to report and their environments: trained (ID), held out (OOD), and all (Avg). What is held
     out of this run but was in the start of its model is not out of distribution, and the average is named for that."""
-    if env_name(config) != MIXTURE:
+    if not is_mixture(config):
         return {}
     trained, held_out = list(config.env["trains"]), list(config.env["holds_out"])
     out = f"OOD{IN_THE_START}" if in_the_start(config) else "OOD"
@@ -49,7 +54,12 @@ def averages(config: Config) -> dict[str, list[str]]:
 
 def in_the_start(config: Config) -> list[str]:
     """The held-out environments of a mixture in which a shipped model was trained before it was shipped."""
-    return sorted({*config.env.get("holds_out", ())} & {*(_started_in(config) or ())})
+    held_out, seen = config.env.get("holds_out", ()), _started_in(config) or ()
+    return sorted(name for name, settings in _members(config) if name in held_out and envs.class_of(settings) in seen)
+
+
+def _members(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from environments(config).items() if is_mixture(config) else ()
 
 
 def _started_in(config: Config) -> list[str] | None:
@@ -65,7 +75,10 @@ def unseen_environment_warning(config: Config) -> str | None:
     """A warning if a shipped model was never trained in the run's environment, by its `config.json`; else None."""
     seen = None if config.parent or config.stage.actor == "expert" else _started_in(config)
     held_out = config.env.get("holds_out", ())
-    if seen is None or not (unseen := sorted({*environments(config)} - {*seen, *held_out})):
+    if seen is None:
+        return None
+    known = {name for name, settings in environments(config).items() if envs.class_of(settings) in seen}
+    if not (unseen := sorted({*environments(config)} - {*known, *held_out})):
         return None
     name = config.model.path.removeprefix("pilotrl:")
     return (

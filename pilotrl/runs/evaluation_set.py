@@ -14,13 +14,14 @@ from typing import Any
 from pilotrl import envs, prompts
 from pilotrl.analysis.statistics import panel_block, summarize
 from pilotrl.cli.validate import prompt_set
+from pilotrl.config.instantiate import NAME
 from pilotrl.config.schema import Config
-from pilotrl.envs import MIXTURE, digest, home
+from pilotrl.envs import class_of, digest, home, level, name_of
 from pilotrl.rewards.judge.grading import grade
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.rules import RULES, by_rule, played
 from pilotrl.rollout.task_schedule import drawn
-from pilotrl.runs.describe import as_dict, env_name, environments, in_the_start
+from pilotrl.runs.describe import as_dict, env_name, environments, in_the_start, is_mixture
 from pilotrl.runs.failures import check_played
 from pilotrl.runs.setup import EvalSetup
 from pilotrl.store.reading import read_json
@@ -53,12 +54,21 @@ class Panel:
     """The environment's settings, the paradigm, the prompts and token limits: all but the model and whose plans."""
     contents: tuple[str, ...]
     """A digest of what each task is: names alone would not tell that a generator or a file has changed."""
+    called: str
+    """The environment's name; `env` is what its tasks are filed under, which is alike for all mixtures."""
+    levels: tuple[str, ...]
+    """Of each task; empty texts where the environment has none. Neither is in the hash: they change nothing."""
 
     @property
     def sha256(self) -> str:
         decoding = [self.samples, self.temperature, self.top_p]
         text = json.dumps([self.env, self.split, self.tasks, *decoding, self.protocol, self.contents])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def by_level(self) -> dict[str, str]:
+        """The level of each task that has one."""
+        return levels_of({"tasks": self.tasks, "levels": self.levels})
 
     def specs(self, agent_spec: AgentSpec, greedy: bool) -> list[EpisodeSpec]:
         decoding = replace(
@@ -71,7 +81,7 @@ class Panel:
         ]
 
     def record(self) -> dict[str, Any]:
-        """Contents of panel.json: everything that is hashed, and the hash."""
+        """Contents of panel.json: everything that is hashed, what is not, and the hash."""
         return {**asdict(self), "sha256": self.sha256}
 
     def check_same(self, path: Path) -> None:
@@ -91,14 +101,22 @@ class Panel:
 
     def summary(self) -> dict[str, Any]:
         """The evaluation set as in summary.json."""
-        name = f"{self.env}-{self.split}-{len(self.tasks)}x{self.samples}"
+        name = f"{self.called}-{self.split}-{len(self.tasks)}x{self.samples}"
         return {"name": name, "sha256": self.sha256, "tasks": len(self.tasks), "samples_per_task": self.samples}
+
+
+def levels_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """The level of each task that has one, in what a panel.json holds; nothing of an older one."""
+    pairs = zip(record["tasks"], record.get("levels", ()), strict=False)
+    return {task: called for task, called in pairs if called}
 
 
 def panel_of(setup: EvalSetup) -> Panel:
     """The evaluation set of a configuration: the same tasks in every run."""
-    config, env, world = setup.config, env_name(setup.config), setup.env(setup.config.panel.split)
+    config, env, world = setup.config, name_of(setup.config.env), setup.env(setup.config.panel.split)
     tasks = drawn(env, world.tasks, config.panel.tasks)
+    settings = {key: value for key, value in as_dict(config.env).items() if key != NAME} | {"split": config.panel.split}
+    contents, levels = _contents(json.dumps(settings), tasks)
     return Panel(
         env=env,
         split=config.panel.split,
@@ -107,21 +125,23 @@ def panel_of(setup: EvalSetup) -> Panel:
         temperature=config.panel.temperature,
         top_p=config.panel.top_p,
         protocol={
-            "env": {**as_dict(config.env), "split": config.panel.split},
+            "env": settings,
             "agent": as_dict(config.agent),
             "prompts": prompts.load(prompt_set(config.model.prompts), config.agent.plans, config.agent.shows),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
-            **({"worlds": environments(config)} if env == MIXTURE else {}),
+            **({"worlds": environments(config)} if is_mixture(config) else {}),
         },
-        contents=_contents(json.dumps({**as_dict(config.env), "split": config.panel.split}), tasks),
+        contents=contents,
+        called=env_name(config),
+        levels=levels,
     )
 
 
 @cache
-def _contents(settings: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Digests of an environment's tasks. Kept: the jobs of a sweep and the sides of an evaluation ask for the same."""
+def _contents(settings: str, tasks: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Digests and levels of an environment's tasks. Kept: the jobs of a sweep and the sides of an evaluation ask for the same."""
     with envs.opened(json.loads(settings)) as world:
-        return tuple(digest(world, task) for task in tasks)
+        return tuple(digest(world, task) for task in tasks), tuple(level(world, task) for task in tasks)
 
 
 def remarks(config: Config, panel: Panel) -> list[str]:
@@ -213,22 +233,26 @@ def followed_by_rule(setup: EvalSetup, panel: Panel) -> dict[str, float | None] 
 
     None where the expert does not plan, in environments without a rule, and with an API model as judge, which would be paid."""
     homes, judges = {name: home(panel.env, name) for name in panel.tasks}, setup.scoring.judges
+    kinds = {name: class_of(settings) for name, settings in environments(setup.config).items()}
     taught = any(protocol.startswith(TEACHER) for protocol in protocols(setup))
-    if not (taught and isinstance(setup.teacher, ExpertTeacher) and RULES.keys() >= {*homes.values()}):
+    if not (taught and isinstance(setup.teacher, ExpertTeacher) and RULES.keys() >= {*kinds.values()}):
         return None
     if setup.scoring.endpoints():
         return None
     env, plans, episodes = setup.env(panel.split), setup.config.agent.plans, list[Episode]()
     for name, where in homes.items():
         with suppress(WorldError):
-            episodes.append(played(env, Task(where, name, panel.split, 0), setup.teacher, by_rule, plans))
+            episodes.append(played(env, Task(kinds[where], name, panel.split, 0), setup.teacher, by_rule, plans))
     for where in set(homes.values()):
-        grade(judges[where], [episode for episode in episodes if episode.task.env == where], unselected=False)
+        grade(judges[where], [episode for episode in episodes if homes[episode.task.id] == where], unselected=False)
     return {key: value for key, value in summarize(episodes).items() if key in ("success", "adherence")}
 
 
 def compared(
-    before: EpisodesByProtocol, after: EpisodesByProtocol, averages: Mapping[str, Sequence[str]]
+    before: EpisodesByProtocol,
+    after: EpisodesByProtocol,
+    averages: Mapping[str, Sequence[str]],
+    levels: Mapping[str, str],
 ) -> dict[str, Any]:
     """The blocks `eval` and `eval_teacher` of summary.json; the latter is null without a teacher."""
 
@@ -236,6 +260,7 @@ def compared(
         sampled, greedy = f"{planner} plans, sampled", f"{planner} plans, greedy"
         if sampled not in after:
             return None
-        return panel_block(before[sampled], after[sampled], before.get(greedy, ()), after.get(greedy, ()), averages)
+        pair = before.get(greedy, ()), after.get(greedy, ())
+        return panel_block(before[sampled], after[sampled], *pair, averages, levels)
 
     return {"eval": block(OWN), "eval_teacher": block(TEACHER)}

@@ -27,9 +27,9 @@ from pilotrl.config.schema import Config
 from pilotrl.runs import run as single
 from pilotrl.runs.describe import averages, identity
 from pilotrl.runs.evaluation_cache import recalled
-from pilotrl.runs.evaluation_set import compared
+from pilotrl.runs.evaluation_set import compared, levels_of
 from pilotrl.runs.step_metrics import run_info
-from pilotrl.store.reading import read_bytes, read_lines
+from pilotrl.store.reading import read_bytes, read_json, read_lines
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.tracker import Tracker
 
@@ -103,7 +103,7 @@ def summary(config: Config, stages: Sequence[RunFolder], summaries: Sequence[dic
     return {
         **identity(config),
         "panel": summaries[-1]["panel"],
-        **compared(first, after, averages(config)),
+        **compared(first, after, averages(config), levels_of(read_json(stages[-1] / "panel.json"))),
         "train": {key: sum(one["train"][key] for one in summaries) for key in summaries[-1]["train"]},
         "drift": None,  # each stage measures it against its own initial weights
         "endpoints": dict(sum((Counter(one["endpoints"]) for one in summaries), Counter())),

@@ -20,14 +20,14 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils.data import DataLoader
 
+from pilotrl import envs
 from pilotrl.analysis.learning_curve import learning_curve
 from pilotrl.analysis.terminal import Display
 from pilotrl.cli import sweep_progress
 from pilotrl.config.schema import Config
-from pilotrl.envs import MIXTURE
 from pilotrl.models import policy, sharding
 from pilotrl.rollout.scheduler import run_episodes
-from pilotrl.runs.describe import averages, env_name, identity, unseen_environment_warning
+from pilotrl.runs.describe import averages, env_name, identity, is_mixture, unseen_environment_warning
 from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
 from pilotrl.runs.evaluation_set import (
     EpisodesByProtocol,
@@ -249,7 +249,7 @@ class Run:
         """The data source of a split; the one for validation plays the same tasks every time."""
         config, setup, validates = self.config, self.setup, split == "dev"
         return Rollouts(
-            env=env_name(config),
+            env=envs.name_of(config.env),
             split=split,
             make_env=lambda: setup.env(split),
             engine=setup.engine,
@@ -310,7 +310,7 @@ class Run:
             self.episodes_file.write(to_record(episode, "train", step, discarded=number >= len(batch.episodes)))
         played = episode_metrics(episodes, self.setup.scoring.own)
         metrics = {"step": step, "time": time.time(), **played, **module.metrics, **counted}
-        metrics |= success_by_env(episodes) if env_name(self.config) == MIXTURE else {}
+        metrics |= success_by_env(episodes) if is_mixture(self.config) else {}
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.metrics_file.write(line)
         if batch.step == 0 and (invalid := line["env/invalid_actions"] or 0.0) > MANY_INVALID:
@@ -340,7 +340,7 @@ class Run:
         return {
             **identity(config),
             "panel": self.panel.summary(),
-            **compared(self.before, self.after, averages(config)),
+            **compared(self.before, self.after, averages(config), self.panel.by_level),
             "rule": followed_by_rule(self.setup, self.panel),
             "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
             "drift": self.drift,

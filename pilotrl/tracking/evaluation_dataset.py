@@ -30,7 +30,9 @@ class EvaluationSet:
     @classmethod
     def of(cls, panel: Mapping[str, Any]) -> EvaluationSet:
         """panel: the contents of panel.json."""
-        return cls(panel["env"], panel["split"], tuple(panel["tasks"]), panel["samples"], panel["sha256"])
+        return cls(
+            panel.get("called", panel["env"]), panel["split"], tuple(panel["tasks"]), panel["samples"], panel["sha256"]
+        )
 
     @property
     def name(self) -> str:

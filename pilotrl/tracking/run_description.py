@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from pilotrl.store.text import code, markdown
 
 PANELS = {"eval": "panel", "eval_teacher": "panel_teacher"}
 """Blocks of summary.json, and what their numbers begin with in MLflow."""
+
+ODD = r"[^\w .:/-]"
+"""What MLflow takes in no name of a metric."""
 
 Summary = Mapping[str, Any]
 Point = tuple[str, float, int]
@@ -24,6 +28,8 @@ def panel_points(summary: Summary) -> Iterator[Point]:
                 named = {f"{prefix}/{name}": value for name, value in measured[when].items()}
                 for env, of in (measured.get("by_env", {}) | measured.get("averages", {})).items():
                     named[f"{prefix}/{env}/success"] = of[when]["success"]
+                for level, of in measured.get("by_level", {}).items():
+                    named[f"{prefix}/level/{re.sub(ODD, '_', level)}/success"] = of[when]["success"]
                 if greedy := measured.get("greedy"):
                     named[f"{prefix}/success_greedy"] = greedy[when]["success"]
                 yield from ((name, float(value), step) for name, value in named.items() if value is not None)

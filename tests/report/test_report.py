@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pilotrl.analysis.statistics import panel_block
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.cli.renamed import KEYS, METRICS
 from pilotrl.prompts import load
+from pilotrl.report import html
 from pilotrl.report.__main__ import main
 from pilotrl.report.comparisons import compared
 from pilotrl.report.configurations import labels, sorted_out
@@ -35,8 +37,18 @@ from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Outcome, Task, Turn
 
 PANEL = Panel(
-    "toy", "test", tuple(f"t{i}" for i in range(24)), 2, 0.6, 0.9, {"env": {"max_turns": 4}, "tokens": [1]}, ()
+    "toy",
+    "test",
+    tuple(f"t{i}" for i in range(24)),
+    2,
+    0.6,
+    0.9,
+    {"env": {"max_turns": 4}, "tokens": [1]},
+    (),
+    "toy",
+    (),
 )
+LEVELLED = replace(PANEL, levels=("low",) * 6 + ("high",) * 17 + ("",))
 SHOWS = ("step", "plan", "none")
 PHASES = {"own plans, sampled": 2, "own plans, greedy": 1, "teacher's plans, sampled": 2, "teacher's plans, greedy": 1}
 
@@ -683,3 +695,18 @@ def test_the_command_loads_no_tensors(sweep: Path, tmp_path: Path) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "pilotrl.report.html" in imported
     assert not imported & {"torch", "transformers", "lightning", "mlflow"}
+
+
+def test_success_by_level_is_over_its_tasks_and_the_runs(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make(tmp_path / "runs" / str(seed), f"seed={seed}", skill=1.0, panel=LEVELLED)
+    runs = [read(str(seed), RunFolder(tmp_path / "runs" / str(seed))) for seed in (0, 1)]
+    (panel,), _ = sorted_out(runs)
+    rows, cell = html.View(panel).levels, Cell("eval", "sampled", "success")
+    assert [(row.level, row.tasks) for row in rows[cell]] == [("high", 17), ("low", 6)]
+    own = {f"t{number}" for number in range(6)}
+    for when in ("before", "after"):
+        of = [[value for task, value in getattr(run, when)[cell].items() if task.id in own] for run in runs]
+        assert getattr(rows[cell][1], when) == pytest.approx(fmean(map(fmean, of)))
+    assert rows[cell][1].contrast.over_seeds is not None
+    assert not html.View(sorted_out([read("plain", RunFolder(make(tmp_path / "plain")))])[0][0]).levels

@@ -13,7 +13,7 @@ from pilotrl import envs
 from pilotrl.runs.evaluation_set import Panel
 from pilotrl.types import UserError, WorldError
 
-PANEL = Panel("toy", "test", ("a", "b"), 2, 0.6, 0.9, {"tokens": [1, 2, 3]}, ("11", "22"))
+PANEL = Panel("toy", "test", ("a", "b"), 2, 0.6, 0.9, {"tokens": [1, 2, 3]}, ("11", "22"), "toy", ("", ""))
 
 
 def kept(place: Path, panel: Panel = PANEL, **other: Any) -> Path:

@@ -47,7 +47,7 @@ KINDS = {
         *(f"{node}.{key}" for node in ("judge", "teacher") for key in ("credential=null", "cache=null", "attempts=1")),
         *(f"{node}.price_{what}=1" for node in ("judge", "teacher") for what in ("prompt", "reply")),
     ),
-    "mixture": ("stage=adherence", "env=paper", "env.trains=[toy]", "env.holds_out=[maze]"),
+    "mixture": ("stage=adherence", "env=paper", "env.trains=[toy]", "env.holds_out=[iqa]", "panel.tasks=8"),
 }
 
 
@@ -63,7 +63,7 @@ def logged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, se
             running.run(composed_job(parse([]), chosen).config, folder.path)
         (line,) = map(json.loads, folder.metrics.read_text().splitlines())
         found = {*line} - {*AXES} | {name for name, _, _ in panel_points(json.loads(folder.summary.read_text()))}
-        return {re.sub("/(toy|maze|ID|OOD|Avg)/", "/NAME/", name) for name in found}
+        return {re.sub(r"/(iqa/\w+|toy|iqa|ID|OOD|Avg)/", "/NAME/", name) for name in found}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "learning_curve", lambda *given: None)  # a second a picture

@@ -175,7 +175,7 @@ def test_the_papers_table_of_two_checkpoints_is_what_their_episodes_say(
         "panel.tasks=8",
     ]
     assert evaluate.main([f"checkpoint=[{place}/A,{place}/B]", *mixture]) == 0
-    (folder,) = place.glob("*/*-evaluate-mixture")
+    (folder,) = place.glob("*/*-evaluate-paper")
     lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     turns: dict[tuple[int, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:

@@ -114,6 +114,10 @@ class AlfWorld:
         self._notes: tuple[int, Notes] | None = None
         return self._texts[0][1], self._info(self._world, True, False) | {"par": par}
 
+    def level(self, task: str) -> str:
+        """Type of the task, the first word of its name: `heat`."""
+        return task.partition("-")[0]
+
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
         world = self._world

@@ -91,6 +91,10 @@ class BabyAi:
         self._mind, self._unread = Mind.of(self._view, goals.read(self._mission)), list[View]()
         self._commands = commands(self._view)
 
+    def level(self, task: str) -> str:
+        """Name of the level: `GoToRedBall`."""
+        return task.rpartition("-")[0]
+
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
         if self._over:

@@ -83,6 +83,10 @@ class Iqa:
         self._notes: tuple[int, Notes] | None = None
         return self._texts[0][1], self._info(True, False) | {"par": par}
 
+    def level(self, task: str) -> str:
+        """Type of the question: `contains`, `count` or `exists`."""
+        return task.partition("-")[0]
+
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
         if self._over:

@@ -8,7 +8,7 @@ from typing import Any
 from pilotrl.envs import Info
 from pilotrl.envs.textcraft import tasks
 from pilotrl.envs.textcraft.expert import TextCraftExpert, ways_of
-from pilotrl.envs.textcraft.recipes import spoken
+from pilotrl.envs.textcraft.recipes import book, spoken
 from pilotrl.envs.textcraft.world import World
 from pilotrl.types import UserError
 
@@ -74,6 +74,10 @@ class TextCraft:
         self._world, self._taken, self._over = World(scene.commands, scene.goal), 0, False
         self._actions = ["inventory", *scene.commands, *_gets(scene.commands)]
         return self._world.opening(), self._info(True) | {"par": par}
+
+    def level(self, task: str) -> str:
+        """How many crafts build on each other: `depth 2`."""
+        return f"depth {book().depth(task.rpartition('-')[0])}"
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """One turn; RuntimeError once the episode has ended, or before the first reset."""
