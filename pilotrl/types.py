@@ -164,6 +164,8 @@ class Episode:
     outcome: Outcome = "broken"
     ended_by: Ending | None = "broken"
     """None in older records, which do not say."""
+    seconds: float = field(default=0.0, compare=False)
+    """From its first request to its end, other episodes beside it included; by the clock, so no record has it."""
     score: float = 0.0
     terms: dict[str, float | None] = field(default_factory=dict)
     """Reward terms in [0, 1]; None is a missing verdict."""

@@ -19,6 +19,7 @@ class Worlds:
         self.make, self.idle, self.leased = make, list[Env](), dict[int, Env]()
         self.threads = 2 * episodes
         self.pool = ThreadPoolExecutor(self.threads, "world")
+        self.asked: set[Future[Any]] = set()  # and not answered yet
 
     @contextmanager
     def lease(self, fresh: bool) -> Iterator[Env]:
@@ -34,7 +35,10 @@ class Worlds:
 
     def ask(self, call: Callable[[], Any]) -> Future[Any]:
         """Call a concurrent environment in a thread."""
-        return self.pool.submit(call)
+        answer = self.pool.submit(call)
+        self.asked.add(answer)
+        answer.add_done_callback(self.asked.discard)
+        return answer
 
     def close(self) -> None:
         """Close every environment, once it has answered what it was asked."""

@@ -13,6 +13,7 @@ from pilotrl.envs import Env, Expert, Info, LooseExpert, begun, concurrent, step
 from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
 from pilotrl.rollout.agent import AgentSpec, EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
+from pilotrl.rollout.stopwatch import phase
 from pilotrl.teacher import EXACT, LOOSE, meant
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WrittenPlan
 
@@ -34,7 +35,7 @@ def episode_of(env: Env, spec: EpisodeSpec, key: Key) -> EpisodeGenerator:
 
 def _answer(aside: bool, call: Callable[[], Any]) -> Generator[Callable[[], Any], Future[Any], Any]:
     """What an environment answers: at once, or `aside`, while other episodes go on."""
-    return (yield call).result() if aside else call()
+    return (yield call).result() if aside else phase("environment")(call)()
 
 
 class EpisodeRunner:

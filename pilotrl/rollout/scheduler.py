@@ -8,6 +8,7 @@ is handed out in the order in which it was asked for, and the seed of a call fol
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from contextlib import closing
@@ -18,6 +19,7 @@ from pilotrl.envs import Env
 from pilotrl.envs.worlds import Worlds
 from pilotrl.rollout.agent import EpisodeGenerator, EpisodeSpec, Key, OnDone
 from pilotrl.rollout.episode import episode_of
+from pilotrl.rollout.stopwatch import phase
 from pilotrl.types import Episode, Reply, Request, WorldError
 
 ATTEMPTS = 3
@@ -33,9 +35,9 @@ def run_episodes(
 ) -> list[Episode]:
     """Run all episodes; returns them in the order of `specs`. `key` seeds them, such as (run seed, "train", step)."""
     if asking := [spec.agent for spec in specs if not spec.agent.demonstrates]:
-        engine.take(asking[0].version)
-    scheduler = RolloutScheduler(specs, Worlds(make_env, engine.slots), engine, key, on_done)
-    with closing(scheduler.worlds):
+        phase("sync")(engine.take)(asking[0].version)
+    scheduler = RolloutScheduler(specs, Worlds(phase("environment")(make_env), engine.slots), engine, key, on_done)
+    with phase("environment"), closing(scheduler.worlds), phase("generate"):
         while scheduler.live or scheduler.waiting:
             while scheduler.waiting and len(scheduler.live) < engine.slots:
                 scheduler.start(scheduler.waiting.pop(0), attempt=0)
@@ -43,7 +45,7 @@ def run_episodes(
                 scheduler.advance(reply.session, reply)
             for session in scheduler.answered():
                 scheduler.advance(session, scheduler.pending.pop(session))
-    engine.rest()
+    phase("sync")(engine.rest)()
     return [scheduler.done[spec.group, spec.sample] for spec in specs]
 
 
@@ -51,7 +53,7 @@ class RolloutScheduler:
     """The live episodes, each with its environment and attempt, and those that wait for a slot or are done."""
 
     def __init__(self, specs: Sequence[EpisodeSpec], worlds: Worlds, engine: Engine, key: Key, on_done: OnDone) -> None:
-        self.waiting = list(specs)
+        self.waiting, self.began = list(specs), dict[tuple[int, int], float]()
         self.worlds, self.engine, self.key, self.on_done = worlds, engine, key, on_done
         self.live: dict[tuple[int, int], tuple[EpisodeSpec, int, EpisodeGenerator]] = {}
         self.pending: dict[tuple[int, int], Future[Any]] = {}  # teachers' plans and environments' answers
@@ -59,6 +61,7 @@ class RolloutScheduler:
 
     def start(self, spec: EpisodeSpec, attempt: int) -> None:
         session = (spec.group, spec.sample)
+        self.began.setdefault(session, time.perf_counter())
         self.live[session] = spec, attempt, self._episode(spec, attempt)
         self.advance(session, None)
 
@@ -72,7 +75,8 @@ class RolloutScheduler:
         fast they are; with a remote engine, whose own replies come by the clock, those that are there."""
         idle, remote = len(self.pending) == len(self.live), isinstance(self.engine, RemoteEngine)
         if idle:
-            wait(self.pending.values(), return_when=FIRST_COMPLETED if remote else ALL_COMPLETED)
+            waiting = phase("environment" if self.worlds.asked else "wait")(wait)
+            waiting(self.pending.values(), return_when=FIRST_COMPLETED if remote else ALL_COMPLETED)
         return [session for session, future in self.pending.items() if future.done()] if idle or remote else []
 
     def advance(self, session: tuple[int, int], reply: Reply | Future[Any] | None) -> None:
@@ -96,5 +100,6 @@ class RolloutScheduler:
     def _finish(self, session: tuple[int, int], episode: Episode) -> None:
         del self.live[session]
         self.engine.release(session)
+        episode.seconds = time.perf_counter() - self.began.pop(session)
         self.done[session] = episode
         self.on_done(episode)

@@ -18,9 +18,11 @@ import torch
 
 from pilotrl.engine import Engine, ForkableEngine
 from pilotrl.envs import Env
+from pilotrl.rollout import stopwatch
 from pilotrl.rollout.agent import EpisodeSpec, Key
 from pilotrl.rollout.child import follow
 from pilotrl.rollout.scheduler import run_episodes
+from pilotrl.rollout.stopwatch import Phase
 from pilotrl.types import Episode
 
 FEWEST = 8
@@ -41,16 +43,22 @@ def run_episodes_in_processes(
         return run_episodes(specs, make_env, engine, key, on_done)
     groups = {group: i % workers for i, group in enumerate(dict.fromkeys(spec.group for spec in specs))}
     shares = [[spec for spec in specs if groups[spec.group] == i] for i in range(workers)]  # groups share prefixes
-    started = [_start(share, make_env, engine, key) for share in shares]
-    done: dict[tuple[int, int], Episode] = {}
-    try:
-        for episode in _receive(dict(started)):
-            done[episode.group, episode.sample] = episode
-            on_done(episode)
-    finally:
-        for _, process in started:
-            process.kill()
-            process.join()
+    with stopwatch.phase("wait"):
+        started = [_start(share, make_env, engine, key) for share in shares]
+        done: dict[tuple[int, int], Episode] = {}
+        laps: list[dict[Phase, float]] = []
+        try:
+            for message in _receive(dict(started)):
+                if isinstance(message, Episode):
+                    done[message.group, message.sample] = message
+                    on_done(message)
+                else:
+                    laps.append(message)
+        finally:
+            for _, process in started:
+                process.kill()
+                process.join()
+    stopwatch.divide(laps)
     return [done[spec.group, spec.sample] for spec in specs]
 
 
@@ -69,8 +77,8 @@ def _start(
     return receiver, process
 
 
-def _receive(pipes: dict[Connection, BaseProcess]) -> Iterator[Episode]:
-    """Episodes as they end, until every process is done."""
+def _receive(pipes: dict[Connection, BaseProcess]) -> Iterator[Episode | dict[Phase, float]]:
+    """Episodes as they end, and of each process, when it is done, the seconds of its phases."""
     while pipes:
         for pipe in wait(list(pipes)):
             assert isinstance(pipe, Connection)
@@ -91,12 +99,14 @@ def _work(
     sender: Connection, parent: int, specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key
 ) -> None:
     """What a worker runs."""
+    stopwatch.lap()
     follow(parent)
     torch.set_num_threads(1)
     if isinstance(engine, ForkableEngine):
         engine.settle()
     try:
         run_episodes(specs, make_env, engine, key, sender.send)
+        sender.send(stopwatch.lap()[1])
     except Exception as error:
         error.add_note(traceback.format_exc())
         sender.send(error)

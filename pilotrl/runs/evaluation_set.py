@@ -18,6 +18,7 @@ from pilotrl.config.instantiate import NAME
 from pilotrl.config.schema import Config
 from pilotrl.envs import class_of, digest, home, level, name_of
 from pilotrl.rewards.judge.grading import grade
+from pilotrl.rollout import stopwatch
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.rules import RULES, by_rule, played
 from pilotrl.rollout.task_schedule import drawn
@@ -195,7 +196,7 @@ def measure(
             episodes = ranks.share(known[protocol])
         else:
             episodes = setup.run_episodes(specs, partial(setup.env, panel.split), setup.engine, key, report)
-        setup.scoring(episodes)
+        stopwatch.phase("judge")(setup.scoring)(episodes)
         measured[protocol] = ranks.everyones(episodes)
         check_played(measured[protocol], len(measured[protocol]) - 1, f"evaluation, {protocol}")
         line = crowded(measured[protocol], config.model.max_length, config.agent.window)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from contextlib import closing
@@ -26,6 +25,7 @@ from pilotrl.analysis.terminal import Display
 from pilotrl.cli import sweep_progress
 from pilotrl.config.schema import Config
 from pilotrl.models import policy, sharding
+from pilotrl.rollout import stopwatch
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, env_name, identity, is_mixture, unseen_environment_warning
 from pilotrl.runs.evaluation_cache import FirstEvaluation, handed_over, recalled
@@ -42,7 +42,14 @@ from pilotrl.runs.evaluation_set import (
 from pilotrl.runs.failures import check_learned, check_played
 from pilotrl.runs.model_card import model_card
 from pilotrl.runs.setup import TrainSetup, memory, silence_libraries
-from pilotrl.runs.step_metrics import TOTALS, episode_metrics, run_info, success_by_env
+from pilotrl.runs.step_metrics import (
+    clock_metrics,
+    episode_metrics,
+    run_info,
+    success_by_env,
+    totals,
+    warn_of_invalid_actions,
+)
 from pilotrl.store.reading import read_lines
 from pilotrl.store.records import to_record
 from pilotrl.store.run_folder import RunFolder, write_whole
@@ -52,11 +59,6 @@ from pilotrl.training.batch import Batch
 from pilotrl.training.data import Rollouts
 from pilotrl.training.module import PilotModule
 from pilotrl.types import Role
-
-log = logging.getLogger(__name__)
-
-MANY_INVALID = 0.5
-"""Share of invalid actions in the first step above which a line says so."""
 
 
 def run(config: Config, path: Path) -> None:
@@ -128,6 +130,7 @@ class Run:
         self.load_probe(last)
         if self.config.train.validate_every:
             self.held_out = self.rollouts("dev", self.config.train.validate_tasks, 1, module).batch(0)
+        stopwatch.lap()
 
     def end(self, module: PilotModule) -> None:
         """What is played and computed after the last step, and the policy. Of weights in shards all ranks give theirs."""
@@ -284,14 +287,15 @@ class Run:
 
     def keeps_calls(self, batch: Batch) -> bool:
         """Whether the step's calls are kept: the first step's, so that a short run has some, and every so many steps'."""
-        every = self.config.checkpoint.calls_every
-        return bool(every) and (batch.step == 0 or (batch.step + 1) % every == 0)
+        return bool(every := self.config.checkpoint.calls_every) and (batch.step == 0 or (batch.step + 1) % every == 0)
 
+    @stopwatch.phase("save")
     def before_step(self, batch: Batch, module: PilotModule) -> None:
         """Before a step is learned from whose calls are kept: what the trainer makes of its tokens."""
         if self.keeps_calls(batch):
             batch.recomputed = module.recomputed(batch)
 
+    @stopwatch.phase("save")
     def after_step(self, batch: Batch, module: PilotModule) -> None:
         """One line for the step, one for each episode, and what the terminal shows. The first rank writes."""
         self.folder.check_there()
@@ -300,26 +304,23 @@ class Run:
         check_learned(module, step)
         share = config.train.max_broken
         check_played(episodes, share * len(episodes), f"step {step}", f"train.max_broken={share}")
-        if (often := config.train.validate_every) and step % often == 0:
-            counted["valid/loss"] = module.held_out_loss(self.held_out)
-        if self.probe and (step % config.drift.every == 0 or step == config.train.steps):
-            counted |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
+        with stopwatch.phase("other"):
+            if (often := config.train.validate_every) and step % often == 0:
+                counted["valid/loss"] = module.held_out_loss(self.held_out)
+            if self.probe and (step % config.drift.every == 0 or step == config.train.steps):
+                counted |= {f"drift/{role}": value for role, value in self.probe.drift(module.policy).items()}
         if ranks.number():
             return
         for number, episode in enumerate(episodes):
             self.episodes_file.write(to_record(episode, "train", step, discarded=number >= len(batch.episodes)))
-        played = episode_metrics(episodes, self.setup.scoring.own)
-        metrics = {"step": step, "time": time.time(), **played, **module.metrics, **counted}
+        counted |= episode_metrics(episodes, self.setup.scoring.own)
+        timed = clock_metrics(step, stopwatch.lap(), episodes, counted, module.device)
+        metrics = {"step": step, "time": time.time(), **counted, **module.metrics, **timed}
         metrics |= success_by_env(episodes) if is_mixture(self.config) else {}
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.metrics_file.write(line)
-        if batch.step == 0 and (invalid := line["env/invalid_actions"] or 0.0) > MANY_INVALID:
-            log.warning(
-                "env=%s: did not understand %.0f %% of the actions of step 1, which teach little; python -m pilotrl.play shows "
-                "what it takes, episodes.jsonl what it was given",
-                env_name(self.config),
-                100 * invalid,
-            )
+        if batch.step == 0:
+            warn_of_invalid_actions(env_name(self.config), line["env/invalid_actions"])
         if self.keeps_calls(batch):
             self.folder.calls.mkdir(exist_ok=True)
             batch_file.write(batch, self.folder.calls / f"step-{step:06d}.safetensors")
@@ -335,14 +336,13 @@ class Run:
         """summary.json, as docs/metrics.md describes it."""
         config = self.config
         lines = list(read_lines(self.folder.metrics))
-        total = {name: sum(line.get(name) or 0 for line in lines) for name in TOTALS}
         asked = {name: sum((line.get(name, 0) for line in lines), late) for name, late in self.asked_late.items()}
         return {
             **identity(config),
             "panel": self.panel.summary(),
             **compared(self.before, self.after, averages(config), self.panel.by_level),
             "rule": followed_by_rule(self.setup, self.panel),
-            "train": {"steps": int(module.version)} | {TOTALS[name]: value for name, value in total.items()},
+            "train": {"steps": int(module.version)} | totals(lines),
             "drift": self.drift,
             "endpoints": asked,
             "weights_sha256": self.weights_sha256,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from pilotrl import prompts
@@ -16,6 +18,7 @@ from pilotrl.analysis.statistics import MEASURES
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
 from pilotrl.rewards import terms
+from pilotrl.rollout.stopwatch import Phase
 from pilotrl.runs.describe import env_name, git_revision
 from pilotrl.tracking import sweeps
 from pilotrl.tracking.sync_state import RunInfo
@@ -52,16 +55,22 @@ def run_info(config: Config, path: Path) -> RunInfo:
     )
 
 
+log = logging.getLogger(__name__)
+
 TOTALS = {
-    "env/episodes": "episodes",
-    "train/broken": "broken_episodes",
-    "train/unscored": "unscored_verdicts",
-    "tokens/generated": "generated_tokens",
-    "tokens/trained": "trained_tokens",
-    "seconds/rollout": "rollout_seconds",
-    "seconds/update": "update_seconds",
+    "episodes": ["env/episodes"],
+    "broken_episodes": ["train/broken"],
+    "unscored_verdicts": ["train/unscored"],
+    "generated_tokens": ["tokens/generated"],
+    "trained_tokens": ["tokens/trained"],
+    "rollout_seconds": [f"seconds/{phase}" for phase in ("generate", "environment", "judge", "sync", "wait")],
+    "update_seconds": ["seconds/train"],
 }
-"""Metrics that summary.json sums over the steps, and their names there."""
+"""Numbers of summary.json, and the metrics that each is the sum of, over the steps."""
+BY_CLOCK = ("time", "seconds/", "speed/", "memory/")
+"""How the names of metrics begin that may differ between two runs of the same command."""
+MANY_INVALID = 0.5
+"""Share of invalid actions in the first step above which a line says so."""
 
 
 def episode_metrics(episodes: Sequence[Episode], own: Iterable[str] = ()) -> dict[str, float]:
@@ -85,6 +94,62 @@ def episode_metrics(episodes: Sequence[Episode], own: Iterable[str] = ()) -> dic
         "train/unscored": sum(terms.unscored_verdicts(episode) for episode in whole),
         "tokens/generated": sum(episode.tokens for episode in episodes),
     }
+
+
+def totals(lines: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """What summary.json adds up of the lines of metrics.jsonl."""
+    return {total: sum(line.get(name) or 0 for line in lines for name in names) for total, names in TOTALS.items()}
+
+
+def clock_metrics(
+    step: int,
+    lap: tuple[float, Mapping[Phase, float]],
+    episodes: Sequence[Episode],
+    counted: Mapping[str, float],
+    device: torch.device,
+) -> dict[str, float]:
+    """Metrics of where a step's time went; the run's log names its slowest episode too.
+
+    lap: of the stopwatch, seconds and those of each phase. counted: with the step's tokens. device: of the weights."""
+    seconds, spent = lap
+    slow = max(episodes, key=lambda episode: episode.seconds)
+    log.info(
+        "step %d: %.1f s (%s); slowest episode: %s, sample %d, %.1f s",
+        step,
+        seconds,
+        ", ".join(f"{phase} {of_phase:.1f}" for phase, of_phase in spent.items()),
+        slow.task.id,
+        slow.sample,
+        slow.seconds,
+    )
+    return {
+        "seconds/step": seconds,
+        **{f"seconds/{phase}": of_phase for phase, of_phase in spent.items()},
+        "seconds/slowest_episode": slow.seconds,
+        "speed/generate": counted["tokens/generated"] / (spent["generate"] or math.nan),
+        "speed/train": counted["tokens/trained"] / (spent["train"] or math.nan),
+        **gpu_memory(device),
+    }
+
+
+def gpu_memory(device: torch.device) -> dict[str, float]:
+    """GB of a GPU that this process has held at most since it was asked before; nothing where there is none."""
+    if device.type != "cuda":
+        return {}
+    most = torch.cuda.max_memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"memory/gpu_gb": most / 1e9}
+
+
+def warn_of_invalid_actions(env: str, share: float | None) -> None:
+    """A line where most actions of the first step are invalid."""
+    if (share or 0.0) > MANY_INVALID:
+        log.warning(
+            "env=%s: did not understand %.0f %% of the actions of step 1, which teach little; python -m pilotrl.play shows "
+            "what it takes, episodes.jsonl what it was given",
+            env,
+            100 * (share or 0.0),
+        )
 
 
 def success_by_env(episodes: Iterable[Episode]) -> dict[str, float]:

@@ -28,8 +28,8 @@ show what begins with its own name."""
 EXPERIMENT = {
     "mlflow.experimentKind": "custom_model_development",  # opens with the list of runs, not with statistics of traces
     "mlflow.note.content": "Runs of PilotRL. `panel/*` compares before and after on held-out tasks; `reward/*`, `env/*`, "
-    "`train/*`, `tokens/*` and `seconds/*` have one point a training step; `eval/*` of a sweep has one for each of its "
-    "jobs. docs/metrics.md says what each number means.",
+    "`train/*`, `tokens/*`, `seconds/*` and `speed/*` have one point a training step; `eval/*` of a sweep has one for each of "
+    "its jobs. docs/metrics.md says what each number means.",
 }
 """Tags of an experiment that we make."""
 IMPATIENT = {

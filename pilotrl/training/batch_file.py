@@ -85,7 +85,9 @@ def write(batch: Batch, path: Path, **more: Tensor) -> None:
         replace(episode, calls=[replace(call, prompt=[], ids=[], logprobs=[]) for call in episode.calls])
         for episode in batch.episodes
     ]
-    head = Head(batch.step, batch.version, batch.groups, batch.row_adapter, bare)
+    head = asdict(Head(batch.step, batch.version, batch.groups, batch.row_adapter, bare))
+    for episode in head["episodes"]:
+        del episode["seconds"]  # runs that are equal write equal files
     held = {name: getattr(batch, name) for name in COLUMNS} | more
     if batch.recomputed is not None:
         held["recomputed"] = batch.recomputed
@@ -99,7 +101,7 @@ def write(batch: Batch, path: Path, **more: Tensor) -> None:
         "sampled_ids": _longs([token for call in calls for token in call.ids]),
         "sampled_lengths": _longs([len(call.ids) for call in calls]),
         "sampled_logprobs": torch.tensor([x for call in calls for x in call.logprobs], dtype=torch.float64),
-        "json": torch.frombuffer(bytearray(json.dumps(asdict(head)).encode()), dtype=torch.uint8),
+        "json": torch.frombuffer(bytearray(json.dumps(head).encode()), dtype=torch.uint8),
     }
     write_whole(path, save({name: tensor.contiguous() for name, tensor in held.items()}))
 

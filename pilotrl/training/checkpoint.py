@@ -14,6 +14,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from pilotrl.models.policy import learned
+from pilotrl.rollout import stopwatch
 from pilotrl.store.reading import reason, unreadable
 from pilotrl.store.run_folder import LINES, RunFolder
 
@@ -35,6 +36,7 @@ class Checkpoints(Callback):
         anything, and end the process with code 0."""
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
+    @stopwatch.phase("save")
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

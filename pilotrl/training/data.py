@@ -6,7 +6,6 @@ off-policy. The training step asserts the version of the weights all the same.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import stdev
@@ -22,6 +21,7 @@ from pilotrl.envs import Env, home
 from pilotrl.rewards.judge import Judge, RemoteJudge
 from pilotrl.rewards.judge.grading import begin, grade
 from pilotrl.rewards.terms import Term, score
+from pilotrl.rollout import stopwatch
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, RunEpisodes
 from pilotrl.rollout.curriculum import Pools
 from pilotrl.rollout.scheduler import run_episodes
@@ -125,7 +125,6 @@ class Rollouts(IterableDataset[Batch]):
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
         self.observation_weight, self.finished, self.run_episodes = observation_weight, finished, run_episodes
         self.resample, self.max_turns, self.pools = resample, max_turns, pools
-        self.seconds = 0.0
         self.names = make_env().tasks[:first]
 
     def __len__(self) -> int:
@@ -139,19 +138,17 @@ class Rollouts(IterableDataset[Batch]):
 
     def batch(self, step: int) -> Batch:
         """Play one step's groups and turn them into tensors."""
-        start, version = time.perf_counter(), self.version()
-        chosen = self.pools.draw if self.pools else schedule
+        chosen, version = self.pools.draw if self.pools else schedule, self.version()
         names = dict(enumerate(chosen(self.names, self.seed, step, self.tasks)))
         episodes = self.play(names, step, version)
         discarded = self.replace_alike(episodes, names, step, version) if self.resample else []
         if self.pools:
             self.pools.note([*discarded, *episodes])
         weight, unselected = self.observation_weight, self.scoring.unselected
-        batch = collate(episodes, self.trains, step, version, self.tasks, weight, unselected)
+        batch = stopwatch.phase("train")(collate)(episodes, self.trains, step, version, self.tasks, weight, unselected)
         batch.discarded = discarded
         if self.shuffle_rewards:
             shuffle_rewards(batch, self.seed)
-        self.seconds = time.perf_counter() - start
         return batch
 
     def replace_alike(self, episodes: list[Episode], names: dict[int, str], step: int, version: int) -> list[Episode]:
@@ -169,11 +166,10 @@ class Rollouts(IterableDataset[Batch]):
         return discarded
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """To log of a step: its seconds; what was replaced, and what could not be; the pools."""
+        """To log of a step: what was replaced, and what could not be; the pools."""
         discarded, missing = {episode.group for episode in batch.discarded}, alike(batch.episodes)
         replaced = {"train/groups_discarded": len(discarded), "train/groups_missing": len(missing)}
-        pools = self.pools.sizes() if self.pools else {}
-        return {"seconds/rollout": self.seconds} | (replaced if self.resample else {}) | pools
+        return (replaced if self.resample else {}) | (self.pools.sizes() if self.pools else {})
 
     def play(self, names: Mapping[int, str], step: int, version: int) -> list[Episode]:
         """Groups by number, each on the task of a name: played and scored by the ranks, each a share, and known to all."""
@@ -185,7 +181,7 @@ class Rollouts(IterableDataset[Batch]):
             self.on_episode(step, next(done), len(specs))
 
         episodes = self.run_episodes(specs, self.make_env, self.engine, (self.seed, self.split, step), on_done)
-        self.scoring(episodes)
+        stopwatch.phase("judge")(self.scoring)(episodes)
         check_starts(episodes := ranks.everyones(episodes))
         return episodes
 

@@ -10,7 +10,6 @@ share its micro-batches, and add up their gradients.
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from pilotrl.models import sharding
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, learned
+from pilotrl.rollout import stopwatch
 from pilotrl.training import mismatch, ranks
 from pilotrl.training.algorithms import Algorithm, Played, Scored
 from pilotrl.training.algorithms.losses import Regularized
@@ -64,9 +64,10 @@ class PilotModule(LightningModule):
         self.metrics: dict[str, float] = {}
         self.register_buffer("version", torch.zeros((), dtype=torch.long))
 
+    @stopwatch.phase("train")
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Credit, then one optimizer update a minibatch."""
-        start, step = time.perf_counter(), int(self.version)
+        step = int(self.version)
         if batch.version != step:
             raise RuntimeError(f"the batch was played by weights of version {batch.version}, these are version {step}")
         played = batch.played(self.values(batch) if self.algorithm.critic else torch.empty(0))
@@ -96,7 +97,6 @@ class PilotModule(LightningModule):
         logged = {**credit.stats, **ranks.summed(parts), "grad_norm": norm, "lr": self.lr * self.lr_factor(step)}
         self.metrics = {f"train/{name}": float(value) for name, value in logged.items()}
         self.metrics |= mismatch.stats(torch.cat(ranks.everyones(moved))) if self.copied else {}
-        self.metrics["seconds/update"] = time.perf_counter() - start
 
     def scored(self, micro: MicroBatch, played: Played, weights: Tensor, returns: Tensor, **counts: float) -> Scored:
         """A forward pass over a micro-batch, as the algorithm is shown it."""

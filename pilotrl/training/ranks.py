@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed
 
 from pilotrl.models.micro_batch import MicroBatch
+from pilotrl.rollout import stopwatch
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def everyones(held: Sequence[T]) -> list[T]:
     """What all ranks hold, one rank after another. Every rank has to call it."""
     every = [held] * count()
     if len(every) > 1:
-        distributed.all_gather_object(every, held)
+        stopwatch.phase("wait")(distributed.all_gather_object)(every, held)
     return [*chain(*every)]
 
 

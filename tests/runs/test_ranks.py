@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from pilotrl import PACKAGE
+from pilotrl.runs.step_metrics import BY_CLOCK
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode
 from tests.runs.test_resume import SMALL
@@ -126,8 +127,7 @@ def test_several_ranks_learn_what_one_does(
     # A gradient is a float32 sum over tokens, in another order on each rank: some thousand roundings of its size at most.
     assert (several[0]["weights"] - one["weights"]).abs().max() <= 1000 * torch.finfo(torch.float32).eps * moved
     for name, value in one["metrics"].items():
-        if not name.startswith("seconds/"):
-            assert several[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert several[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_episodes_of_two_ranks_are_written_and_counted_like_those_of_one(
     for ours, theirs in zip(*steps, strict=True):
         assert (ours["env/episodes"], ours.get("valid/loss", 0) > 0) == (12, "stage=warmstart" in chosen)
         for name, value in ours.items():
-            if name != "time" and not name.startswith("seconds/"):
+            if not name.startswith(BY_CLOCK):
                 assert theirs[name] == (value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)), name
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from pilotrl import PACKAGE
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.runs import run as running
+from pilotrl.runs.step_metrics import BY_CLOCK
 from pilotrl.store.run_folder import RunFolder
 
 SMALL = (
@@ -96,7 +97,7 @@ def play(warm: Path) -> Iterator[Play]:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """Lines without what a clock says."""
     lines = map(json.loads, RunFolder(folder).metrics.read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "time" and not k.startswith("seconds/")} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith(BY_CLOCK)} for line in lines]
 
 
 def result(folder: Path) -> tuple[Any, ...]:
