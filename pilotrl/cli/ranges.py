@@ -219,6 +219,7 @@ def _running(config: Config) -> dict[str, Rule]:
         "trainer.devices": within(1, 1024),
         "trainer.num_nodes": within(1, 10_000),
         "trainer.threads": within(1, 1024),
+        "trainer.deadline": above(0, MANY),
         "checkpoint.every": at_least(1, SANE),
         "checkpoint.calls_every": at_least(0, SANE),
         "root": a_path(),

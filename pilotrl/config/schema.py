@@ -248,6 +248,8 @@ class Trainer:
     """What each rank holds: all weights (ddp, and auto), or a part of each (fsdp)."""
     threads: int | None = MISSING
     """CPU threads of torch while learning, and processes while playing; null: torch's choice."""
+    deadline: float | None = MISSING
+    """Seconds that a phase of evaluating, playing or learning may take before the process ends; null: any time."""
 
 
 @dataclass

@@ -43,7 +43,7 @@ def run_episodes_in_processes(
         return run_episodes(specs, make_env, engine, key, on_done)
     groups = {group: i % workers for i, group in enumerate(dict.fromkeys(spec.group for spec in specs))}
     shares = [[spec for spec in specs if groups[spec.group] == i] for i in range(workers)]  # groups share prefixes
-    with stopwatch.phase("wait"):
+    with stopwatch.phase("wait", watched=False):
         started = [_start(share, make_env, engine, key) for share in shares]
         done: dict[tuple[int, int], Episode] = {}
         laps: list[dict[Phase, float]] = []
@@ -99,13 +99,14 @@ def _work(
     sender: Connection, parent: int, specs: Sequence[EpisodeSpec], make_env: Callable[[], Env], engine: Engine, key: Key
 ) -> None:
     """What a worker runs."""
-    stopwatch.lap()
+    deadline, _ = stopwatch.stopwatch.deadline, stopwatch.lap()
     follow(parent)
     torch.set_num_threads(1)
     if isinstance(engine, ForkableEngine):
         engine.settle()
     try:
-        run_episodes(specs, make_env, engine, key, sender.send)
+        with stopwatch.limited(deadline):
+            run_episodes(specs, make_env, engine, key, sender.send)
         sender.send(stopwatch.lap()[1])
     except Exception as error:
         error.add_note(traceback.format_exc())

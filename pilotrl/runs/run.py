@@ -71,7 +71,7 @@ def run(config: Config, path: Path) -> None:
     folder.check_version()
     if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
         other = Run(config, folder, None)
-        with closing(other.setup.engine):
+        with closing(other.setup.engine), stopwatch.limited(config.trainer.deadline):
             other.train(checkpoint.latest(folder))
         return
     with folder.lock(), folder.complains(), Display(brief=bool(sweep_progress.here)) as display:
@@ -83,7 +83,7 @@ def run(config: Config, path: Path) -> None:
             one = Run(config, folder, display)
             for line in remarks(config, one.panel):
                 print(line)
-            with closing(one.setup.engine):
+            with closing(one.setup.engine), stopwatch.limited(config.trainer.deadline):
                 summary = one.execute()
         display.finish(summary, path, config.tracking.uri)
 
@@ -304,7 +304,7 @@ class Run:
         check_learned(module, step)
         share = config.train.max_broken
         check_played(episodes, share * len(episodes), f"step {step}", f"train.max_broken={share}")
-        with stopwatch.phase("other"):
+        with stopwatch.phase("other", watched=False):
             if (often := config.train.validate_every) and step % often == 0:
                 counted["valid/loss"] = module.held_out_loss(self.held_out)
             if self.probe and (step % config.drift.every == 0 or step == config.train.steps):

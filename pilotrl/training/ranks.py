@@ -52,7 +52,7 @@ def everyones(held: Sequence[T]) -> list[T]:
     """What all ranks hold, one rank after another. Every rank has to call it."""
     every = [held] * count()
     if len(every) > 1:
-        stopwatch.phase("wait")(distributed.all_gather_object)(every, held)
+        stopwatch.phase("wait", watched=False)(distributed.all_gather_object)(every, held)
     return [*chain(*every)]
 
 

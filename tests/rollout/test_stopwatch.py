@@ -1,11 +1,14 @@
-"""Phases exclude each other, whatever is nested in what."""
+"""Phases exclude each other, whatever is nested in what, and one that takes too long ends the process."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from pilotrl import PACKAGE
 from pilotrl.rollout.stopwatch import PHASES, Stopwatch
 
 
@@ -97,3 +100,43 @@ def test_what_workers_did_takes_the_place_of_the_wait_for_them(watch: Stopwatch,
         clock.passes(10)
     watch.divide([none | {"generate": 6, "environment": 4}, none | {"generate": 4}])
     assert spent(watch.lap()) == {"generate": 5, "environment": 2, "wait": 3}
+
+
+HANGS = """
+import re, sys, time
+from pilotrl.rollout import stopwatch
+def sleeps(): time.sleep(600)
+def holds_the_interpreter(): re.match("(a|a)*b", "a" * 60)
+stopwatch.LATER = 0.1
+with stopwatch.limited(1):
+    with stopwatch.phase("wait", watched=False):
+        time.sleep(1.5)
+    for _ in range(6):
+        with stopwatch.phase("environment"):
+            time.sleep(0.2)
+    with stopwatch.phase("judge"):
+        print("all this was fine", flush=True)
+        globals()[sys.argv[1]]()
+"""
+
+
+@pytest.mark.parametrize("how", ["sleeps", "holds_the_interpreter"])
+def test_a_phase_beyond_its_deadline_ends_the_process(how: str) -> None:
+    """Each phase has a deadline of its own, and none where it waits for others that have one."""
+    command = [sys.executable, "-c", HANGS, how]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == "all this was fine\n"
+    assert f"in {how}" in done.stderr
+    if how == "sleeps":
+        assert "phase judge has lasted " in done.stderr
+        assert "trainer.deadline=1 ends it" in done.stderr
+
+
+def test_without_hanging_nothing_ends() -> None:
+    watch = Stopwatch()
+    with watch.limited(60.0), watch.phase("generate"):
+        assert "deadline" in {thread.name for thread in threading.enumerate()}
+    assert "deadline" not in {thread.name for thread in threading.enumerate()}
+    with watch.limited(None):
+        assert "deadline" not in {thread.name for thread in threading.enumerate()}

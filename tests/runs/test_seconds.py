@@ -1,10 +1,13 @@
-"""Where the time of a step goes, in whole runs."""
+"""Where the time of a step goes, in whole runs; and runs of which a phase has no end."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,9 @@ from typing import Any
 import pytest
 import torch
 
+from pilotrl import PACKAGE
 from pilotrl.cli.compose import composed_job, parse
+from pilotrl.config import trust
 from pilotrl.rollout import stopwatch
 from pilotrl.runs import run as running
 from pilotrl.runs.step_metrics import gpu_memory
@@ -73,10 +78,10 @@ def test_phases_add_up_to_the_step(
 
 
 def test_files_that_are_compared_know_no_clock(warm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Episodes and kept calls of two runs are equal, byte for byte."""
+    """Episodes and kept calls of two runs are equal, byte for byte, also where one of them is watched."""
     monkeypatch.setattr(running, "learning_curve", lambda *given: None)
-    for folder in ("one", "two"):
-        words = [*SMALL, f"model.path={warm}", "trainer.threads=1", "train.steps=1"]
+    for folder, deadline in (("one", "null"), ("two", "600")):
+        words = [*SMALL, f"model.path={warm}", "trainer.threads=1", "train.steps=1", f"trainer.deadline={deadline}"]
         running.run(composed_job(parse([]), words).config, tmp_path / folder)
     one, two = (RunFolder(tmp_path / folder) for folder in ("one", "two"))
     assert one.episodes.read_bytes() == two.episodes.read_bytes()
@@ -92,3 +97,55 @@ def test_the_memory_of_a_gpu_is_the_most_since_the_step_before(monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: most.update(bytes=10**9))
     assert gpu_memory(torch.device("cpu")) == {}
     assert [gpu_memory(torch.device("cuda", 0))["memory/gpu_gb"] for _ in range(2)] == [3.0, 1.0]
+
+
+HANGING = '''
+"""ToyEnv, of which a step after the second checkpoint does not come back while there is a file of that name."""
+import os, pathlib, time
+from pilotrl.envs.toy import ToyEnv
+
+class Hanging(ToyEnv):
+    def step(self, action):
+        while pathlib.Path("hangs").exists() and pathlib.Path("run/checkpoints/step-000002.ckpt").exists():
+            time.sleep(60)  # here it hangs
+        return super().step(action)
+'''
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_whose_environment_hangs_ends_and_goes_on(
+    threads: int, warm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with exit code 1 and the line that hangs, in a rollout worker too, and then comes to the weights of a run that did
+    not hang."""
+    (tmp_path / "hanging.py").write_text(HANGING)
+    (tmp_path / "hangs").touch()
+    words = [
+        *SMALL,
+        f"model.path={warm}",
+        f"trainer.threads={threads}",
+        "env._target_=hanging.Hanging",
+        "trust=[hanging]",
+    ]
+    words += ["trainer.deadline=4"]
+    environment = os.environ | {"PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{tmp_path}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pilotrl", *words, "hydra.run.dir=run"]
+    hung = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert hung.returncode == 1, hung.stderr
+    line = HANGING[: HANGING.index("# here it hangs")].count("\n") + 1
+    assert f'hanging.py", line {line} in step' in hung.stderr
+    told = (tmp_path / "run" / "pilotrl.log").read_text()
+    assert re.search(r"ERROR .*: phase environment has lasted \d+ s: trainer.deadline=4 ends it", told)
+    assert len(lines(tmp_path / "run")) == 2
+
+    (tmp_path / "hangs").unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trust, "MODULES", {"hanging"})
+    monkeypatch.setattr(running, "learning_curve", lambda *given: None)
+    run, whole = (RunFolder(tmp_path / folder) for folder in ("run", "whole"))
+    for folder in (run, whole):
+        running.run(composed_job(parse([]), words).config, folder.path)
+    assert run.episodes.read_bytes() == whole.episodes.read_bytes()
+    sums = [json.loads(each.summary.read_text())["weights_sha256"] for each in (run, whole)]
+    assert sums[0] == sums[1]
