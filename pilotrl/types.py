@@ -1,4 +1,4 @@
-"""The shared record types: task, plan, call, turn, episode, and the two exceptions. No torch, no behaviour.
+"""The shared record types: task, plan, call, turn, episode, and the exceptions. No torch, no behaviour.
 
 A *call* is one generation by the language model, a *turn* is (re)plan, act,
 observe, an *episode* is all turns on one task, a *group* is the episodes played on the same task from the same state.
@@ -30,6 +30,10 @@ class WorldError(Exception):
     """The environment or the model behind an API failed, not the policy: the episode is run again, and in the end `broken`.
 
     From a judge it means that a verdict is missing."""
+
+
+class NotUnderstood(Exception):
+    """A reply, or a call of a tool, cannot be read. The line says why, and is told to the model."""
 
 
 @dataclass(frozen=True, slots=True)

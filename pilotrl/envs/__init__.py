@@ -15,6 +15,7 @@ beside those of other instances, and end by themselves in time; they then do whi
 `close()` gives back what the environment holds, such as a session of a server: after its last episode, or its failure.
 `level(task)` is a name for tasks that are alike, such as their difficulty: success is then shown by level too.
 `chance`, of the class, is what a player who does not read earns on average in its default settings; 0 where it is missing.
+`tools` makes it one that is played by calls of tools, and `system` is its part of the system prompt: `envs/tools.py`.
 
 May import `config` (not its schema), `endpoint` (its HTTP), `store` and `types`. Never here: the model, prompts, judges.
 """

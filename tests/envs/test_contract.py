@@ -23,10 +23,11 @@ from tests.envs.page import written
 
 OTHERS = {"agentgym", "gymnasium"}
 """Worlds that are somebody else's and have to be named first: they have tests of their own."""
-PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
-search_path.add(written(PAGE, Path(mkdtemp(prefix="page"))))
+PAGES = Path(__file__).parents[2] / "docs"
+for page, name in (("environments.md", "guess"), ("replies.md", "till")):
+    search_path.add(written(PAGES / page, Path(mkdtemp(prefix="page")), name))
 ALL = search_path.options("env")
-"""Ours, those of `examples/` and of `--own FOLDER`, and the one that the page on environments of one's own shows."""
+"""Ours, those of `examples/` and of `--own FOLDER`, and those that the pages on environments of one's own show."""
 NAMES = [name for name in ALL if name not in OTHERS]
 SPLITS = ("train", "dev", "test")
 ODD = (
