@@ -14,6 +14,7 @@ Players that say nothing, claim success, or try what a reward hacker would play 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from statistics import fmean
@@ -68,7 +69,8 @@ def play(env: Env, console: Console, options: dict[str, Any], seed: int) -> Info
 def _help(env: Env, info: Info, topic: str) -> str:
     """The reply to `?`, `plan` or `hint`, one line an item."""
     if topic == "?":
-        return "\n".join(info.get("actions", ["this environment does not list its actions"]))
+        tools = [json.dumps(tool["function"], ensure_ascii=False) for tool in getattr(env, "tools", ())]
+        return "\n".join(info.get("actions", tools or ["this environment does not list its actions"]))
     if env.expert is None:
         return "this environment ships no expert"
     if topic == "hint":

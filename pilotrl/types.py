@@ -148,6 +148,10 @@ class Turn:
     """The environment's own, as its `step` gave it for the action."""
     meant: str = ""
     """What the step means, if a teacher worded it loosely: the expert's exact step, which judges grade against."""
+    unread: str = ""
+    """Why the executor's reply held no action; empty if it did."""
+    results: tuple[str, ...] = ()
+    """What each call of the environment's tools gave, in order; empty where there are no tools, or no call could be read."""
 
 
 @dataclass(slots=True)

@@ -161,6 +161,7 @@ def adaplan(chat: Chat) -> AgentSpec:
         shows="step",
         context="append",
         window=None,
+        replies="line",
         teacher_plans=False,
         demonstrates=False,
         candidates=1,

@@ -40,8 +40,8 @@ REPORTS = {"audit": "report"}
 
 TEXT = """types config store prompts envs rewards endpoint teacher analysis tracking report audit cli __main__ plans play sync
 doctor engine/__init__ engine/scripted engine/openai models/__init__ runs/__init__
-rollout/__init__ rollout/agent rollout/cheats rollout/child rollout/curriculum rollout/episode rollout/rules rollout/scheduler
-rollout/stopwatch rollout/task_schedule"""
+rollout/__init__ rollout/agent rollout/cheats rollout/child rollout/curriculum rollout/episode rollout/replies rollout/rules
+rollout/scheduler rollout/stopwatch rollout/task_schedule"""
 """What knows strings and lists. Loading it loads no tensor library."""
 
 TENSORS = {"torch", "transformers", "lightning", "peft", "safetensors", "tokenizers"}

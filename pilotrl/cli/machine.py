@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from pilotrl import envs, prompts
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
+from pilotrl.envs.tools import ACT, Tool, system_of, tools_of
 from pilotrl.prompts.context import Chat, Context, Writer
 from pilotrl.tracking.mlflow_client import SQLITE
 from pilotrl.types import UserError
@@ -117,13 +118,16 @@ def check_database(uri: str, root: Path) -> None:
 class _Words:
     """Stands for a tokenizer that is not learned yet: a word or a sign is at least one token."""
 
-    end = 0
+    end, shows_tools, has_tool_role = 0, False, False
 
-    def render(self, messages: Sequence[tuple[Any, Any]]) -> list[int]:
+    def uncontrolled(self, tools: str) -> str:
+        return tools
+
+    def render(self, messages: Sequence[tuple[Any, Any]], tools: str = "") -> list[int]:
         return [0 for _, content in messages for _ in re.findall(r"\w+|[^\w\s]", str(content))]
 
-    def reply(self, text: str) -> list[int]:
-        return self.render([("assistant", text)])
+    def reply(self, *pieces: str) -> list[int]:
+        return self.render([("assistant", "".join(pieces))])
 
 
 def check_context(config: Config) -> None:
@@ -135,15 +139,21 @@ def check_context(config: Config) -> None:
     settings = cast(dict[str, Any], plain(cast(DictConfig, config.env), resolve=True))
     try:
         starts = first_observations(json.dumps(settings, sort_keys=True))
+    except UserError:
+        raise
     except Exception:  # of any kind: whatever an environment of somebody's does wrong is said when it is played
         return
-    texts, plans = prompts.load(prompt_set(model.prompts), config.agent.plans), config.agent.plans != "never"
-    role = "planner" if plans else "executor"
-    ask = texts["plan" if role == "planner" else "think" if config.agent.thinks else "act_free"].format(next=1)
+    agent = config.agent
+    texts = prompts.load(prompt_set(model.prompts), agent.plans, replies=agent.replies)
+    texts = prompts.worded(texts, agent.plans, agent.thinks, agent.replies)
+    role = "executor" if agent.plans == "never" else "planner"
+    ask = texts["plan" if role == "planner" else "think" if agent.thinks else "act_free"].format(next=1)
     reply = {"planner": model.max_plan_tokens, "executor": model.max_action_tokens}[role]
     chat, sizes = chat_of(config), []
-    for text in starts:
-        context = Context(chat, texts, config.agent.context, config.agent.window)
+    for text, system, tools in starts:
+        context = Context(chat, texts, agent.context, agent.window)
+        if agent.replies == "tool_call" or system:
+            context.introduce(system, (tools or [ACT]) if agent.replies == "tool_call" else [])
         context.observe(text)
         sizes.append(len(context.prompt(ask, ())))
     room = model.max_length - reply
@@ -175,7 +185,11 @@ def _loaded(path: str, template: str) -> Writer:
 
 
 @functools.cache
-def first_observations(settings: str) -> list[str]:
-    """What the first few tasks of an environment begin with."""
+def first_observations(settings: str) -> list[tuple[str, str, list[Tool]]]:
+    """What the first few tasks of an environment begin with: observation, its part of the system prompt, and its tools."""
+    found = []
     with envs.opened(json.loads(settings)) as env:
-        return [env.reset(options={"task": task})[0] for task in env.tasks[:LOOKED_AT]]
+        for task in env.tasks[:LOOKED_AT]:
+            text = env.reset(options={"task": task})[0]
+            found.append((text, system_of(env, task), tools_of(env, task)))
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from pilotrl.config import search_path
 from pilotrl.config.schema import Config, Scratch
+from pilotrl.prompts.replies import FORMS
 from pilotrl.store.redact import is_address
 
 PLANS = r"always|once|never|asked|every [1-9]\d{0,5}"
@@ -123,6 +124,7 @@ def _acting(config: Config) -> dict[str, Rule]:
         "agent.shows": one_of(["step", "plan", "none"]),
         "agent.context": one_of(["append", "current"]),
         "agent.window": at_least(1, SANE),
+        "agent.replies": one_of(FORMS),
         "env.max_turns": (lambda turns: not isinstance(turns, int) or 1 <= turns <= 10_000, "from 1 to 10000"),
         "stage.name": a_name(),
         "stage.actor": one_of(["policy", "expert"]),

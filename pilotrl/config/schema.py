@@ -97,6 +97,9 @@ class Agent:
     plan, the executor what `shows` says)."""
     window: int | None = MISSING
     """Observations kept whole, the last k; null keeps all."""
+    replies: str = MISSING
+    """The form in which the executor replies: `line` (`Action: ...`), `tagged` (`<action>...</action>` or a code block, after
+    thinking) or `tool_call` (JSON in `<tool_call>`, with the tools in the chat template)."""
 
 
 @dataclass

@@ -55,6 +55,7 @@ class Transcript:
     """A chat format for APIs that take messages (see the module's docstring). One for all contexts of an evaluation."""
 
     end = FILLER  # the context drops this closing token of a reply: the first one stands for the text
+    shows_tools, has_tool_role = False, False  # tools are in the system prompt, and what they give is a user's message
 
     def __init__(self) -> None:
         self.token_of: dict[tuple[Speaker, str], int] = {}
@@ -67,13 +68,16 @@ class Transcript:
             self.message_of.append((speaker, text))
         return self.token_of[speaker, text]
 
-    def render(self, messages: Sequence[tuple[Speaker, Content]]) -> list[int]:
+    def uncontrolled(self, tools: str) -> str:
+        return tools
+
+    def render(self, messages: Sequence[tuple[Speaker, Content]], tools: str = "") -> list[int]:
         """The tokens of a conversation, one a message, up to the next reply."""
         return [self.token(who, what if isinstance(what, str) else self.decode(what)) for who, what in messages]
 
-    def reply(self, text: str) -> list[int]:
+    def reply(self, *pieces: str) -> list[int]:
         """The token of a reply that this model did not write, such as a teacher's plan."""
-        return [self.token("assistant", text)]
+        return [self.token("assistant", "".join(pieces))]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a reply, without its thinking. Raises WorldError if the reply never came."""

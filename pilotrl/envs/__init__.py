@@ -114,6 +114,9 @@ def stepped(env: Env, action: str) -> tuple[str, float, bool, bool, Info]:
         raise UserError(
             f"env={_class(env)}: info of step() has no {', '.join(missing)}; must have score, solved and valid"
         )
+    results = info.get("results", ())
+    if not (isinstance(results, list | tuple) and all(isinstance(one, str) for one in results)):
+        raise UserError(f"env={_class(env)}: results in info of step() are {_short(results)}; must be a list of texts")
     for name, value in {"reward": reward, "score": info["score"]}.items():
         if not math.isfinite(value):
             raise RunFailed(f"env={_class(env)}: step() gave {name}={value}; the reward term of it has to be finite")

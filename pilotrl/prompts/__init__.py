@@ -1,7 +1,8 @@
 """Prompt templates, one text file each, in sets: `short` for small models, `full` for chat models, and those for APIs.
 
-`judge` and `teacher` hold the prompts of API models in these roles, `endpoint` the request to repeat an unreadable reply.
-`context` builds token ids from templates and history; `parsing` reads the replies.
+`judge` and `teacher` hold the prompts of API models in these roles, `endpoint` the request to repeat an unreadable reply, `tools`
+the words for models whose chat template shows no tools.
+`context` builds token ids from templates and history; `parsing` and `replies` read the replies.
 May import `config` (not its schema) and `types`. Never here: tensors; the tokenizer is given.
 """
 
@@ -13,15 +14,21 @@ from typing import Any
 
 from pilotrl.config import search_path
 from pilotrl.config.instantiate import make
+from pilotrl.prompts.replies import FORMS
 from pilotrl.types import UserError
 
 FOLDER = Path(__file__).parent
-BY_AGENT = ("replan", "act_turn")
-"""Templates that only some values of agent.plans and agent.shows use."""
+ACTING = ("act", "act_free", "act_turn", "think")
+BY_FORM = tuple(f"{name}_{form}" for name in ACTING for form in FORMS)
+"""Templates that ask for an action in another form than a line, `act_tagged` say; a set may lack any."""
+BY_AGENT = ("replan", "act_turn", *BY_FORM)
+"""Templates that only some values of agent.plans, agent.shows and agent.replies use."""
 
 
-def load(named: str | dict[str, Any], plans: str = "always", shows: str = "step") -> dict[str, str]:
-    """Templates of one set by file name, less `replan` and `act_turn` where `plans` and `shows` (of `agent`) ask for neither.
+def load(
+    named: str | dict[str, Any], plans: str = "always", shows: str = "step", replies: str = "line"
+) -> dict[str, str]:
+    """Templates of one set by file name, less those that `plans`, `shows` and `replies` (of `agent`) do not ask for.
 
     named: a folder here; a file `prompts/NAME.yaml` of one's own; or the settings of a class (`_target_` and keywords) whose
     objects have a method `texts()`, which gives the templates by name. Raises UserError for a set that does not exist, lacks a
@@ -30,7 +37,18 @@ def load(named: str | dict[str, Any], plans: str = "always", shows: str = "step"
     texts = _shipped(named) if isinstance(named, str) else _made(named)
     unused = {"replan"} if plans != "asked" else set()
     unused |= {"act_turn"} if shows == "step" or plans == "never" else set()
+    unused |= {
+        name for name in BY_FORM if not name.endswith(f"_{replies}") or name.rpartition(f"_{replies}")[0] in unused
+    }
     return {name: text for name, text in sorted(texts.items()) if name not in unused}
+
+
+def worded(texts: dict[str, str], plans: str, thinks: bool, replies: str) -> dict[str, str]:
+    """Templates of `load` in the words that an agent uses: those that ask for an action, for this form of replies where the set
+    has them. Between the result of a tool and the next call nothing is asked if there are neither plans nor thoughts."""
+    own = {name: texts[f"{name}_{replies}"] for name in ACTING if f"{name}_{replies}" in texts}
+    silent = {"act_free": ""} if replies == "tool_call" and plans == "never" and not thinks else {}
+    return {name: text for name, text in texts.items() if name not in BY_FORM} | own | silent
 
 
 def _shipped(name: str) -> dict[str, str]:

@@ -36,6 +36,8 @@ class AgentSpec:
     shows: str
     context: str
     window: int | None
+    replies: str
+    """The form of the executor's replies: `line`, `tagged` or `tool_call`."""
     teacher_plans: bool
     """The teacher writes the plans."""
     demonstrates: bool

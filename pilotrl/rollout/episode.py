@@ -10,9 +10,12 @@ from random import Random
 from typing import Any
 
 from pilotrl.envs import Env, Expert, Info, LooseExpert, begun, concurrent, stepped, thought_of
+from pilotrl.envs.tools import system_of, tools_of
 from pilotrl.prompts.context import Context
-from pilotrl.prompts.parsing import number, parse_action, parse_plan
+from pilotrl.prompts.parsing import number, parse_plan
+from pilotrl.rollout import replies
 from pilotrl.rollout.agent import AgentSpec, EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
+from pilotrl.rollout.replies import ReplyForm
 from pilotrl.rollout.stopwatch import phase
 from pilotrl.teacher import EXACT, LOOSE, meant
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WrittenPlan
@@ -44,11 +47,15 @@ class EpisodeRunner:
     def __init__(self, env: Env, spec: EpisodeSpec, key: Key, text: str, info: Info) -> None:
         self.env, self.key, self.agent = env, key, _worded(spec.agent, spec.task, env)
         self.episode = Episode(spec.task, spec.group, spec.sample, text, par=info.get("par"))
+        kind, tools = self.agent.replies, tools_of(env, spec.task.id)
+        self.form: ReplyForm = replies.OF[kind](kind, self.agent.thinks, tools)
         self.context = Context(self.agent.chat, self.agent.prompts, self.agent.context, self.agent.window)
+        if (system := system_of(env, spec.task.id)) or self.form.offered:
+            self.context.introduce(system, self.form.offered)
         self.context.observe(text)
         self.steps: Plan = ()
         self.meant: Plan = ()
-        self.well_formed, self.reply_text = True, ""
+        self.well_formed, self.reply_text, self.unread = True, "", ""
 
     @property
     def turn(self) -> int:
@@ -73,8 +80,7 @@ class EpisodeRunner:
             if not self._record_text("planner", ask, KEEP if kept else number(steps, self.turn), learned=not meaning):
                 return False
         else:
-            call = yield from self._select(ask)
-            if call is None:
+            if (call := (yield from self._select(ask))) is None:
                 return False
             steps = self._parsed(call)
         if steps is None:
@@ -103,18 +109,16 @@ class EpisodeRunner:
 
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn; None if the context is full."""
-        ask, thinks = self._executor_prompt(), self.agent.thinks
+        ask = self._executor_prompt()
         if self.agent.demonstrates:
             return self._demonstrate(ask)
-        call = yield from self._call("executor", ask)
-        if call is None:
+        if (call := (yield from self._call("executor", ask))) is None:
             return None
         self._record(ask, call)
-        text = self.agent.chat.decode(call.ids)
-        action = parse_action(text, thinks)
-        self.well_formed &= action is not None
-        self.reply_text = text
-        return text.strip() if action is None else action
+        self.reply_text = self.agent.chat.decode(call.ids)
+        action, self.unread = self.form.read(self.reply_text, call.stop == "length")
+        self.well_formed &= not self.unread
+        return action
 
     def _executor_prompt(self) -> str:
         """The request for an action: by default to carry out the current plan step, if there is one."""
@@ -142,9 +146,9 @@ class EpisodeRunner:
 
     def observe(self, action: str, text: str, reward: float, terminated: bool, truncated: bool, info: Info) -> None:
         """Append a turn to the episode: an action, and what the environment answered."""
-        self.context.observe(text)
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
-        turn.meant = "".join(self.meant[self.turn - 1 : self.turn])
+        turn.meant, turn.unread = "".join(self.meant[self.turn - 1 : self.turn]), self.unread
+        self.context.observe(*self.form.answer(turn, info))
         turn.reward, self.episode.score = reward, info["score"]
         self.episode.turns.append(turn)
         if terminated or truncated or len(self.episode.turns) == self.agent.max_turns:
@@ -194,13 +198,13 @@ class EpisodeRunner:
             raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
         return expert
 
-    def _record_text(self, role: Role, ask: str, text: str, learned: bool = True) -> bool:
+    def _record_text(self, role: Role, ask: str, *pieces: str, learned: bool = True) -> bool:
         """Add a reply of teacher or expert: in demonstrations a call to train on, but for a loose plan, which is to be followed
-        and not written; else context only. False: no room."""
+        and not written; else context only. `pieces`: text, markup, text, ... False: no room."""
         if not (self.agent.demonstrates and learned):
-            self.context.replied(ask, "plan" if role == "planner" else "action", text)
+            self.context.replied(ask, "plan" if role == "planner" else "action", "".join(pieces))
             return True
-        prompt, ids = self.context.prompt(ask, self.steps if role == "planner" else ()), self.agent.chat.reply(text)
+        prompt, ids = self.context.prompt(ask, self.steps if role == "planner" else ()), self.agent.chat.reply(*pieces)
         if len(prompt) + len(ids) > self.agent.max_length:
             return False
         version, adapter = self.agent.version, self.agent.adapters[role]
@@ -215,9 +219,9 @@ class EpisodeRunner:
         agent, expert = self.agent, self._expert()
         draw = Random(seed_of(self.episode.task.id, agent.plans, agent.thinks, self.turn, "detour"))
         action = (draw.random() < agent.detours and expert.detour()) or expert.action()
-        thought = f"Thought: {thought_of(expert)}\n" if agent.thinks else ""
-        self.reply_text = f"{thought}Action: {action}"
-        return action if self._record_text("executor", ask, self.reply_text) else None
+        pieces = self.form.written(action, thought_of(expert) if agent.thinks else "")
+        self.reply_text = "".join(pieces)
+        return action if self._record_text("executor", ask, *pieces) else None
 
 
 def _worded(agent: AgentSpec, task: Task, env: Env) -> AgentSpec:

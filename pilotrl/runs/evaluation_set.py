@@ -115,7 +115,7 @@ def levels_of(record: Mapping[str, Any]) -> dict[str, str]:
 def panel_of(setup: EvalSetup) -> Panel:
     """The evaluation set of a configuration: the same tasks in every run."""
     config, env, world = setup.config, name_of(setup.config.env), setup.env(setup.config.panel.split)
-    tasks = drawn(env, world.tasks, config.panel.tasks)
+    tasks, agent = drawn(env, world.tasks, config.panel.tasks), as_dict(config.agent)
     settings = {key: value for key, value in as_dict(config.env).items() if key != NAME} | {"split": config.panel.split}
     contents, levels = _contents(json.dumps(settings), tasks)
     return Panel(
@@ -127,8 +127,10 @@ def panel_of(setup: EvalSetup) -> Panel:
         top_p=config.panel.top_p,
         protocol={
             "env": settings,
-            "agent": as_dict(config.agent),
-            "prompts": prompts.load(prompt_set(config.model.prompts), config.agent.plans, config.agent.shows),
+            "agent": {
+                key: value for key, value in agent.items() if (key, value) != ("replies", "line")
+            },  # as before it
+            "prompts": prompts.load(prompt_set(config.model.prompts), agent["plans"], agent["shows"], agent["replies"]),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": environments(config)} if is_mixture(config) else {}),
         },

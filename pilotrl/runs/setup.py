@@ -61,15 +61,17 @@ class EvalSetup:
 
     def agent_spec(self, *, teacher_plans: bool, demonstrates: bool = False, agent: Agent | None = None) -> AgentSpec:
         """The run's paradigm, or another, with the decoding of training. One candidate a plan, and own plans are graded."""
-        config, agent = self.config, agent or self.config.agent
+        config, agent, replies = self.config, agent or self.config.agent, self.config.agent.replies
+        texts = prompts.load(prompt_set(config.model.prompts), agent.plans, agent.shows, replies)
         return AgentSpec(
             chat=self.chat,
-            prompts=prompts.load(prompt_set(config.model.prompts), agent.plans, agent.shows),
+            prompts=prompts.worded(texts, agent.plans, agent.thinks, replies),
             plans=agent.plans,
             thinks=agent.thinks,
             shows=agent.shows,
             context=agent.context,
             window=agent.window,
+            replies=replies,
             teacher_plans=teacher_plans and agent.plans != "never",
             demonstrates=demonstrates,
             candidates=1,

@@ -51,7 +51,7 @@ def run_info(config: Config, path: Path) -> RunInfo:
         traces_every=config.checkpoint.calls_every,
         model_mb=config.tracking.model_mb,
         prompt_set=named if isinstance(named, str) else str(named["_target_"]).rpartition(".")[2],
-        prompts=prompts.load(named, config.agent.plans, config.agent.shows),
+        prompts=prompts.load(named, config.agent.plans, config.agent.shows, config.agent.replies),
     )
 
 
@@ -89,6 +89,8 @@ def episode_metrics(episodes: Sequence[Episode], own: Iterable[str] = ()) -> dic
         **{name: mean(MEASURES[name](episode) for episode in whole) for name in ENDED},
         "env/turns": mean(float(len(episode.turns)) for episode in whole),
         "env/invalid_actions": mean(float(not turn.valid) for episode in whole for turn in episode.turns),
+        "env/unread_replies": mean(float(bool(turn.unread)) for episode in whole for turn in episode.turns),
+        **({"env/tool_calls": mean(map(_tool_calls, whole))} if any(map(_tool_calls, whole)) else {}),
         "env/episodes": len(episodes),
         "train/broken": len(episodes) - len(whole),
         "train/unscored": sum(terms.unscored_verdicts(episode) for episode in whole),
@@ -150,6 +152,10 @@ def warn_of_invalid_actions(env: str, share: float | None) -> None:
             env,
             100 * (share or 0.0),
         )
+
+
+def _tool_calls(episode: Episode) -> float:
+    return float(sum(len(turn.results) for turn in episode.turns))
 
 
 def success_by_env(episodes: Iterable[Episode]) -> dict[str, float]:

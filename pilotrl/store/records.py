@@ -33,9 +33,14 @@ def to_record(episode: Episode, phase: str, step: int, discarded: bool = False) 
         "par": episode.par,
         "tokens": episode.tokens,
         "observation": episode.observation,
-        "turns": [asdict(turn) for turn in episode.turns],
+        "turns": [_turn(turn) for turn in episode.turns],
         "calls": [_call(call) for call in episode.calls],
     }
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    """What few turns have is left out where it is empty."""
+    return {key: value for key, value in asdict(turn).items() if value or key not in ("unread", "results")}
 
 
 def _call(call: Call) -> dict[str, Any]:
@@ -46,7 +51,10 @@ def _call(call: Call) -> dict[str, Any]:
 
 def from_record(record: dict[str, Any]) -> Episode:
     """The episode of a record. Of its calls only the numbers of tokens are known: -1 stands for each token."""
-    turns = [Turn(**{**turn, "plan": tuple(turn["plan"])}) for turn in record["turns"]]
+    turns = [
+        Turn(**{**turn, "plan": tuple(turn["plan"]), "results": tuple(turn.get("results", ()))})
+        for turn in record["turns"]
+    ]
     kept = ("group", "sample", "observation", "par", "tokens", "outcome", "score", "terms", "reward")
     calls = [_sized(**call) for call in record["calls"]]
     given = {key: record[key] for key in kept} | {"ended_by": record.get("ended_by")}  # older records do not say

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from pilotrl.envs.tools import parsed
 from pilotrl.store.text import encodable
 
 if TYPE_CHECKING:
@@ -157,11 +158,15 @@ class _Episode:
         asked = {"step": step} if step else {"observation": seen}
         said = {"reply": turn["reply"], "action": turn["action"]}
         self._model("action", parent, executor, asked, said, other="the expert")
+        for place, (name, arguments, result) in enumerate(_tool_calls(turn), 1):
+            self._span(
+                f"call {place}: {name}", "TOOL", self.now, {"arguments": arguments}, {"result": result}, parent=parent
+            )
         answer = {"observation": turn["observation"], "understood": turn["valid"], "score": _short(turn["score"])}
         self._span("environment", "TOOL", self.now, {"action": turn["action"]}, answer, parent=parent)
         if step:
             self._verdict(number, parent, step, turn)
-        shape = {"well formed": turn["well_formed"]}
+        shape = {"well formed": turn["well_formed"]} | ({"unread": turn["unread"]} if turn.get("unread") else {})
         outputs = {"action": turn["action"], "observation": turn["observation"]}
         self._span(parent, "CHAIN", begun, {"observation": seen}, outputs, shape, parent="episode")
 
@@ -256,6 +261,15 @@ class _Episode:
         from opentelemetry.trace import SpanContext
 
         return SpanContext(int(self.id, 16), int(_digest(8, self.id, key), 16), is_remote=False)
+
+
+def _tool_calls(turn: Record) -> list[tuple[str, Any, str]]:
+    """Name, arguments and result of each call of a tool in a turn, as they were made."""
+    if not turn.get("results"):
+        return []
+    held = parsed(turn["action"])
+    asked = held if isinstance(held, list) else [held]
+    return [(call["name"], call["arguments"], result) for call, result in zip(asked, turn["results"], strict=False)]
 
 
 def _listed(plan: tuple[str, ...]) -> str:

@@ -20,6 +20,7 @@ from pilotrl.tracking.mlflow_sync import AXES
 from pilotrl.tracking.run_description import PANELS, panel_points
 from pilotrl.types import Episode, Outcome, Task, Turn
 from tests.endpoint.server import said, serving
+from tests.envs.page import written
 
 PAGE = (PACKAGE.parent / "docs" / "metrics.md").read_text()
 NAMES = {
@@ -47,6 +48,7 @@ KINDS = {
         *(f"{node}.{key}" for node in ("judge", "teacher") for key in ("credential=null", "cache=null", "attempts=1")),
         *(f"{node}.price_{what}=1" for node in ("judge", "teacher") for what in ("prompt", "reply")),
     ),
+    "tools": ("stage=warmstart", "env=till", "agent.replies=tagged", "stage.agents=[naive]", "model.max_length=512"),
     "mixture": ("stage=adherence", "env=paper", "env.trains=[toy]", "env.holds_out=[iqa]", "panel.tasks=8"),
 }
 
@@ -54,13 +56,15 @@ KINDS = {
 @pytest.fixture(scope="module")
 def logged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The names that each kind of run logs in one step and its evaluations."""
+    page = written(PACKAGE.parent / "docs" / "replies.md", tmp_path_factory.mktemp("page"), "till")
 
     def names(kind: str) -> set[str]:
         folder = RunFolder(tmp_path_factory.mktemp(kind))
         chosen = ["env=toy", *SIZES, "tracking.uri=off", f"model.path={tiny}", *KINDS[kind]]
+        arguments = parse(["-cd", str(page)] if kind == "tools" else [])
         with serving(lambda request, number: said("1. push")) as server:
             chosen += [f"{node}.base_url={server.url}" for node in ("judge", "teacher") if kind == "endpoints"]
-            running.run(composed_job(parse([]), chosen).config, folder.path)
+            running.run(composed_job(arguments, chosen).config, folder.path)
         (line,) = map(json.loads, folder.metrics.read_text().splitlines())
         found = {*line} - {*AXES} | {name for name, _, _ in panel_points(json.loads(folder.summary.read_text()))}
         return {re.sub(r"/(iqa/\w+|toy|iqa|ID|OOD|Avg)/", "/NAME/", name) for name in found}

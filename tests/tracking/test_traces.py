@@ -75,6 +75,21 @@ def root(spans: Sequence[Any]) -> Any:
     return only
 
 
+def test_calls_of_tools_are_spans_with_their_arguments_and_results() -> None:
+    asked = '[{"name": "price", "arguments": {"item": "apple"}}, {"name": "price", "arguments": {"item": "egg"}}]'
+    first = replace(turn(FIRST, asked, None), results=("3", "1"))
+    second = replace(turn(FIRST, "", None), unread="there is no <tool_call>", observation="Not understood")
+    _, spans = traced(replace(by_policy(), turns=[first, second], calls=[]))
+    one, other = children(spans, root(spans))
+    tools = [span for span in children(spans, one) if span.name.startswith("call ")]
+    assert [(span.name, span.inputs, span.outputs) for span in tools] == [
+        ("call 1: price", {"arguments": {"item": "apple"}}, {"result": "3"}),
+        ("call 2: price", {"arguments": {"item": "egg"}}, {"result": "1"}),
+    ]
+    assert not [span for span in children(spans, other) if span.name.startswith("call ")]
+    assert (one.attributes.get("unread"), other.attributes["unread"]) == (None, "there is no <tool_call>")
+
+
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
