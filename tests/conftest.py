@@ -111,7 +111,7 @@ def build(folder: Path, width: int) -> Path:
     words = [text.format(next=i, plan="", step="") for text in prompts.load("short").values() for i in range(1, 5)]
     corpus = [*from_scratch.texts(load("toy", split="train"), 60), *words]
     sizes = {"vocabulary": 360, "width": width, "inner": 2 * width, "layers": 2, "heads": 4, "kv_heads": 2}
-    from_scratch.build(folder, corpus, **sizes, positions=512, seed=0)
+    from_scratch.build(folder, corpus, **sizes, positions=512, seed=0, copying=0)
     return folder
 
 

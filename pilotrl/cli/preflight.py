@@ -188,7 +188,8 @@ def check_engine(config: Config) -> None:
     from pilotrl.models import from_scratch, model_info
 
     if model.scratch is not None and config.parent is None:
-        sizes = {key: value for key, value in cast(dict[str, Any], plain(model.scratch)).items() if key != "texts"}
+        own = cast(dict[str, Any], plain(model.scratch))
+        sizes = {key: value for key, value in own.items() if key not in from_scratch.NOT_SIZES}
         about = from_scratch.architecture(**sizes, positions=model.max_length)
     else:
         about = model_info.config_of(str(Path(config.parent) / "policy") if config.parent else model.path)

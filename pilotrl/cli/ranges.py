@@ -167,6 +167,7 @@ def _scratch(sizes: Scratch) -> dict[str, Rule]:
         "heads": (fits, split),
         "kv_heads": (lambda n: n >= 1 and heads % n == 0, f"at least 1, and divide model.scratch.heads={heads}"),
         "texts": at_least(1),
+        "copying": (lambda n: 0 <= n <= sizes.layers, f"at least 0, and at most model.scratch.layers={sizes.layers}"),
     }
     return {f"model.scratch.{name}": rule for name, rule in own.items()}
 

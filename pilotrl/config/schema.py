@@ -30,6 +30,8 @@ class Scratch:
     """Heads of keys and values; fewer than `heads` share them."""
     texts: int = MISSING
     """Expert episodes that the tokenizer is learned from."""
+    copying: int = MISSING
+    """Layers, the last ones, whose heads begin as copies of what they look at."""
 
 
 @dataclass

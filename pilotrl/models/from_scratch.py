@@ -9,6 +9,8 @@ from typing import Any
 from pilotrl.envs import Env, LooseExpert, thought_of
 from pilotrl.types import UserError
 
+NOT_SIZES = ("texts", "copying")
+"""Keys of `model.scratch` that say how the model is made, not how large it is."""
 CONTROL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -66,9 +68,13 @@ def build(
     *,
     vocabulary: int,
     seed: int,
+    copying: int,
     **sizes: int,
 ) -> None:
-    """Write a tokenizer and random weights to a folder for `from_pretrained`; `sizes` are those of `architecture`."""
+    """Write a tokenizer and random weights to a folder for `from_pretrained`; `sizes` are those of `architecture`.
+
+    The heads of the last `copying` layers begin as copies (see `copy_heads`).
+    """
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -90,5 +96,22 @@ def build(
     tokenizer.add_special_tokens({"additional_special_tokens": list(CONTROL[2:])})
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(seed)
-    LlamaForCausalLM(architecture(vocabulary=vocabulary, **sizes)).save_pretrained(folder)
+    model = LlamaForCausalLM(architecture(vocabulary=vocabulary, **sizes))
+    for layer in model.model.layers[len(model.model.layers) - copying :]:
+        copy_heads(layer.self_attn)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def copy_heads(attention: Any) -> None:
+    """Let each head write back what it reads: its output matrix becomes the transpose of its value matrix.
+
+    With tied embeddings such a head raises the logit of the very tokens that it looks at, so that copying has only to learn where
+    to look. Mimetic initialization (arXiv 2305.09828) has the same product, found in trained models, with another sign and scale.
+    """
+    import torch
+
+    with torch.no_grad():
+        read = attention.v_proj.weight.view(-1, attention.head_dim, attention.v_proj.in_features)
+        read = read.repeat_interleave(attention.num_key_value_groups, 0)
+        attention.o_proj.weight.copy_(read.flatten(0, 1).T)

@@ -246,6 +246,7 @@ def model_path(config: Config, folder: Path) -> str:
                 draft,
                 [*corpus, *words(prompt_set(config.model.prompts))],
                 seed=config.seed,
+                copying=scratch.copying,
                 **sizes(config),
             )
             try:
@@ -258,7 +259,7 @@ def model_path(config: Config, folder: Path) -> str:
 
 def sizes(config: Config) -> dict[str, int]:
     """Sizes of a model from scratch, as `architecture` takes them."""
-    own = {name: size for name, size in as_dict(config.model.scratch).items() if name != "texts"}
+    own = {name: size for name, size in as_dict(config.model.scratch).items() if name not in from_scratch.NOT_SIZES}
     return own | {"positions": config.model.max_length}
 
 
