@@ -49,7 +49,6 @@ LIMITS: dict[Role, int] = {"planner": 48, "executor": 24}
 """Tokens of a reply."""
 RESULTS = '{"train": {}, "panel": {}}'
 """The least that is a summary.json."""
-"""Layers that get adapters."""
 
 
 def options(algorithm: str) -> dict[str, Any]:

@@ -138,9 +138,7 @@ class EpisodeRunner:
             ask = prompts["act_free"]
         if agent.shows == "none" or not step:
             return ask
-        first = (
-            1 if agent.context == "current" else turn
-        )  # where the history holds no plan, its past steps are shown too
+        first = 1 if agent.context == "current" else turn  # where the history holds no plan, past steps are shown too
         shown = number((step,), turn) if agent.shows == "step" else number(self.steps[first - 1 :], first)
         return prompts["plan_in_force"].format(plan=shown) + "\n" + ask
 
