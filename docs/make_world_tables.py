@@ -29,6 +29,7 @@ SIZES: dict[str, Sequence[dict[str, Any]]] = {
     "babyai": [{"fidelity": "small"}, {"fidelity": "original"}],
     "maze": [{}, {"rows": 13, "columns": 13, "distance": 20, "max_turns": 36}],
     "wordle": [{}],
+    "tools": [{"level": "easy"}, {"level": "medium"}, {"level": "hard"}],
 }
 HEAD = [
     *("size", "split", "tasks", "par: mean, longest", "par of 8 to 20", "first plan rewritten in", "times"),
@@ -101,7 +102,8 @@ def rows(name: str, size: dict[str, Any]) -> Iterable[list[str]]:
         pars = [one.par for one in expert]
         fallback = next(iter(usual.values()))
         yield [
-            ", ".join(f"{key} {value}" for key, value in size.items()).replace("fidelity ", "") or "default",
+            ", ".join(f"{key} {value}" for key, value in size.items()).replace("fidelity ", "").replace("level ", "")
+            or "default",
             split,
             f"{len(env.tasks):,}",
             f"{fmean(pars):.1f}, {max(pars)}",

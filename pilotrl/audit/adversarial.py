@@ -99,6 +99,7 @@ CONSTANT = {
     "iqa": ("look to the left", "look to the left", "walk on ahead", "report the result"),
     "maze": ("go down", "go left", "go left", "go up"),
     "textcraft": ("collect the ingredients", "make the goal"),
+    "tools": ("find out what is needed", "give the result where it belongs"),
     "toy": ("push the red button",),
     "webshop": ("open the best match under $50", "buy it"),
     "wordle": ("guess arise", "guess a matching word"),

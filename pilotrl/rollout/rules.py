@@ -104,10 +104,35 @@ def _wordle(step: str, seen: str, actions: Sequence[str]) -> Sequence[str]:
     return [" ".join(step.removeprefix("guess "))] if step.startswith("guess ") else actions
 
 
+OFFICE = {
+    r"look up (.+) in the calendar": r"find_event[\1]",
+    r"look up (.+) in (.+)": r"look_up[\2, \1]",
+    r"read (file|note) (.+)": r"read_\1[\2]",
+    r"use (\w+) on (.+) and (.+)": r"\1[\2, \3]",
+    r"answer (.+)": r"answer[\1]",
+    r"put (.+) into file (.+)": r"write_file[\2, \1]",
+    r"put (.+) into note (.+)": r"save_note[\2, \1]",
+    r"put (.+) into the calendar on (.+) at (.+)": r"book_event[\1, \2, \3]",
+    r"find out .*": "look_up|read|find",
+    r"work out .*": "add|multiply|difference|larger|smaller",
+    r"give .*": "answer|write|save|book",
+}
+"""Step -> action, or of a loose step the tools that it can mean."""
+
+
+def _tools(step: str, seen: str, actions: Sequence[str]) -> Sequence[str]:
+    said = step.removesuffix(" again")
+    found, action = next(((m, a) for s, a in OFFICE.items() if (m := re.fullmatch(s, said))), (None, ""))
+    if found and "[" in action:
+        return [found.expand(action)]
+    return [one for one in actions if action and re.match(action, one)]
+
+
 RULES: dict[str, Rule] = {
     "webshop": _webshop,
     "textcraft": _textcraft,
     "wordle": _wordle,
+    "tools": _tools,
     **{name: lambda step, seen, actions, verbs=verbs: _listed(verbs, step, actions) for name, verbs in VERBS.items()},  # type: ignore[misc]
 }
 """Of each of our environments, by name."""

@@ -12,7 +12,7 @@ import pytest
 from pilotrl.envs import digest, load
 
 SPLITS = ("train", "dev", "test", "unseen")
-WORLDS = ("webshop", "alfworld", "textcraft", "babyai", "iqa", "maze", "wordle")
+WORLDS = ("webshop", "alfworld", "textcraft", "babyai", "iqa", "maze", "wordle", "tools")
 QUICK = {"babyai": 100}
 """Tasks of a split that are played where an episode takes long; `-m slow` plays all of them, as elsewhere."""
 

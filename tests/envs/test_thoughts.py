@@ -10,7 +10,7 @@ import pytest
 from pilotrl.envs import Expert, load, thought_of
 from tests.envs.test_contract import garbled
 
-WORLDS = ("toy", "webshop", "alfworld", "textcraft", "babyai", "iqa", "maze", "wordle", "keydoor")
+WORLDS = ("toy", "webshop", "alfworld", "textcraft", "babyai", "iqa", "maze", "wordle", "tools", "keydoor")
 TASKS = 50
 WORDS = 16
 

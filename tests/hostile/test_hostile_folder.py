@@ -490,7 +490,7 @@ def test_the_default_database_is_near(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "env", ["toy", "webshop", "alfworld", "textcraft", "babyai", "iqa", "maze", "wordle", "worlds"]
+    "env", ["toy", "webshop", "alfworld", "textcraft", "babyai", "iqa", "maze", "wordle", "tools", "worlds"]
 )
 def test_a_run_of_ones_own_needs_nothing_typed(env: str, tmp_path: Path) -> None:
     job = preflight.composed_jobs(parse([f"env={env}"]))[0][0]

@@ -19,7 +19,7 @@ from pilotrl.store.records import from_record, to_record
 from pilotrl.teacher import ExpertTeacher, meant, reference
 from pilotrl.types import Episode, Task, UserError
 
-WORLDS = ("alfworld", "babyai", "iqa", "maze", "textcraft", "toy", "webshop", "wordle")
+WORLDS = ("alfworld", "babyai", "iqa", "maze", "textcraft", "tools", "toy", "webshop", "wordle")
 EXACT, LOOSE = ExpertTeacher("exact"), ExpertTeacher("loose")
 
 

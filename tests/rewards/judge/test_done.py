@@ -1,4 +1,4 @@
-"""A judge that cannot be farmed: what was done counts, in all seven worlds, and the words of a command do not."""
+"""A judge that cannot be farmed: what was done counts, in every world, and the words of a command do not."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Generous:
 
 
 def judge_of(world: str) -> RuleJudge:
-    return RuleJudge(resolve=getattr(import_module(f"pilotrl.envs.{world}"), "resolve", None))
+    module = envs.settings_of(world)["_target_"].rpartition(".")[0]
+    return RuleJudge(resolve=getattr(import_module(module), "resolve", None))
 
 
 def graded(judge: RuleJudge | Generous, step: str, seen: str, action: str, reply: str, valid: bool) -> int | None:
@@ -53,7 +54,7 @@ def graded(judge: RuleJudge | Generous, step: str, seen: str, action: str, reply
     return turn.adherence
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", [*WORLDS, "tools"])
 def test_what_the_world_rejects_earns_nothing_and_the_experts_action_everything(world: str) -> None:
     """In the expert's states: commands of other states, of other tasks and of no world, and the plan's own words."""
     env, judge, draw = envs.load(world, split="dev"), judge_of(world), Random(0)

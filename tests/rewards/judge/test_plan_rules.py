@@ -49,7 +49,9 @@ def test_agreement_with_labels(place: int, equal: float, near: float) -> None:
     assert close >= near
 
 
-@pytest.mark.parametrize("name", ["toy", "webshop", "textcraft", "wordle", "maze", "babyai", "alfworld", "iqa"])
+@pytest.mark.parametrize(
+    "name", ["toy", "webshop", "textcraft", "wordle", "maze", "babyai", "alfworld", "iqa", "tools"]
+)
 def test_an_expert_gets_full_marks_at_every_turn(name: str) -> None:
     env, low = envs.load(name, split="dev"), []
     for task in env.tasks[:5]:
