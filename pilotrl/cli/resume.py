@@ -65,6 +65,8 @@ def check_own(config: Config, changes: Sequence[Override]) -> list[str]:
     for override in changes:
         key, value = key_of(str(override.input_line)), override.value()
         known = [written[key], *([OmegaConf.select(held, key)] if closed else [])] if key in written else []
+        if closed and OmegaConf.is_list(words := OmegaConf.select(held, key)):
+            known = [OmegaConf.to_container(words)]
         wrong += [] if value in known else [str(override.input_line)]
     if wrong:
         raise UserError(f"{' '.join(wrong)}: {ALONE}")

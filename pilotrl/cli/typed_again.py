@@ -24,10 +24,13 @@ from pilotrl.types import UserError
 
 REACHES = re.compile(
     r".*\b(\w+_)?(address|cache|credentials?|data_dir|host|hostname|port|proxy|server|uri|url)"
-    r"|env(\.options\.[\w-]+)?\.(id|kwargs\..*)",
+    r"|env(\.options\.[\w-]+)?\.(id|kwargs\..*|command|variables|tasks_file|check)",
     re.IGNORECASE,
 )
-"""Keys of addresses, credentials and files, and what Gymnasium makes an environment from; beside them every value with ://."""
+"""Keys of addresses, credentials and files, what Gymnasium makes an environment from, and what starts an MCP server and scores
+its episodes; beside them every value with ://."""
+WORDS = re.compile(r"(env(\.options\.[\w-]+)?\.(command|variables))\.\d+")
+"""Items of lists that are typed as a whole."""
 PLAIN = re.compile(r"[\w./:@%+-]+")
 """What Hydra and a shell read as it stands."""
 
@@ -46,7 +49,13 @@ def reaching(folder: RunFolder, config: Config, typed: Collection[str] = ()) -> 
     except (OmegaConfBaseException, RecursionError) as error:
         line = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder}: its configuration cannot be read ({line}); start a run in a new folder") from error
-    found = {key: value for key, value in leaves(held) if value not in (None, "", "off") and not _below(key, typed)}
+    every = dict[str, Any]()
+    for key, value in leaves(held):
+        if item := WORDS.fullmatch(key):
+            every[item[1]] = [*every.get(item[1], []), value]
+        else:
+            every[key] = value
+    found = {key: value for key, value in every.items() if value not in (None, "", "off") and not _below(key, typed)}
     begun = began_in(folder)  # where a relative path of it counts from
     if is_default(absolute(str(found.get("tracking.uri")), begun if begun.is_dir() else Path()), folder.path):
         found.pop("tracking.uri", None)

@@ -220,6 +220,23 @@ TRAPS: dict[str, dict[str, Any]] = {
             "timeout": 1.0,
         }
     },
+    **{
+        f"a {key} of an MCP server": {
+            "env": {
+                **{"_target_": "pilotrl.envs.mcp.Mcp", "split": "train", "command": None, "url": "", "variables": []},
+                **{"tasks_file": None, "check": None, "max_turns": 2, "start_timeout": 5.0, "timeout": 1.0},
+                "result_chars": 99,
+                key: value,
+            }
+        }
+        for key, value in {
+            "command": ["touch", "MARKER"],
+            "url": "URL",
+            "variables": ["SECRETK"],
+            "tasks_file": "/GIVEN/env.yaml",
+            "check": "evil.check",
+        }.items()
+    },
     **{f"popen as {node}": {node: POPEN} for node in ("env", "judge", "teacher", "algorithm", "engine")},
     "popen as a term": {"reward__terms": {"x": POPEN}, "reward__weights__x": 1.0},
     "popen as prompts": {"model__prompts": POPEN},
