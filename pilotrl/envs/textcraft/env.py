@@ -37,7 +37,7 @@ class TextCraft:
     References: ADaPT (arXiv 2311.05772), AgentGym (arXiv 2406.04151).
     """
 
-    chance = 0.12
+    chance = 0.24
 
     def __init__(
         self,
