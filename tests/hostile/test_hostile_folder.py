@@ -379,6 +379,20 @@ def test_what_is_typed_counts(
         evaluated([f"checkpoint={hostile.run}", "judge.base_url=http://127.0.0.1:9/v1", "model.path=pilotrl:nano"])
 
 
+@pytest.mark.parametrize("key", ["command", "url", "variables", "tasks_file"])
+def test_what_starts_an_mcp_server_is_typed_lists_as_a_whole(
+    hostile: Hostile, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay(hostile, f"a {key} of an MCP server")
+    assert main([f"resume={hostile.run}"]) == 2
+    told = shlex.split(capsys.readouterr().err.partition("where you type it: ")[2])
+    assert [word.partition("=")[0] for word in told] == ["resume", f"env.{key}"]
+    assert main(told) == 2
+    said = capsys.readouterr().err
+    assert "where you type it" not in said
+    assert "goes on with the run's own" not in said
+
+
 def test_a_folder_is_compared_with_the_command_in_what_a_log_leaves_out(hostile: Hostile) -> None:
     """`monkey` holds the word key, and what stands below such a name is shown nowhere."""
     vote = {
