@@ -111,24 +111,24 @@ def test_tasks_are_the_same_on_every_machine() -> None:
         env = textcraft(split=split)
         for task in env.tasks[:200]:
             digest.update(f"{task} {env.reset(options={'task': task})[0]}\n".encode())
-    assert digest.hexdigest()[:16] == "1673c8c5fa8cddaa"
+    assert digest.hexdigest()[:16] == "a95f94b25780c287"
 
 
 def test_a_task_shows_what_is_needed_and_no_more_than_was_asked_for() -> None:
-    env = textcraft(split="test", distractors=0)
+    env = textcraft(split="test", fidelity="small", distractors=0)
     for task in env.tasks:
         world = tasks.scene(env._source, task)
         made = [command.split(" using ")[0].split(" ", 2)[2] for command in world.commands]
         assert len(made) == len(set(made)) <= 8
         asked = " ".join(command.split(" using ")[1] for command in world.commands) + f", {spoken(world.goal)}"
         assert all(any(item.endswith(need[2:].strip()) for item in made for need in asked.split(",")) for _ in made)
-    more = textcraft(split="test", distractors=5)
+    more = textcraft(split="test", fidelity="small", distractors=5)
     assert len(tasks.scene(more._source, more.tasks[0]).commands) > 5
 
 
 def test_what_makes_it_harder_does() -> None:
     def par(**options: Any) -> float:
-        env = textcraft(split="test", max_turns=30, **options)
+        env = textcraft(split="test", fidelity="small", max_turns=30, **options)
         turns = tasks.solvable(env._source, env.max_turns).turns
         return sum(turns.values()) / len(turns)
 
@@ -143,7 +143,7 @@ def test_random_agents_rarely_craft_anything() -> None:
         while not (said := env.step(draw.choice(info["actions"])))[2] and not said[3]:
             pass
         solved += said[2]
-    assert solved / (2 * len(env.tasks)) < 0.12
+    assert solved / (2 * len(env.tasks)) < 0.24
 
 
 @pytest.mark.parametrize(

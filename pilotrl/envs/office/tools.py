@@ -35,6 +35,7 @@ class Tools:
     Raises UserError for invalid values.
     """
 
+    chance = 0.07
     system = "Work with the tools that you are given. A tool may be busy: call it again."
 
     def __init__(
