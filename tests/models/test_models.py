@@ -242,7 +242,7 @@ def test_the_real_smollm2_is_unpacked_and_knows_english(tmp_path: Path, monkeypa
     ("line", "said"),
     [
         ("env=webshop", None),
-        ("env=maze", None),
+        ("env=maze", "model=nano has never seen maze; better: a start of your own"),
         ("env=paper", None),
         ("env=toy", "model=nano has never seen toy; better: a start of your own"),
         ("env=toy stage=warmstart", None),
@@ -257,9 +257,9 @@ def test_a_shipped_model_in_an_unseen_environment_gives_a_warning(line: str, sai
 @pytest.mark.parametrize(
     ("line", "known"),
     [
-        ("env=paper env.trains=[alfworld] env.holds_out=[maze,toy]", ["maze"]),
-        ("env=paper env.trains=[maze] env.holds_out=[toy]", []),
-        ("env=paper env.trains=[alfworld] env.holds_out=[maze] model=scratch", []),
+        ("env=paper env.trains=[alfworld] env.holds_out=[iqa,toy]", ["iqa"]),
+        ("env=paper env.trains=[iqa] env.holds_out=[babyai,maze]", []),
+        ("env=paper env.trains=[alfworld] env.holds_out=[iqa] model=scratch", []),
         ("env=maze", []),
     ],
 )
