@@ -5,7 +5,7 @@ python docs/make_episode_picture.py RUN_FOLDER [LINE]
 LINE counts the lines of episodes.jsonl from 1. Without it the picture shows a solved episode with the policy's own plans
 in which every action was understood: of those whose plan was rewritten most often the shortest, and of these the last.
 
-The committed picture is line 511 of
+The committed picture is line 107 of
 python -m pilotrl stage=adherence env=alfworld train.steps=2 panel.tasks=48 panel.samples=2 trainer.threads=1
 """
 
@@ -95,7 +95,7 @@ def head(episode: dict[str, Any], turns: int) -> tuple[list[str], int]:
     """The instruction, the legend and the names of the columns."""
     drawn, y = [], 26
     told = episode["observation"].replace(" [SEP] ", " | ").replace("\n", " | ")
-    for piece in wrap(f"{episode['task']['env']}: {told}", 118)[:3]:
+    for piece in wrap(f"{episode['task']['env']}: {told}", 118)[:5]:
         drawn.append(text(16, y, piece, weight="bold"))
         y += LINE
     drawn += [
