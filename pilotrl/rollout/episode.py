@@ -168,10 +168,9 @@ class EpisodeRunner:
     def _select(self, ask: str) -> Generator[Request, Reply, Call | None]:
         """The policy's plan: of several sampled candidates the one with the highest mean log-probability a token.
 
-        That is the sample-and-rank of arXiv 2001.09977: it needs only the recorded log-probabilities, and does not favour
-        short plans. Alternatives would be the plan that most candidates agree with (arXiv 2203.11171) or that a judge scores
-        highest; no judge is called during a rollout. Candidates are sampled one after another, so that each reuses the keys
-        and values of their prompt in the session's slot. The selected call is recorded first. None if the context is full.
+        That is the sample-and-rank of arXiv 2001.09977: it needs only the recorded log-probabilities, favours no short plans,
+        and calls no judge. Candidates are sampled one after another, so that each reuses the keys and values of their prompt
+        in the session's slot. The selected call is recorded first. None if the context is full.
         """
         calls, reference = list[Call](), self._reference()
         for candidate in range(self.agent.candidates):
@@ -197,8 +196,7 @@ class EpisodeRunner:
         return expert
 
     def _record_text(self, role: Role, ask: str, *pieces: str, learned: bool = True) -> bool:
-        """Add a reply of teacher or expert: in demonstrations a call to train on, but for a loose plan, which is to be followed
-        and not written; else context only. `pieces`: text, markup, text, ... False: no room."""
+        """Add a reply of teacher or expert: text, markup, text, ... Calls if demonstrated and `learned`. False: no room."""
         if not (self.agent.demonstrates and learned):
             self.context.replied(ask, "plan" if role == "planner" else "action", "".join(pieces))
             return True

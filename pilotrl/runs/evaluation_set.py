@@ -116,6 +116,8 @@ def panel_of(setup: EvalSetup) -> Panel:
     """The evaluation set of a configuration: the same tasks in every run."""
     config, env, world = setup.config, name_of(setup.config.env), setup.env(setup.config.panel.split)
     tasks, agent = drawn(env, world.tasks, config.panel.tasks), as_dict(config.agent)
+    if agent["replies"] == "line":  # as of sets that were made before there were other forms
+        agent = {key: value for key, value in agent.items() if key != "replies"}
     settings = {key: value for key, value in as_dict(config.env).items() if key != NAME} | {"split": config.panel.split}
     contents, levels = _contents(json.dumps(settings), tasks)
     return Panel(
@@ -127,10 +129,10 @@ def panel_of(setup: EvalSetup) -> Panel:
         top_p=config.panel.top_p,
         protocol={
             "env": settings,
-            "agent": {
-                key: value for key, value in agent.items() if (key, value) != ("replies", "line")
-            },  # as before it
-            "prompts": prompts.load(prompt_set(config.model.prompts), agent["plans"], agent["shows"], agent["replies"]),
+            "agent": agent,
+            "prompts": prompts.load(
+                prompt_set(config.model.prompts), config.agent.plans, config.agent.shows, config.agent.replies
+            ),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": environments(config)} if is_mixture(config) else {}),
         },

@@ -145,7 +145,8 @@ def loading(config: Config, folder: RunFolder) -> str:
     models = [("model", "FOLDER")] if config.model.roles == "shared" else [(role, f"FOLDER/{role}") for role in ROLES]
     lines = [f"from {library} import {name}", "from transformers import AutoTokenizer", ""]
     lines += ['tokenizer = AutoTokenizer.from_pretrained("FOLDER")']
-    lines += [f'{variable} = {name}.from_pretrained("{place}")' for variable, place in models]
+    dtype = config.model.dtype if adapts(folder) else "float32"  # whatever it is stored in
+    lines += [f'{variable} = {name}.from_pretrained("{place}", dtype="{dtype}")' for variable, place in models]
     return "\n".join(lines) + "\n"
 
 

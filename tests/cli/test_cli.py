@@ -475,7 +475,8 @@ def test_an_evaluation_has_the_configuration_of_the_run_with_what_is_changed(run
     shutil.copytree(PACKAGE / "models" / "weights" / "nano", "here/policy")
     ((config, folder),) = evaluated(["checkpoint=here", "panel.tasks=5", "env.seed=2"])
     assert (config.agent.name, config.seed, config.panel.tasks) == ("react", 3, 5)
-    assert dict(config.env) == {"_target_": "pilotrl.envs.toy.ToyEnv", "split": "train", "max_turns": 9, "seed": 2}
+    own = {"_target_": "pilotrl.envs.toy.ToyEnv", "split": "train", "max_turns": 9, "seed": 2}
+    assert dict(config.env) == own | {"_name_": "toy"}
     assert folder.path == Path("here")
     ((config, _),) = evaluated(["env.max_turns=3", "checkpoint=here", "env=toy"])
     assert (config.env.max_turns, config.env.seed) == (3, 0)

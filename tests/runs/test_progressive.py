@@ -167,7 +167,14 @@ def test_evaluations_of_a_parent_of_another_revision_are_not_reused(whole: Path,
 
 def test_a_chain_from_scratch_keeps_its_initial_model(play: Play, tmp_path: Path) -> None:
     """So that an evaluation of the chain uses it, and creates no other."""
-    words = [*SMALL, "train.steps=2", "model=scratch", "model.lora.rank=null", "model.scratch.layers=1"]
+    words = [
+        *SMALL,
+        "train.steps=2",
+        "model=scratch",
+        "model.lora.rank=null",
+        "model.scratch.layers=1",
+        "model.scratch.copying=0",
+    ]
     folder = tmp_path / "chain"
     play(folder, *words, "model.scratch.vocabulary=512", f"hydra.run.dir={folder}")
     assert (folder / "scratch").resolve() == (folder / ORDER[0] / "scratch").resolve()
