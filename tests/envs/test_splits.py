@@ -62,7 +62,10 @@ def test_no_two_splits_share_a_transcript_where_that_takes_minutes(name: str) ->
 
 @pytest.mark.parametrize("name", [name for name in WORLDS if name != "wordle"])
 def test_no_two_splits_share_a_first_observation(name: str) -> None:
-    assert not shared(name, ["first"], QUICK.get(name))
+    alike = (
+        {("train", "dev")} if name == "iqa" else set[tuple[str, str]]()
+    )  # views of different kitchens, as its page says
+    assert {*shared(name, ["first"], QUICK.get(name))} <= alike
 
 
 def test_no_two_splits_of_textcraft_share_what_the_expert_does() -> None:
