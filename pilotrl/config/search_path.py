@@ -37,7 +37,8 @@ def find(group: str, name: str) -> Path | None:
 
 
 def settings(group: str, name: str) -> dict[str, Any]:
-    """What the file of `group=name` says, over what the files of its `defaults` say: of its own group or of groups below it.
+    """What the file of `group=name` says, over what the files of its `defaults` say: of its own group or of groups below it,
+    but not what they place elsewhere (`rule@members.rule`).
 
     Raises UserError for an option without a file."""
     if (path := find(group, name)) is None:
@@ -47,7 +48,7 @@ def settings(group: str, name: str) -> dict[str, Any]:
     for choice in held.pop("defaults", []):
         if isinstance(choice, dict):
             below += [settings(f"{group}/{sub}", option) for sub, option in choice.items()]
-        elif choice != "_self_":
+        elif choice != "_self_" and "@" not in choice:
             below.append(settings(group, choice))
     return {key: value for one in (*below, held) for key, value in one.items()}
 
