@@ -46,15 +46,15 @@ def test_another_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     [
         (
             ["engine.memory_gb=0.001"],
-            "engine.memory_gb=0.001: holds no context of model.max_length=1024; give at least 0.0024",
+            "engine.memory_gb=0.001: holds no context of model.max_length=4096; give at least 0.0087",
         ),
         (["engine.memory_gb=0"], "engine.memory_gb=0: must be above 0"),
         (["engine.memory_gb=-1"], "engine.memory_gb=-1: must be above 0"),
         (["engine.memory_gb=nan"], "engine.memory_gb=nan: must be"),
         (["engine.memory_gb=null"], "engine.memory_gb=null: pilotrl.engine.vllm.VllmEngine needs a value"),
         (["model.lora.rank=513"], "model.lora.rank=513: must be at most"),
-        (["engine.max_length=512"], "engine.max_length=512: must be model.max_length=1024"),
-        (["model.max_length=2048"], "model.max_length=2048: must be at most 1024, the model's own, with engine=vllm"),
+        (["engine.max_length=512"], "engine.max_length=512: must be model.max_length=4096"),
+        (["model.max_length=8192"], "model.max_length=8192: must be at most 4096, the model's own, with engine=vllm"),
         (["model.roles=isolated", "model.lora.rank=null"], "engine=vllm: serves one model"),
         (["engine.folder=x"], "engine.folder"),
     ],
