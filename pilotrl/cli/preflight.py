@@ -188,9 +188,9 @@ def check_engine(config: Config) -> None:
     from pilotrl.models import from_scratch, model_info
 
     if model.scratch is not None and config.parent is None:
-        own = cast(dict[str, Any], plain(model.scratch))
-        sizes = {key: value for key, value in own.items() if key not in from_scratch.NOT_SIZES}
-        about = from_scratch.architecture(**sizes, positions=model.max_length)
+        about = from_scratch.architecture(
+            **from_scratch.sizes(cast(dict[str, Any], plain(model.scratch)), model.max_length)
+        )
     else:
         about = model_info.config_of(str(Path(config.parent) / "policy") if config.parent else model.path)
     more = {"dtype": model.dtype, "lora_rank": model.lora.rank, "roles": model.roles, "max_length": model.max_length}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ def texts(env: Env, tasks: int) -> Iterator[str]:
             text, _, terminated, truncated, _ = env.step(action)
             over = terminated or truncated
         yield text
+
+
+def sizes(scratch: Mapping[str, Any], positions: int) -> dict[str, int]:
+    """The arguments of `architecture`, from what `model.scratch` says and the longest context."""
+    return {key: value for key, value in scratch.items() if key not in NOT_SIZES} | {"positions": positions}
 
 
 def architecture(

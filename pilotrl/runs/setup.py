@@ -259,8 +259,7 @@ def model_path(config: Config, folder: Path) -> str:
 
 def sizes(config: Config) -> dict[str, int]:
     """Sizes of a model from scratch, as `architecture` takes them."""
-    own = {name: size for name, size in as_dict(config.model.scratch).items() if name not in from_scratch.NOT_SIZES}
-    return own | {"positions": config.model.max_length}
+    return from_scratch.sizes(as_dict(config.model.scratch), config.model.max_length)
 
 
 def memory(config: Config) -> Memory:

@@ -50,4 +50,5 @@ def test_a_thought_follows_from_what_was_seen_and_changes_with_it(name: str) -> 
         if seen[:-2] == before[0] and seen[-1] not in seen[:-1]:  # the next turn of an episode shows what was new
             changed.append(thought != before[1])
         before = seen, thought
-    assert sum(changed) >= 0.4 * len(changed) > 10  # on a long walk through a kitchen nothing new is seen for a while
+    least = 0.4 if name == "iqa" else 0.5  # on a long walk through a kitchen nothing new is seen for a while
+    assert sum(changed) >= least * len(changed) > 10
