@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from pilotrl.envs import tools as protocol
+from pilotrl.types import NotUnderstood
 
 LARGEST = 10**9
 """Whole numbers of more than so much are refused."""
@@ -75,7 +77,7 @@ def written(call: Call, form: str) -> str:
     if form == "line":
         return f"{call.tool}[{', '.join(map(str, call.arguments))}]"
     arguments = dict(zip(TOOLS[call.tool].takes, call.arguments, strict=True))
-    return json.dumps({"name": call.tool, "arguments": arguments})
+    return protocol.written([protocol.ToolCall(call.tool, arguments)])
 
 
 def signature(name: str, form: str) -> str:
@@ -92,37 +94,27 @@ def calls(action: str, offered: Sequence[str]) -> list[Call]:
         if len(given) != len(takes):
             raise NoCall(f"Error: it is {signature(name, 'line')}.")
         return [_checked(name, dict(zip(takes, given, strict=True)))]
+    if not action.startswith(("{", "[")):
+        raise NoCall(f"Error: no call of a tool; such as {signature(offered[0], 'line')}.")
     try:
-        held = json.loads(action)
-    except (ValueError, RecursionError):
-        raise NoCall(f"Error: no call of a tool; such as {signature(offered[0], 'line')}.") from None
-    found = [_of_json(one, offered) for one in (held if isinstance(held, list) else [held])]
-    if not found:
-        raise NoCall("Error: there is no call.")
-    return found
+        asked = protocol.calls(action, [schema(name) for name in offered])
+    except NotUnderstood as error:
+        raise NoCall(f"Error: {error}.") from None
+    return [_checked(call.name, call.arguments) for call in asked]
 
 
-def _of_json(held: Any, offered: Sequence[str]) -> Call:
-    if not (isinstance(held, dict) and held.keys() == {"name", "arguments"} and isinstance(held["arguments"], dict)):
-        raise NoCall('Error: a call is {"name": ..., "arguments": {...}}.')
-    name, arguments = _offered(held["name"], offered), held["arguments"]
-    if arguments.keys() != TOOLS[name].takes.keys():
-        raise NoCall(f"Error: it is {signature(name, 'json')}.")
-    return _checked(name, arguments)
-
-
-def _offered(name: Any, offered: Sequence[str]) -> str:
+def _offered(name: str, offered: Sequence[str]) -> str:
     if name not in offered:
-        raise NoCall(f"Error: there is no tool {str(name)[:20]}; there are {', '.join(offered)}.")
-    return str(name)
+        raise NoCall(f"Error: there is no tool {name[:20]}; there are {', '.join(offered)}.")
+    return name
 
 
 def _checked(name: str, given: Mapping[str, Any]) -> Call:
-    """A call with arguments of the right types; numbers may come as text. Raises NoCall."""
+    """A call with arguments of the right types; numbers of a line are text. Raises NoCall."""
     arguments = list[int | str]()
     for key, kind in TOOLS[name].takes.items():
         value = given[key]
-        if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        if not str(value).strip():
             raise NoCall(f"Error: {name}: {key} is missing.")
         if kind == "integer" and not (re.fullmatch(r"-?[0-9]{1,10}", str(value)) and abs(int(value)) <= LARGEST):
             raise NoCall(f"Error: {name}: {key} is a whole number, such as 12.")
