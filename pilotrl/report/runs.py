@@ -21,7 +21,7 @@ from pilotrl.cli.renamed import METRICS, translated
 from pilotrl.cli.stored_config import began_in, plain_config
 from pilotrl.cli.validate import flat
 from pilotrl.store.reading import read_json, read_lines, read_yaml
-from pilotrl.store.records import read_episodes
+from pilotrl.store.records import levels_of, read_episodes
 from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Episode, Task, UserError
@@ -137,9 +137,7 @@ def read(name: str, folder: RunFolder) -> Run:
             raise Refused(f"has a summary.json of schema {summary['schema']}, and schema {SCHEMA} is read here")
         before, after = _values(folder.episodes, summary)
         metrics, panel, learned = _metrics(folder, summary), _panel(folder, summary), _learned(folder, summary)
-        pairs = zip(panel.get("tasks", ()), panel.get("levels", ()), strict=False)
-        levels = {str(task): str(level) for task, level in pairs if level}
-        return Run(name, *configuration(folder), summary, metrics, panel, before, after, learned, levels)
+        return Run(name, *configuration(folder), summary, metrics, panel, before, after, learned, levels_of(panel))
     except UserError as error:
         raise Refused(f"is broken: {error}") from error
     except BROKEN as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -55,11 +54,9 @@ def averages(config: Config) -> dict[str, list[str]]:
 def in_the_start(config: Config) -> list[str]:
     """The held-out environments of a mixture in which a shipped model was trained before it was shipped."""
     held_out, seen = config.env.get("holds_out", ()), _started_in(config) or ()
-    return sorted(name for name, settings in _members(config) if name in held_out and envs.class_of(settings) in seen)
-
-
-def _members(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from environments(config).items() if is_mixture(config) else ()
+    return sorted(
+        name for name, settings in environments(config).items() if name in held_out and envs.class_of(settings) in seen
+    )
 
 
 def _started_in(config: Config) -> list[str] | None:

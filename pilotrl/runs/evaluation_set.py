@@ -26,6 +26,7 @@ from pilotrl.runs.describe import as_dict, env_name, environments, in_the_start,
 from pilotrl.runs.failures import check_played
 from pilotrl.runs.setup import EvalSetup
 from pilotrl.store.reading import read_json
+from pilotrl.store.records import levels_of
 from pilotrl.teacher import ExpertTeacher
 from pilotrl.training import ranks
 from pilotrl.types import Episode, Task, UserError, WorldError
@@ -104,12 +105,6 @@ class Panel:
         """The evaluation set as in summary.json."""
         name = f"{self.called}-{self.split}-{len(self.tasks)}x{self.samples}"
         return {"name": name, "sha256": self.sha256, "tasks": len(self.tasks), "samples_per_task": self.samples}
-
-
-def levels_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """The level of each task that has one, in what a panel.json holds; nothing of an older one."""
-    pairs = zip(record["tasks"], record.get("levels", ()), strict=False)
-    return {task: called for task, called in pairs if called}
 
 
 def panel_of(setup: EvalSetup) -> Panel:

@@ -27,9 +27,10 @@ from pilotrl.config.schema import Config
 from pilotrl.runs import run as single
 from pilotrl.runs.describe import averages, identity
 from pilotrl.runs.evaluation_cache import recalled
-from pilotrl.runs.evaluation_set import compared, levels_of
+from pilotrl.runs.evaluation_set import compared
 from pilotrl.runs.step_metrics import run_info
 from pilotrl.store.reading import read_bytes, read_json, read_lines
+from pilotrl.store.records import levels_of
 from pilotrl.store.run_folder import RunFolder, write_whole
 from pilotrl.tracking.tracker import Tracker
 

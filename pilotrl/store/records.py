@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,12 @@ from pilotrl.types import Call, Episode, PlanScores, Task, Turn, WrittenPlan
 
 TOKENS = 10**6
 """Of a prompt or a reply, at most."""
+
+
+def levels_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """The level of each task that has one, in what a panel.json holds; nothing of an older one."""
+    pairs = zip(record.get("tasks", ()), record.get("levels", ()), strict=False)
+    return {str(task): str(level) for task, level in pairs if level}
 
 
 def to_record(episode: Episode, phase: str, step: int, discarded: bool = False) -> dict[str, Any]:
