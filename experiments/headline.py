@@ -1,114 +1,207 @@
-"""The numbers of README: python experiments/headline.py FOLDER [WORD ...]
+"""The numbers of README: python experiments/headline.py FOLDER WORLD ... [KEY=VALUE ...]
 
-Trains `stage=adherence` in every environment from the shipped model, three seeds and three controls of the same seeds, measures
-each run on `test` and on `unseen`, and writes headline.md into FOLDER. What is there already is not run again. Nothing is chosen
-by what it says: that happens on `dev`. Further words, such as panel.tasks=8, are given to every run.
+In each world one sweep of `stage=adherence` from the shipped model: three seeds, and three controls of the same seeds, whose
+rewards are permuted in each group. What the start and each run's end solve is measured on `test` (by the run itself), on
+`unseen`, and on `test` with two more turns. The runs lie in FOLDER, and what is there already is not played again; what came out
+is written to experiments/headline/WORLD.json, and the table of all worlds to experiments/headline/README.md. Nothing is chosen by
+what it says: that happens on `dev`. Keys and values, such as panel.tasks=8, are given to every run.
 """
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-from pilotrl.analysis.contrasts import Contrast, gain
-from pilotrl.analysis.statistics import MEASURES, per_task
-from pilotrl.runs.describe import git_revision
-from pilotrl.store.records import read_episodes
-from pilotrl.types import Task
+from omegaconf import OmegaConf
+
+from pilotrl.analysis.contrasts import Contrast, Values, gain, holm
+from pilotrl.analysis.statistics import CONFIDENCE, MEASURES, per_task
+from pilotrl.cli.evaluation_request import evaluated
+from pilotrl.runs.evaluation_set import followed_by_rule, measure, panel_of
+from pilotrl.runs.setup import TrainSetup, silence_libraries
+from pilotrl.store.records import read_episodes, to_record
+from pilotrl.store.run_folder import write_whole
+from pilotrl.types import Episode, Task
 
 WORLDS = ("webshop", "alfworld", "iqa", "textcraft", "wordle", "babyai", "maze")
 SEEDS = (0, 1, 2)
-ARMS = {"trained": "false", "control": "true"}
-"""Values of train.shuffle_rewards."""
+ARMS = ("trained", "control")
+"""In the order of train.shuffle_rewards=false,true."""
 PLANS = ("teacher's", "own")
-Values = dict[Task, float]
+TURNS = "two more turns"
+GREEDY = "trained, greedy"
+ELSEWHERE = {"unseen": ["panel.split=unseen", "panel.greedy=false"], TURNS: ["panel.greedy=false"]}
+"""Where each end is measured again, beside `test`; with more turns without the controls."""
 
 
-def run(place: Path, world: str, seed: int, arm: str, words: Sequence[str]) -> None:
-    """A run and its evaluation on unseen tasks, one core each."""
-    folder = place / world / f"{arm}-{seed}"
-    if not (folder / "summary.json").exists():
-        shuffled = f"train.shuffle_rewards={ARMS[arm]}"
-        _pilotrl("", "stage=adherence", f"env={world}", f"seed={seed}", shuffled, f"hydra.run.dir={folder}", *words)
-    if not unseen(folder):
-        _pilotrl(".evaluate", f"checkpoint={folder}", "panel.split=unseen", f"root={folder}/unseen")
+def job(place: Path, world: str, arm: str, seed: int) -> Path:
+    return place / world / str(SEEDS.index(seed) * len(ARMS) + ARMS.index(arm))
 
 
-def _pilotrl(command: str, *words: str) -> None:
-    line = [sys.executable, "-m", f"pilotrl{command}", *words, "trainer.threads=1"]
-    print(*line[1:], flush=True)
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+def play(place: Path, world: str, words: Sequence[str]) -> None:
+    """All that is played in one world, on one core."""
+    silence_libraries()
+    line = [sys.executable, "-m", "pilotrl", "-m", "stage=adherence", f"env={world}", *words, "trainer.threads=1"]
+    line += [f"seed={','.join(map(str, SEEDS))}", "train.shuffle_rewards=false,true"]
+    line += [f"hydra.sweep.dir={place / world}"]
+    jobs = [job(place, world, arm, seed) for seed, arm in product(SEEDS, ARMS)]
+    if not all((folder / "summary.json").exists() for folder in jobs):
+        with open(place / f"{world}.log", "a", encoding="utf-8") as log:
+            subprocess.run(line, check=True, stdout=log, stderr=log)
+    for where, changed in ELSEWHERE.items():
+        more = [f"env.max_turns={_limit(jobs[0]) + 2}"] if where == TURNS else []
+        for folder in (None, *(jobs[:: len(ARMS)] if more else jobs)):
+            _measure(jobs[0], folder, [*changed, *more], elsewhere(place, world, where, folder))
 
 
-def unseen(folder: Path) -> Path | None:
-    """Episodes of the evaluation on unseen tasks, if it is done."""
-    return next((path.with_name("episodes.jsonl") for path in (folder / "unseen").glob("*/*/evaluation.json")), None)
+def _limit(folder: Path) -> int:
+    """Turns that an episode of a run has at most."""
+    config, _ = evaluated([f"checkpoint={folder}"])[0]
+    limit = TrainSetup.of(config, folder).env("test").max_turns
+    assert limit is not None
+    return limit
+
+
+def elsewhere(place: Path, world: str, name: str, folder: Path | None) -> Path:
+    return place / world / name / f"{folder.name if folder else 'start'}.jsonl"
+
+
+def _measure(run: Path, folder: Path | None, words: Sequence[str], out: Path) -> None:
+    """What a run's end solves, or, without a folder, what all began with."""
+    if out.exists():
+        return
+    config, _ = evaluated([f"checkpoint={run}", *words])[0]
+    setup = TrainSetup.of(OmegaConf.merge(config, {"parent": folder and str(folder)}), run)  # type: ignore[arg-type]
+    panel = panel_of(setup)
+    with closing(setup.engine):
+        found = measure(setup, panel, {}, lambda *_: None)
+    lines = [json.dumps(to_record(one, protocol, 0)) for protocol, played in found.items() for one in played]
+    out.parent.mkdir(exist_ok=True)
+    write_whole(out, "\n".join(lines) + "\n")
+    if folder is None:
+        write_whole(out.with_name("rule.json"), json.dumps(followed_by_rule(setup, panel)))
 
 
 @cache
-def played(episodes: Path) -> dict[str, Values]:
+def success(path: Path) -> dict[str, dict[Task, float]]:
     """Success of each task, by phase such as `before/own plans, sampled`."""
-    found: dict[str, list[object]] = {}
-    for phase, episode in read_episodes(episodes, lambda line: not line.startswith('{"phase": "train"')):
+    found: dict[str, list[Episode]] = {}
+    for phase, episode in read_episodes(path, lambda line: not line.startswith('{"phase": "train"')):
         found.setdefault(phase, []).append(episode)
-    return {phase: per_task(of, MEASURES["success"]) for phase, of in found.items()}  # type: ignore[arg-type]
+    return {phase: per_task(of, MEASURES["success"]) for phase, of in found.items()}
 
 
-def rows(place: Path) -> Iterator[list[str]]:
-    for world, plans, split in product(WORLDS, PLANS, ("test", "unseen")):
-        found = {arm: [_episodes(place / world / f"{arm}-{seed}", split) for seed in SEEDS] for arm in ARMS}
-        phase = f"{plans} plans, sampled"
-        before = [played(path)[f"before/{phase}"] for path in found["trained"]]
-        after = {arm: [played(path)[f"after/{phase}"] for path in paths] for arm, paths in found.items()}
-        greedy = [
-            played(path)[f"{when}/{plans} plans, greedy"] for when in ("before", "after") for path in found["trained"]
-        ]
-        start = sum(before[0].values()) / len(before[0])
-        changes = [gain(before, after["trained"]), gain(before, after["control"])]
-        yield [
-            world,
-            f"{plans} plans",
-            split,
-            f"{100 * start:.1f} %",
-            *map(_told, changes),
-            _told(gain(greedy[: len(SEEDS)], greedy[len(SEEDS) :])),
-        ]
+def sides(place: Path, world: str, arm: str, where: str, protocol: str) -> tuple[Values, Values]:
+    """Before and after, for each seed, of a protocol such as `own plans, sampled`."""
+    folders = [job(place, world, arm, seed) for seed in SEEDS]
+    if where == "test":
+        runs = [success(folder / "episodes.jsonl") for folder in folders]
+        return [run[f"before/{protocol}"] for run in runs], [run[f"after/{protocol}"] for run in runs]
+    start = success(elsewhere(place, world, where, None))[protocol]
+    return [start] * len(SEEDS), [success(elsewhere(place, world, where, folder))[protocol] for folder in folders]
 
 
-def _episodes(folder: Path, split: str) -> Path:
-    path = folder / "episodes.jsonl" if split == "test" else unseen(folder)
-    assert path is not None, folder
-    return path
+def found_in(place: Path, world: str, words: Sequence[str]) -> dict[str, Any]:
+    """What came out in one world: success before, and its changes, by plans and where."""
+    rows = []
+    for plans, where in product(PLANS, ("test", *ELSEWHERE)):
+        asked = {"trained": ("trained", "sampled"), "control": ("control", "sampled"), GREEDY: ("trained", "greedy")}
+        played = {"unseen": ("trained", "control"), TURNS: ("trained",)}.get(where, tuple(asked))
+        row: dict[str, Any] = {"plans": plans, "where": where}
+        for kind in played:
+            before, after = sides(place, world, asked[kind][0], where, f"{plans} plans, {asked[kind][1]}")
+            row.setdefault("before", sum(before[0].values()) / len(before[0]))
+            row[kind] = _change(gain(before, after))
+        rows.append(row | {"rule": _rule(place, world, where) if plans == "teacher's" else None})
+    first = json.loads((job(place, world, "trained", SEEDS[0]) / "summary.json").read_text(encoding="utf-8"))
+    known = {key: first[key] for key in ("git_revision", "seconds")}
+    return {"world": world, **known, "words": list(words), "rows": rows}
 
 
-def _told(change: Contrast) -> str:
-    """The mean over seeds, with its interval over tasks and seeds."""
-    interval = change.over_seeds or change.over_tasks
-    low, high = interval["low"], interval["high"]
-    assert low is not None
-    assert high is not None
-    return f"{100 * (change.over_tasks['mean'] or 0):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+def _change(found: Contrast) -> dict[str, float | None]:
+    """The mean over seeds, and its interval over tasks and seeds."""
+    interval = found.over_seeds or found.over_tasks
+    return {"mean": found.over_tasks["mean"], "low": interval["low"], "high": interval["high"], "p": found.p}
 
 
-HEAD = ("environment", "", "split", "before", "trained", "control", "trained, greedy")
+def _rule(place: Path, world: str, where: str) -> float | None:
+    """Success of a rule that sees the teacher's step in force alone."""
+    if where == "test":
+        summary = job(place, world, "trained", SEEDS[0]) / "summary.json"
+        found = json.loads(summary.read_text(encoding="utf-8"))["rule"]
+    else:
+        found = json.loads((place / world / where / "rule.json").read_text(encoding="utf-8"))
+    return found and found["success"]  # type: ignore[no-any-return]
 
 
-def main(place: Path, words: Sequence[str]) -> None:
-    with ThreadPoolExecutor(2) as pool:  # one for each of two cores
-        jobs = [pool.submit(run, place, *job, words) for job in product(WORLDS, SEEDS, ARMS)]
-        for job in jobs:
-            job.result()
-    lines = [HEAD, ["---"] * len(HEAD), *rows(place)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    told = f"Success, and its change in percentage points with 95 % intervals over tasks and seeds {SEEDS}."
-    (place / "headline.md").write_text(f"{told} Revision {git_revision()}.\n\n{table}\n", encoding="utf-8")
-    print(table)
+HEAD = ("environment", "plans", "where", "before", "trained", "control", GREEDY, "a rule")
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """All worlds side by side; * where a change holds after Holm's correction for all of them."""
+    kinds = ("trained", "control", GREEDY)
+    changes = [row[kind] for result in results for row in result["rows"] for kind in kinds if kind in row]
+    for change, p in zip(changes, holm([change["p"] for change in changes]), strict=True):
+        change["holds"] = p < 1 - CONFIDENCE
+    lines = [list(HEAD), ["---"] * len(HEAD)]
+    for result in results:
+        for row in result["rows"]:
+            told = [_told(row[kind]) if kind in row else "" for kind in kinds]
+            rule = "" if row["rule"] is None else f"{100 * row['rule']:.1f} %"
+            lines.append([result["world"], row["plans"], row["where"], f"{100 * row['before']:.1f} %", *told, rule])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _told(change: dict[str, Any]) -> str:
+    mean, low, high = (100 * change[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.1f} ({low:.1f} to {high:.1f}){' *' * change['holds']}"
+
+
+def page(results: Sequence[dict[str, Any]]) -> str:
+    told = f"""# The default runs
+
+Made by `python experiments/headline.py`, whose first lines say what was run and where it was measured. Success before training
+of the shipped model, and its change in percentage points: the mean over seeds {", ".join(map(str, SEEDS))} with 95 % intervals
+over tasks and seeds; * where it holds after Holm's correction for all changes of the table. *Control*: the same runs with rewards
+permuted in each group. *Greedy*: each task once, without sampling. *A rule*: a few lines that see the teacher's current step and
+what is listed, and no model."""
+    made = [
+        f"* {result['world']}: revision {result['git_revision']}, {result['seconds']:.0f} seconds for seed 0 (loading and"
+        f" evaluation included){', ' + ' '.join(result['words']) if result['words'] else ''}"
+        for result in results
+    ]
+    return "\n".join([told, "", table(results), "", *made, ""])
+
+
+def main(place: Path, worlds: Sequence[str], words: Sequence[str]) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    place, out = place.resolve(), Path(__file__).with_suffix("")
+    for folder in (place, out):
+        folder.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:  # one for each of two cores
+        for world, done in [(world, pool.submit(play, place, world, words)) for world in worlds]:
+            done.result()
+            write_whole(out / f"{world}.json", json.dumps(found_in(place, world, words), indent=1) + "\n")
+    files = [file for world in WORLDS if (file := out / f"{world}.json").exists()]
+    text = page([json.loads(file.read_text(encoding="utf-8")) for file in files])
+    write_whole(out / "README.md", text)
+    print(text)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    given = sys.argv[2:]
+    main(
+        Path(sys.argv[1]),
+        [word for word in given if "=" not in word] or WORLDS,
+        [word for word in given if "=" in word],
+    )

@@ -57,15 +57,16 @@ WORDINGS = ("exact", "loose")
 @dataclass(frozen=True)
 class ExpertTeacher:
     """The teacher that is the environment's scripted expert. `wording` of its steps: exact, from which the action follows by
-    their words; or loose, which say what to achieve, so that the action follows with what was seen.
+    their words; loose, which say what to achieve, so that the action follows with what was seen; or None, loose where the
+    expert writes such steps and exact elsewhere, and exact in what other plans are compared with (`reference`).
 
     Raises UserError for another wording."""
 
-    wording: str
+    wording: str | None
 
     def __post_init__(self) -> None:
-        if self.wording not in WORDINGS:
-            raise UserError(f"wording={self.wording}: must be one of {', '.join(WORDINGS)}")
+        if self.wording not in (None, *WORDINGS):
+            raise UserError(f"wording={self.wording}: must be one of {', '.join(WORDINGS)}, or null")
 
     def plan(self, env: Env, episode: Episode, plan: Plan) -> Plan:
         """The expert's steps. Raises UserError if the environment ships no expert, or none that words them so."""
@@ -76,7 +77,7 @@ class ExpertTeacher:
     def steps(self, env: Env) -> Plan:
         """The expert's steps; none if the environment ships no expert. Raises UserError if it does not word them so."""
         expert = env.expert
-        if expert is None or self.wording == "exact":
+        if expert is None or self.wording == "exact" or (self.wording is None and not isinstance(expert, LooseExpert)):
             return tuple(expert.plan()) if expert else ()
         if not isinstance(expert, LooseExpert):
             what = f"{type(expert).__name__} has no method loose()"
@@ -88,8 +89,8 @@ EXACT, LOOSE = ExpertTeacher("exact"), ExpertTeacher("loose")
 
 
 def reference(teacher: Teacher, env: Env) -> Plan:
-    """What the environment's expert would plan, worded as by this teacher if it is the expert; empty without an expert."""
-    return (teacher if isinstance(teacher, ExpertTeacher) else EXACT).steps(env)
+    """What the environment's expert would plan, worded as this teacher says if it is the expert and says it; empty without one."""
+    return (teacher if isinstance(teacher, ExpertTeacher) and teacher.wording else EXACT).steps(env)
 
 
 def meant(teacher: Teacher, env: Env) -> Plan:

@@ -118,7 +118,7 @@ def test_a_planted_plan_is_graded_as_it_stands() -> None:
 
 
 def test_another_wording_and_an_expert_without_it_are_refused(toy: ToyEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^wording=vague: must be one of exact, loose$"):
+    with pytest.raises(UserError, match=r"^wording=vague: must be one of exact, loose, or null$"):
         ExpertTeacher("vague")
     toy.reset()
     monkeypatch.setattr(ToyEnv, "expert", Terse())
@@ -126,3 +126,14 @@ def test_another_wording_and_an_expert_without_it_are_refused(toy: ToyEnv, monke
     assert EXACT.plan(toy, episode, ())
     with pytest.raises(UserError, match=r"^teacher.wording=loose: Terse has no method loose\(\); write one, or set"):
         LOOSE.plan(toy, episode, ())
+
+
+def test_by_default_steps_are_loose_where_the_expert_writes_such_and_references_exact(
+    toy: ToyEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default, task = ExpertTeacher(None), Task("toy", toy.tasks[0], "train", 0)
+    toy.reset(options={"task": toy.tasks[0]})
+    assert default.plan(toy, Episode(task, 0, 0, ""), ()) == LOOSE.steps(toy) != EXACT.steps(toy)
+    assert reference(default, toy) == meant(default, toy) == EXACT.steps(toy)
+    monkeypatch.setattr(ToyEnv, "expert", Terse())
+    assert default.steps(toy) == EXACT.steps(toy)
