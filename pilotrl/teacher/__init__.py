@@ -89,7 +89,7 @@ EXACT, LOOSE = ExpertTeacher("exact"), ExpertTeacher("loose")
 
 
 def reference(teacher: Teacher, env: Env) -> Plan:
-    """What the environment's expert would plan, worded as this teacher says if it is the expert and says it; empty without one."""
+    """What the environment's expert would plan, worded as this teacher is told to if it is that expert; empty without one."""
     return (teacher if isinstance(teacher, ExpertTeacher) and teacher.wording else EXACT).steps(env)
 
 
