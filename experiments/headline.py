@@ -1,10 +1,10 @@
-"""The numbers of README: python experiments/headline.py FOLDER WORLD ... [KEY=VALUE ...]
+"""The numbers of README: python experiments/headline.py FOLDER [WORLD ...] [seeds=0,1,2] [KEY=VALUE ...]
 
-In each world one sweep of `stage=adherence` from the shipped model: three seeds, and three controls of the same seeds, whose
-rewards are permuted in each group. What the start and each run's end solve is measured on `test` (by the run itself), on
-`unseen`, and on `test` with two more turns. The runs lie in FOLDER, and what is there already is not played again; what came out
-is written to experiments/headline/WORLD.json, and the table of all worlds to experiments/headline/README.md. Nothing is chosen by
-what it says: that happens on `dev`. Keys and values, such as panel.tasks=8, are given to every run.
+In each world and for each seed a sweep of two runs of `stage=adherence` from the shipped model: one, and its control, whose
+rewards are permuted in each group. What a start and an end solve is measured on `test` (by the run itself), on `unseen`, and, but
+for the controls, on `test` with two more turns. The runs lie in FOLDER, and what is there already is not played again. What each
+solved is written to experiments/headline/WORLD-SEED-ARM.json, and the table of all there are to experiments/headline/README.md.
+Nothing is chosen by what it says: that happens on `dev`. Keys and values, such as panel.tasks=8, are given to every run.
 """
 
 from __future__ import annotations
@@ -14,54 +14,64 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from pilotrl.analysis.contrasts import Contrast, Values, gain, holm
+from pilotrl.analysis.contrasts import Contrast, gain, holm
 from pilotrl.analysis.statistics import CONFIDENCE, MEASURES, per_task
 from pilotrl.cli.evaluation_request import evaluated
 from pilotrl.runs.evaluation_set import followed_by_rule, measure, panel_of
 from pilotrl.runs.setup import TrainSetup, silence_libraries
 from pilotrl.store.records import read_episodes, to_record
 from pilotrl.store.run_folder import write_whole
-from pilotrl.types import Episode, Task
+from pilotrl.types import Episode
 
+OUT = Path(__file__).with_suffix("")
 WORLDS = ("webshop", "alfworld", "iqa", "textcraft", "wordle", "babyai", "maze")
-SEEDS = (0, 1, 2)
 ARMS = ("trained", "control")
 """In the order of train.shuffle_rewards=false,true."""
 PLANS = ("teacher's", "own")
 TURNS = "two more turns"
-GREEDY = "trained, greedy"
 ELSEWHERE = {"unseen": ["panel.split=unseen", "panel.greedy=false"], TURNS: ["panel.greedy=false"]}
-"""Where each end is measured again, beside `test`; with more turns without the controls."""
+"""Where ends are measured again, beside `test`."""
+KINDS = {"trained": ("trained", "sampled"), "control": ("control", "sampled"), "trained, greedy": ("trained", "greedy")}
+"""Columns: of which arm, and how it was played."""
 
 
-def job(place: Path, world: str, arm: str, seed: int) -> Path:
-    return place / world / str(SEEDS.index(seed) * len(ARMS) + ARMS.index(arm))
-
-
-def play(place: Path, world: str, words: Sequence[str]) -> None:
-    """All that is played in one world, on one core."""
+def play(place: Path, world: str, seed: int, words: Sequence[str]) -> None:
+    """All that is played in one world with one seed, on one core."""
     silence_libraries()
+    sweep = place / f"{world}-{seed}"
     line = [sys.executable, "-m", "pilotrl", "-m", "stage=adherence", f"env={world}", *words, "trainer.threads=1"]
-    line += [f"seed={','.join(map(str, SEEDS))}", "train.shuffle_rewards=false,true"]
-    line += [f"hydra.sweep.dir={place / world}"]
-    jobs = [job(place, world, arm, seed) for seed, arm in product(SEEDS, ARMS)]
-    if not all((folder / "summary.json").exists() for folder in jobs):
-        with open(place / f"{world}.log", "a", encoding="utf-8") as log:
+    line += [f"seed={seed}", "train.shuffle_rewards=false,true", f"hydra.sweep.dir={sweep}"]
+    jobs = [sweep / str(number) for number in range(len(ARMS))]
+    if not all((job / "summary.json").exists() for job in jobs):
+        with open(place / f"{world}-{seed}.log", "a", encoding="utf-8") as log:
             subprocess.run(line, check=True, stdout=log, stderr=log)
-    for where, changed in ELSEWHERE.items():
-        more = [f"env.max_turns={_limit(jobs[0]) + 2}"] if where == TURNS else []
-        for folder in (None, *(jobs[:: len(ARMS)] if more else jobs)):
-            _measure(jobs[0], folder, [*changed, *more], elsewhere(place, world, where, folder))
+    for arm, job in zip(ARMS, jobs, strict=True):
+        summary = json.loads((job / "summary.json").read_text(encoding="utf-8"))
+        found = {"test": success(job / "episodes.jsonl")}
+        rules = {"test": summary["rule"]}
+        for where, changed in ELSEWHERE.items():
+            if arm == "control" and where == TURNS:
+                continue
+            more = [f"env.max_turns={_limit(job) + 2}"] if where == TURNS else []
+            paths = {"before": place / f"{world}-{where}" / "start.jsonl", "after": job / f"{where}.jsonl"}
+            for when, path in paths.items():
+                _measure(job, job if when == "after" else None, [*changed, *more], path)
+            found[where] = {
+                f"{when}/{name}": has for when, path in paths.items() for name, has in success(path).items()
+            }
+            rules[where] = json.loads(paths["before"].with_name("rule.json").read_text(encoding="utf-8"))
+        known = {key: summary[key] for key in ("git_revision", "seconds", "weights_sha256")}
+        record = {"world": world, "seed": seed, "arm": arm, "words": list(words), **known, "rules": rules}
+        write_whole(OUT / f"{world}-{seed}-{arm}.json", json.dumps(record | {"success": found}) + "\n")
 
 
 def _limit(folder: Path) -> int:
@@ -72,12 +82,8 @@ def _limit(folder: Path) -> int:
     return limit
 
 
-def elsewhere(place: Path, world: str, name: str, folder: Path | None) -> Path:
-    return place / world / name / f"{folder.name if folder else 'start'}.jsonl"
-
-
 def _measure(run: Path, folder: Path | None, words: Sequence[str], out: Path) -> None:
-    """What a run's end solves, or, without a folder, what all began with."""
+    """What a run's end solves, or, without a folder, what it began with."""
     if out.exists():
         return
     config, _ = evaluated([f"checkpoint={run}", *words])[0]
@@ -87,78 +93,67 @@ def _measure(run: Path, folder: Path | None, words: Sequence[str], out: Path) ->
         found = measure(setup, panel, {}, lambda *_: None)
     lines = [json.dumps(to_record(one, protocol, 0)) for protocol, played in found.items() for one in played]
     out.parent.mkdir(exist_ok=True)
-    write_whole(out, "\n".join(lines) + "\n")
     if folder is None:
         write_whole(out.with_name("rule.json"), json.dumps(followed_by_rule(setup, panel)))
+    write_whole(out, "\n".join(lines) + "\n")
 
 
-@cache
-def success(path: Path) -> dict[str, dict[Task, float]]:
-    """Success of each task, by phase such as `before/own plans, sampled`."""
+def success(path: Path) -> dict[str, list[float]]:
+    """Success of each task, in the order of their names, by phase such as `before/own plans, sampled`."""
     found: dict[str, list[Episode]] = {}
     for phase, episode in read_episodes(path, lambda line: not line.startswith('{"phase": "train"')):
         found.setdefault(phase, []).append(episode)
-    return {phase: per_task(of, MEASURES["success"]) for phase, of in found.items()}
+    solved = {phase: per_task(played, MEASURES["success"]) for phase, played in found.items()}
+    return {phase: [round(of[task], 4) for task in sorted(of, key=str)] for phase, of in solved.items()}
 
 
-def sides(place: Path, world: str, arm: str, where: str, protocol: str) -> tuple[Values, Values]:
-    """Before and after, for each seed, of a protocol such as `own plans, sampled`."""
-    folders = [job(place, world, arm, seed) for seed in SEEDS]
-    if where == "test":
-        runs = [success(folder / "episodes.jsonl") for folder in folders]
-        return [run[f"before/{protocol}"] for run in runs], [run[f"after/{protocol}"] for run in runs]
-    start = success(elsewhere(place, world, where, None))[protocol]
-    return [start] * len(SEEDS), [success(elsewhere(place, world, where, folder))[protocol] for folder in folders]
+Row = dict[str, Any]
 
 
-def found_in(place: Path, world: str, words: Sequence[str]) -> dict[str, Any]:
-    """What came out in one world: success before, and its changes, by plans and where."""
-    rows = []
-    for plans, where in product(PLANS, ("test", *ELSEWHERE)):
-        asked = {"trained": ("trained", "sampled"), "control": ("control", "sampled"), GREEDY: ("trained", "greedy")}
-        played = {"unseen": ("trained", "control"), TURNS: ("trained",)}.get(where, tuple(asked))
-        row: dict[str, Any] = {"plans": plans, "where": where}
-        for kind in played:
-            before, after = sides(place, world, asked[kind][0], where, f"{plans} plans, {asked[kind][1]}")
-            row.setdefault("before", sum(before[0].values()) / len(before[0]))
-            row[kind] = _change(gain(before, after))
-        rows.append(row | {"rule": _rule(place, world, where) if plans == "teacher's" else None})
-    first = json.loads((job(place, world, "trained", SEEDS[0]) / "summary.json").read_text(encoding="utf-8"))
-    known = {key: first[key] for key in ("git_revision", "seconds")}
-    return {"world": world, **known, "words": list(words), "rows": rows}
+def rows(records: Sequence[Row]) -> Iterator[Row]:
+    """What a line of the table says, by world, plans and where."""
+    for world, plans, where in product(WORLDS, PLANS, ("test", *ELSEWHERE)):
+        row: Row = {"world": world, "plans": plans, "where": where, "changes": {}}
+        for kind, (arm, how) in KINDS.items():
+            of = [one for one in records if (one["world"], one["arm"]) == (world, arm) and where in one["success"]]
+            before, after = (
+                [
+                    dict(enumerate(found))
+                    for one in of
+                    if (found := one["success"][where].get(f"{when}/{plans} plans, {how}"))
+                ]
+                for when in ("before", "after")
+            )
+            if before:
+                row["changes"][kind] = _change(gain(before, after))  # type: ignore[arg-type]
+            if before and kind == "trained":
+                row["before"] = sum(before[0].values()) / len(before[0])
+                row["rule"] = (of[0]["rules"][where] or {}).get("success") if plans == "teacher's" else None
+                row["seeds"] = [one["seed"] for one in of]
+        if row["changes"]:
+            yield row
 
 
 def _change(found: Contrast) -> dict[str, float | None]:
-    """The mean over seeds, and its interval over tasks and seeds."""
+    """The mean over seeds, and its interval over tasks and, where there are several, seeds."""
     interval = found.over_seeds or found.over_tasks
     return {"mean": found.over_tasks["mean"], "low": interval["low"], "high": interval["high"], "p": found.p}
 
 
-def _rule(place: Path, world: str, where: str) -> float | None:
-    """Success of a rule that sees the teacher's step in force alone."""
-    if where == "test":
-        summary = job(place, world, "trained", SEEDS[0]) / "summary.json"
-        found = json.loads(summary.read_text(encoding="utf-8"))["rule"]
-    else:
-        found = json.loads((place / world / where / "rule.json").read_text(encoding="utf-8"))
-    return found and found["success"]  # type: ignore[no-any-return]
+HEAD = ("environment", "plans", "where", "seeds", "before", *KINDS, "a rule")
 
 
-HEAD = ("environment", "plans", "where", "before", "trained", "control", GREEDY, "a rule")
-
-
-def table(results: Sequence[dict[str, Any]]) -> str:
+def table(found: Sequence[Row]) -> str:
     """All worlds side by side; * where a change holds after Holm's correction for all of them."""
-    kinds = ("trained", "control", GREEDY)
-    changes = [row[kind] for result in results for row in result["rows"] for kind in kinds if kind in row]
+    changes = [change for row in found for change in row["changes"].values()]
     for change, p in zip(changes, holm([change["p"] for change in changes]), strict=True):
         change["holds"] = p < 1 - CONFIDENCE
     lines = [list(HEAD), ["---"] * len(HEAD)]
-    for result in results:
-        for row in result["rows"]:
-            told = [_told(row[kind]) if kind in row else "" for kind in kinds]
-            rule = "" if row["rule"] is None else f"{100 * row['rule']:.1f} %"
-            lines.append([result["world"], row["plans"], row["where"], f"{100 * row['before']:.1f} %", *told, rule])
+    for row in found:
+        told = [_told(row["changes"][kind]) if kind in row["changes"] else "" for kind in KINDS]
+        rule = "" if row["rule"] is None else f"{100 * row['rule']:.1f} %"
+        seeds = ", ".join(map(str, row["seeds"]))
+        lines.append([row["world"], row["plans"], row["where"], seeds, f"{100 * row['before']:.1f} %", *told, rule])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -167,41 +162,40 @@ def _told(change: dict[str, Any]) -> str:
     return f"{mean:+.1f} ({low:.1f} to {high:.1f}){' *' * change['holds']}"
 
 
-def page(results: Sequence[dict[str, Any]]) -> str:
-    told = f"""# The default runs
+def page(records: Sequence[Row]) -> str:
+    told = """# The default runs
 
-Made by `python experiments/headline.py`, whose first lines say what was run and where it was measured. Success before training
-of the shipped model, and its change in percentage points: the mean over seeds {", ".join(map(str, SEEDS))} with 95 % intervals
-over tasks and seeds; * where it holds after Holm's correction for all changes of the table. *Control*: the same runs with rewards
-permuted in each group. *Greedy*: each task once, without sampling. *A rule*: a few lines that see the teacher's current step and
-what is listed, and no model."""
+Made by `python experiments/headline.py`, whose first lines say what is run and where it is measured. Success before training of
+the shipped model, and its change in percentage points: the mean over seeds with 95 % intervals over tasks and seeds, with one
+seed over tasks alone; * where it holds after Holm's correction for all changes of the table. *Control*: the same runs with
+rewards permuted in each group. *Greedy*: each task once, without sampling. *A rule*: a few lines that see the teacher's current
+step and what is listed, and no model."""
     made = [
-        f"* {result['world']}: revision {result['git_revision']}, {result['seconds']:.0f} seconds for seed 0 (loading and"
-        f" evaluation included){', ' + ' '.join(result['words']) if result['words'] else ''}"
-        for result in results
+        f"| {one['world']} | {one['seed']} | {one['arm']} | `{one['git_revision'][:7]}` | {one['seconds']:.0f} |"
+        f" {' '.join(one['words'])} | `{one['weights_sha256'][:12]}` |"
+        for one in records
     ]
-    return "\n".join([told, "", table(results), "", *made, ""])
+    head = ["| environment | seed | | revision | seconds, one core | | weights |", "|---|---|---|---|---|---|---|"]
+    return "\n".join([told, "", table(list(rows(records))), "", "The runs:", "", *head, *made, ""])
 
 
-def main(place: Path, worlds: Sequence[str], words: Sequence[str]) -> None:
+def main(place: Path, words: Sequence[str]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    place, out = place.resolve(), Path(__file__).with_suffix("")
-    for folder in (place, out):
+    worlds = [word for word in words if "=" not in word] or WORLDS
+    seeds = next((word.removeprefix("seeds=") for word in words if word.startswith("seeds=")), "0,1,2").split(",")
+    more = [word for word in words if "=" in word and not word.startswith("seeds=")]
+    for folder in (place, OUT):
         folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:  # one for each of two cores
-        for world, done in [(world, pool.submit(play, place, world, words)) for world in worlds]:
-            done.result()
-            write_whole(out / f"{world}.json", json.dumps(found_in(place, world, words), indent=1) + "\n")
-    files = [file for world in WORLDS if (file := out / f"{world}.json").exists()]
-    text = page([json.loads(file.read_text(encoding="utf-8")) for file in files])
-    write_whole(out / "README.md", text)
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")) as pool:
+        for job in [
+            pool.submit(play, place.resolve(), world, int(seed), more) for seed, world in product(seeds, worlds)
+        ]:
+            job.result()
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(OUT.glob("*.json"))]
+    text = page(sorted(records, key=lambda one: (WORLDS.index(one["world"]), one["seed"], ARMS.index(one["arm"]))))
+    write_whole(OUT / "README.md", text)
     print(text)
 
 
 if __name__ == "__main__":
-    given = sys.argv[2:]
-    main(
-        Path(sys.argv[1]),
-        [word for word in given if "=" not in word] or WORLDS,
-        [word for word in given if "=" in word],
-    )
+    main(Path(sys.argv[1]), sys.argv[2:])
