@@ -8,16 +8,15 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pilotrl import CONF, PACKAGE
-from pilotrl.cli import stage_chain, sweep_progress
-from pilotrl.cli.compose import DRY, composed_jobs, parse, trusted, typed
+from pilotrl.cli import sweep_progress
+from pilotrl.cli.compose import DRY, parse, trusted, typed
 from pilotrl.cli.exit_codes import refused
 from pilotrl.cli.preflight import ParsedCommand, as_it_was, prepare
 from pilotrl.cli.signals import at_once, obey
@@ -27,7 +26,6 @@ from pilotrl.cli.sweep import run_sweep
 from pilotrl.config import search_path, trust
 from pilotrl.config.schema import Config
 from pilotrl.rollout.child import follow
-from pilotrl.store.redact import without_secrets
 from pilotrl.store.run_folder import RUN, RunFolder
 from pilotrl.types import RunFailed, UserError
 
@@ -53,6 +51,8 @@ def answer(words: Sequence[str]) -> int:
     failures.clear()
     try:
         if DRY in words:
+            from pilotrl.runs.dry_run import dry_run
+
             dry_run([word for word in words if word != DRY])
             return 0
         if RUN in os.environ:  # another rank of a run that has begun
@@ -84,21 +84,6 @@ def execute(parsed: ParsedCommand) -> int:
     for reason in reasons.values():
         raise UserError(reason)
     return 0
-
-
-def dry_run(argv: Sequence[str]) -> None:
-    """Check a command line, and print what each of its runs would be and what memory it needs. Writes no run folder."""
-    parsed = prepare(argv)
-    if parsed.folder:
-        configs = [link.config for link in stage_chain.jobs_of(parsed.folder)] or [stored_config(parsed.folder)]
-    else:
-        jobs = composed_jobs(parse(argv))[0]
-        configs = [part.config for job in jobs for part in stage_chain.stage_jobs(job.config, job.hydra) or [job]]
-    from pilotrl.runs.setup import memory
-
-    for config in configs:
-        print(OmegaConf.to_yaml(without_secrets(OmegaConf.to_container(cast(DictConfig, config), resolve=True))))
-        print(memory(config))
 
 
 def job(config: DictConfig) -> str | None:

@@ -30,17 +30,9 @@ from pilotrl.models import model_info
 from pilotrl.models.kl import k3
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, adapted, learned
+from pilotrl.models.published import SHAPES, architecture
 from pilotrl.types import Request, UserError
 
-SHAPES: dict[str, tuple[str, int, int, int, int, int, int, bool]] = {
-    "tiny": ("llama", 256, 32, 64, 2, 2, 1, True),
-    "nano": ("llama", 2048, 128, 352, 4, 4, 2, True),
-    "smollm2-135m": ("llama", 49152, 576, 1536, 30, 9, 3, True),
-    "qwen2.5-0.5b": ("qwen2", 151936, 896, 4864, 24, 14, 2, True),
-    "qwen2.5-7b": ("qwen2", 152064, 3584, 18944, 28, 28, 4, False),
-}
-"""transformers' model type; vocabulary, width, inner width, layers, heads, heads of keys and values; whether the head is tied:
-from the published configurations."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = ("float32", "bfloat16")
 DECODED = 64
@@ -90,20 +82,7 @@ class Bench:
 
     @cached_property
     def config(self) -> Any:
-        from transformers import AutoConfig
-
-        kind, vocabulary, width, inner, layers, heads, kv_heads, tied = SHAPES[self.options.shape]
-        return AutoConfig.for_model(
-            kind,
-            vocab_size=vocabulary,
-            hidden_size=width,
-            intermediate_size=inner,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            tie_word_embeddings=tied,
-            max_position_embeddings=2 * self.options.length + DECODED,
-        )
+        return architecture(self.options.shape, 2 * self.options.length + DECODED)
 
     @cached_property
     def policy(self) -> Policy:

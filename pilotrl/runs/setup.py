@@ -262,13 +262,16 @@ def sizes(config: Config) -> dict[str, int]:
     return from_scratch.sizes(as_dict(config.model.scratch), config.model.max_length)
 
 
-def memory(config: Config) -> Memory:
-    """Upper estimate of the memory that a run needs on each device, before anything is loaded."""
+def memory(config: Config, about: Any = None) -> Memory:
+    """Upper estimate of the memory that a run needs on each device, before anything is loaded.
+
+    about: transformers' configuration of the model, where its own is not to be had."""
     trainer, copied = config.trainer, as_dict(config.engine).get("memory_gb")
     model, fresh = config.model, config.model.scratch is not None and config.parent is None
     length = model.max_length
     return model_info.memory(
-        from_scratch.architecture(**sizes(config)) if fresh else model_info.config_of(model_path(config, Path())),
+        about
+        or (from_scratch.architecture(**sizes(config)) if fresh else model_info.config_of(model_path(config, Path()))),
         model.dtype,
         model.gradient_checkpointing,
         **as_dict(model.lora),

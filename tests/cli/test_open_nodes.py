@@ -124,7 +124,7 @@ def test_a_run_with_things_of_ones_own_goes_on_with_the_folder_named_again(
     made = RunFolder(folder / "run")
     made.config.parent.mkdir(parents=True)
     assert main(["-cd", str(folder), *words, "--dry-run"]) == 0
-    made.config.write_text(capsys.readouterr().out.rpartition("\nmemory")[0])
+    made.config.write_text(capsys.readouterr().out.rpartition("\nstarts")[0])
     assert main(["-cd", str(folder), f"resume={made}", "train.steps=3"]) == 2
     assert "train.steps=3: resume= goes on with the run's own configuration" in capsys.readouterr().err
 
