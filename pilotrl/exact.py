@@ -47,8 +47,10 @@ def credit(word: str) -> Algorithm:
 def show(words: Sequence[str], episodes: int, groups: int, seed: int, console: Console) -> None:
     """Print the table."""
     named = {word: credit(word) for word in words or search_path.options("algorithm/credit")}
-    chosen = {word: one for word, one in named.items() if words or not one.demonstrations}
+    chosen = {word: one for word, one in named.items() if words or not (one.demonstrations or one.compares_plans)}
     for word, one in chosen.items():
+        if one.compares_plans:
+            raise UserError(f"{word}: needs episodes without a plan, and in this world every episode has one")
         if episodes < one.smallest_group:
             raise UserError(f"--episodes {episodes}: must be at least {one.smallest_group} for {word}")
     known = exact.world(seed)

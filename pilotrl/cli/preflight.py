@@ -155,6 +155,10 @@ def check_algorithm(config: Config) -> None:
         raise UserError(f"train.minibatches={updates}: the loss of algorithm={name} {why}")
     if size < algorithm.smallest_group:
         raise UserError(f"train.group_size={size}: must be at least {algorithm.smallest_group} for algorithm={name}")
+    kinds = {search_path.settings("agent", agent)["plans"] == "never" for agent in stage.agents}
+    if algorithm.compares_plans and (kinds != {True, False} or stage.planner == "teacher"):
+        why = "compares own plans to none; set stage=coordination stage.agents=[adaplan,naive]"
+        raise UserError(f"algorithm={name}: {why}")
     counted = "plan_quality" in stage.terms and config.reward.weights["plan_quality"]
     if stage.train_unselected and not (algorithm.credits_candidates and counted):
         why = "credits a plan that was not followed; use an algorithm with algorithm.turn_credit=1, and the term plan_quality"

@@ -190,7 +190,7 @@ class Rollouts(IterableDataset[Batch]):
         tasks = {group: Task(home(self.env, name), name, self.split, self.seed) for group, name in names.items()}
         agents = [replace(agent, version=version, max_turns=self.max_turns(step)) for agent in self.agent_specs]
         return [
-            EpisodeSpec(task, group, sample, agents[group % len(agents)])
+            EpisodeSpec(task, group, sample, agents[(group if agents[0].demonstrates else sample) % len(agents)])
             for group, task in tasks.items()
             for sample in range(self.group_size)
         ]

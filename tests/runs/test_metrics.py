@@ -40,6 +40,12 @@ KINDS = {
     "grpo": ("stage=adherence",),
     "ppo": ("stage=adherence", "algorithm=ppo"),
     "sampled": ("stage=adherence", "curriculum=pools", "train.resample=1", "algorithm.beta=0.1", "model.lora.rank=2"),
+    "planned or not": (
+        "stage=coordination",
+        "stage.agents=[adaplan,naive]",
+        "algorithm=planner_gain",
+        "train.group_size=4",
+    ),
     "sft": ("stage=warmstart", "train.validate_every=1", "train.validate_tasks=2"),
     "endpoints": (
         "stage=adherence",

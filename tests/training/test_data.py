@@ -103,6 +103,16 @@ def test_a_task_that_comes_again_is_sampled_anew(training: Callable[..., Any]) -
     assert said[0] != said[1] != said[2] != said[0]
 
 
+@pytest.mark.parametrize("demonstrates", [False, True])
+def test_paradigms_take_turns_within_a_group_and_in_demonstrations_between_groups(
+    training: Callable[..., Any], demonstrates: bool
+) -> None:
+    source = training(tasks=2, group_size=4, agent_spec={"demonstrates": demonstrates}).source
+    source.agent_specs = [source.agent_specs[0], replace(source.agent_specs[0], plans="never")]
+    plans = [spec.agent.plans == "never" for spec in source.specs({0: "a", 1: "b"}, 0, 0)]
+    assert plans == ([False] * 4 + [True] * 4 if demonstrates else [False, True] * 4)
+
+
 def test_ranks_play_slices_of_what_one_would_have_played(
     training: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,13 +221,6 @@ def test_a_group_whose_episodes_do_not_start_alike_is_none(training: Callable[..
     source.make_env = lambda: Moody(split="train", max_turns=4, seed=0)
     with pytest.raises(UserError, match="starts in several ways"):
         source.batch(0)
-
-
-def test_paradigms_take_turns_group_by_group(training: Callable[..., Any]) -> None:
-    source = training(tasks=4, group_size=2).source
-    source.agent_specs = [source.agent_specs[0], replace(source.agent_specs[0], plans="never", teacher_plans=False)]
-    kinds = [spec.agent.plans for spec in source.specs(dict(enumerate("abcd")), 0, 0)]
-    assert kinds == ["always", "always", "never", "never"] * 2
 
 
 def test_shuffled_rewards_are_the_same_rewards_given_to_others(training: Callable[..., Any]) -> None:

@@ -122,6 +122,8 @@ class Algorithm(Protocol):
     """Whether it learns from an expert's demonstrations, in place of the policy's own episodes."""
     smallest_group: ClassVar[int] = 1
     """Episodes on a task that it needs to compare."""
+    compares_plans: ClassVar[bool] = False
+    """Whether its groups need episodes with plans of the policy, and episodes without."""
     ratio: ClassVar[bool] = True
     """Whether its loss takes the ratio to the probabilities at sampling: demonstrations have none, and without it only the first
     update of a step is of the weights that played."""

@@ -36,6 +36,22 @@ def test_reinforce_pp_is_over_the_whole_step_and_counts_episodes_not_calls() -> 
     torch.testing.assert_close(grouped, numbers(0.25, -0.25, 0.25, -0.25) / (math.sqrt(0.5 / 3) + 1e-4))
 
 
+def test_a_plan_is_worth_what_is_earned_beyond_episodes_without_one() -> None:
+    """Three episodes with a plan, two without and one of these broken; and a group that plans throughout."""
+    episode = torch.tensor([0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 6, 7, 7])
+    told = played(
+        numbers(1.0, 0.4, 0.1, 0.3, 0.1, NAN, 1.0, 0.0),
+        torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]),
+        episode,
+        role=torch.tensor([0, 1, 0, 1, 0, 1, 1, 1, 1, 0, 1, 0, 1]),
+    )
+    credit = built("planner_gain").advantages(told)
+    planners, with_plans = (0.8, 0.2, -0.1), (0.75, -0.15, -0.6)
+    wanted = [one for pair in zip(planners, with_plans, strict=True) for one in pair] + [0.2, -0.2, 0.0, 0, 1, 0, -1]
+    torch.testing.assert_close(credit.advantages, numbers(*wanted))
+    assert credit.stats["planner_gain"] == pytest.approx(0.3)  # 0.5 with plans, 0.2 without
+
+
 def gigpo(followed: tuple[bool, bool, bool] = (True, True, True), **options: float | bool) -> tuple[list[float], float]:
     """Two episodes of a group: at the first observation they part, under other plans; the second each saw alone."""
     algorithm = built("gigpo", scale_rewards=False, step_weight=2.0, gamma=0.5, **options)
