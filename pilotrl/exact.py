@@ -1,4 +1,4 @@
-"""What each credit gets wrong, exactly: `python -m pilotrl.exact [CREDIT[,KEY=VALUE...] ...] [--episodes N] [--groups N]`.
+"""What each credit gets wrong, exactly: `python -m pilotrl.exact [CREDIT[,KEY=VALUE...] ...] [--groups N] [--picture FILE]`.
 
 In a world small enough to know the true policy gradient (`training/exact.py`) every credit of `conf/algorithm/credit/` estimates
 it from the same episodes: whether it points the same way (bias), and how far one group's estimate lies from its mean (variance).
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from pilotrl.analysis.learning_curve import FAINT, INK
 from pilotrl.analysis.terminal import guarded
 from pilotrl.cli.exit_codes import ended, in_one_line
 from pilotrl.cli.open_nodes import check_target
@@ -44,8 +45,10 @@ def credit(word: str) -> Algorithm:
     return make(OmegaConf.to_container(chosen))  # type: ignore[arg-type,no-any-return]
 
 
-def show(words: Sequence[str], episodes: int, groups: int, seed: int, console: Console) -> None:
-    """Print the table."""
+def show(
+    words: Sequence[str], episodes: int, groups: int, seed: int, console: Console, drawn: Path | None = None
+) -> None:
+    """Print the table, and draw it where a file is named."""
     named = {word: credit(word) for word in words or search_path.options("algorithm/credit")}
     chosen = {word: one for word, one in named.items() if words or not (one.demonstrations or one.compares_plans)}
     for word, one in chosen.items():
@@ -56,11 +59,13 @@ def show(words: Sequence[str], episodes: int, groups: int, seed: int, console: C
     known = exact.world(seed)
     table = Table(*("credit", "size", "turned", "noise", "variance", "95 %"), box=None, pad_edge=False)
     table.columns[0].overflow, table.columns[0].min_width = "fold", max(map(len, chosen))
-    for word, one in chosen.items():
-        found = exact.estimate(known, one, groups, episodes, seed)
+    estimates = {word: exact.estimate(known, one, groups, episodes, seed) for word, one in chosen.items()}
+    for word, found in estimates.items():
         turned = f"{found.turned:.3f}{' *' if found.surprise > exact.NOISE else ''}"
         interval = f"{found.low:.2f} to {found.high:.2f}"
         table.add_row(word, f"{found.size:.3f}", turned, f"{found.noise:.3f}", f"{found.variance:.2f}", interval)
+    if drawn is not None:
+        draw(estimates, drawn)
     reward = float(known.chance @ known.rewards)
     console.print(f"{groups} groups of {episodes} episodes; expected reward {reward:.3f}", style="bold")
     console.print(table)
@@ -70,6 +75,30 @@ def show(words: Sequence[str], episodes: int, groups: int, seed: int, console: C
     )
 
 
+def draw(estimates: Mapping[str, exact.Estimate], picture: Path) -> None:
+    """A row each: how far the mean is turned from the true gradient (filled where that is no noise), and how much it varies."""
+    from matplotlib.figure import Figure  # a second to import; without pyplot there is no state and no window
+
+    figure = Figure(figsize=(9.0, 1.2 + 0.3 * len(estimates)), layout="constrained")
+    turned, varies = figure.subplots(1, 2, sharey=True)
+    for row, found in enumerate(estimates.values()):
+        fill = INK if found.surprise > exact.NOISE else "white"
+        turned.plot(found.turned, row, "o", color=INK, markerfacecolor=fill, clip_on=False)
+        varies.plot([found.low, found.high], [row, row], color=INK, linewidth=3)
+        varies.plot(found.variance, row, "|", color=INK, markersize=10)
+    turned.set_yticks(range(len(estimates)), [word.replace(",", ", ") for word in estimates])
+    turned.invert_yaxis()
+    turned.set_title("bias: turned from the true gradient by", fontsize=10, loc="left")
+    varies.set_title("variance, 95 %", fontsize=10, loc="left")
+    varies.axvline(1.0, color=FAINT, linestyle=":")
+    for axes in (turned, varies):
+        axes.set_xlim(left=0)
+        axes.grid(axis="x", alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+    figure.savefig(picture, dpi=150)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line about what the user got wrong."""
     parser = in_one_line(argparse.ArgumentParser(prog="python -m pilotrl.exact", description=__doc__))
@@ -77,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=8, help="of a group")
     parser.add_argument("--groups", type=int, default=4000, help="that the mean and the variance are over")
     parser.add_argument("--seed", type=int, default=0, help="of the policy and of the episodes")
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="a PNG or SVG of the table")
     parser.add_argument("-cd", "--config-dir", metavar="FOLDER", type=Path, help="a folder with credits of your own")
 
     def command(words: Sequence[str]) -> None:
@@ -84,9 +114,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, low, high in (("episodes", 1, 1000), ("groups", 40, 100_000)):
             if not low <= (value := getattr(given, name)) <= high:
                 raise UserError(f"--{name} {value}: must be from {low} to {high}")
+        if given.picture and not (
+            given.picture.suffix in (".png", ".svg") and given.picture.absolute().parent.is_dir()
+        ):
+            raise UserError(f"--picture {given.picture}: must end in .png or .svg, in a folder that is there")
         if given.config_dir is not None:
             search_path.add(given.config_dir)
-        show(given.credits, given.episodes, given.groups, given.seed, guarded(Console(highlight=False)))
+        console = guarded(Console(highlight=False))
+        show(given.credits, given.episodes, given.groups, given.seed, console, given.picture)
 
     return ended(command, argv, parser.format_help())
 

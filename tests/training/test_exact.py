@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,11 +99,14 @@ def test_what_is_broken_on_purpose_is_seen(known: exact.World, broken: Algorithm
     assert found(known, broken).surprise > exact.NOISE
 
 
-def test_a_command_shows_a_line_for_each_and_refuses_what_is_not_there() -> None:
+def test_a_command_shows_and_draws_a_line_for_each_and_refuses_what_is_not_there(tmp_path: Path) -> None:
     out = StringIO()
     command.show(["rloo", "gigpo,shrinkage=4"], 4, 40, 0, Console(file=out, width=120))
     assert "rloo" in out.getvalue()
     assert "gigpo,shrinkage=4" in out.getvalue()
+    command.show(["rloo"], 4, 40, 0, Console(file=out), tmp_path / "table.png")
+    assert (tmp_path / "table.png").stat().st_size > 5_000
+    assert command.main(["rloo", "--picture", "nowhere/table.png"]) == command.main(["--picture", "table"]) == 2
     with pytest.raises(UserError, match="rlo: there is no such credit; there are demonstrated, gae"):
         command.credit("rlo")
     with pytest.raises(UserError, match="has no such key; the nearest is "):
