@@ -245,6 +245,7 @@ class Training:
             "grad_clip": 1.0,
             "value_lr": 1e-2,
             "muon_lr": None,
+            "lag": 0,
         }
         source = {"tasks": 4, "group_size": 3, "shuffle_rewards": False, "resample": 0, "pools": None}
         settings |= {key: value for key, value in changes.items() if key in settings}
@@ -261,6 +262,8 @@ class Training:
             trains=trains,
             steps=settings["steps"],  # type: ignore[arg-type]
             seed=settings["seed"],  # type: ignore[arg-type]
+            lag=settings["lag"],  # type: ignore[arg-type]
+            run_episodes=self.module.lagged.wrapped(run_episodes),
             version=lambda: int(self.module.version),
             on_episode=lambda step, done, total: None,
             **source,  # type: ignore[arg-type]

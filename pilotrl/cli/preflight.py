@@ -153,6 +153,10 @@ def check_algorithm(config: Config) -> None:
     if (updates := config.train.minibatches) > 1 and not (algorithm.ratio or algorithm.demonstrations):
         why = "has no ratio for updates after the first of a step; set train.minibatches=1, or algorithm/loss=clip"
         raise UserError(f"train.minibatches={updates}: the loss of algorithm={name} {why}")
+    if config.train.lag and not algorithm.ratio:
+        other = "" if algorithm.demonstrations else ", or algorithm/loss=clip"
+        why = f"takes no ratio to the weights of a step ago, which would play; set train.lag=0{other}"
+        raise UserError(f"train.lag={config.train.lag}: the loss of algorithm={name} {why}")
     if size < algorithm.smallest_group:
         raise UserError(f"train.group_size={size}: must be at least {algorithm.smallest_group} for algorithm={name}")
     kinds = {search_path.settings("agent", agent)["plans"] == "never" for agent in stage.agents}

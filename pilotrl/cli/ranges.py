@@ -183,6 +183,7 @@ def _learning(config: Config) -> dict[str, Rule]:
             f"at least 1, at most {most}: a step of train.tasks={tasks} has a million episodes at most",
         ),
         "train.resample": within(0, 100),
+        "train.lag": within(0, 1),
         "train.minibatches": at_least(1),
         "train.micro_tokens": at_least(1, 10**8),
         "train.lr": above(0, 10),

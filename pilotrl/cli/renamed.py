@@ -47,8 +47,8 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
         held["agent"] = {"shows": "none" if agent["plans"] == "never" else "step", "replies": "line", **agent}
     if isinstance(stage := held.get("stage"), dict) and "detours" in stage:
         held["stage"] = {"loose": 0.0, **stage}
-    if "train" in held:  # no older run ended for its broken episodes, or replaced groups
-        held["train"] = {"max_broken": 1.0, "resample": 0, **(held["train"] or {})}
+    if "train" in held:  # no older run ended for its broken episodes, replaced groups, or was played by older weights
+        held["train"] = {"max_broken": 1.0, "resample": 0, "lag": 0, **(held["train"] or {})}
     if str((held.get("teacher") or {}).get("_target_")).endswith(".ExpertTeacher"):
         held["teacher"] = {"wording": "exact", **held["teacher"]}
     if "seed" in held:  # a whole configuration

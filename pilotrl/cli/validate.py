@@ -205,6 +205,9 @@ def check_shards(config: Config) -> None:
     if train.muon_lr is not None:
         why = "Muon needs whole matrices, and ranks have parts of them; use ddp, or train.muon_lr=null"
         raise UserError(f"trainer.strategy=fsdp: {why}")
+    if train.lag:
+        why = f"does not keep the weights of a step ago, as train.lag={train.lag} asks; use ddp, or train.lag=0"
+        raise UserError(f"trainer.strategy=fsdp: {why}")
     if config.trainer.accelerator in ("mps", "tpu"):
         raise UserError(
             f"trainer.strategy=fsdp: is for gpu and cpu, not trainer.accelerator={config.trainer.accelerator}"

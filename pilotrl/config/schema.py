@@ -181,6 +181,9 @@ class Train:
     resample: int = MISSING
     """How often a step replaces groups whose rewards do not differ by groups on other tasks (dynamic sampling, DAPO, arXiv
     2503.14476); 0: never."""
+    lag: int = MISSING
+    """Steps by which the weights that play are behind those that learn: 0, or 1, as if each step were played while the one
+    before is learned from."""
     minibatches: int = MISSING
     """Optimizer updates that one batch of episodes is cut into, by whole groups: at most `tasks` of them."""
     micro_tokens: int = MISSING

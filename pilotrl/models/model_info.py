@@ -124,19 +124,21 @@ def memory(
     sharded: bool = False,
     memory_gb: float | None = None,
     card: float | None = None,
+    lagged: bool = False,
 ) -> Memory:
     """The memory that a run needs on each device with a model of this transformers configuration.
 
     `row`: tokens of a forward pass in training, of which the share `trained` is trained; the engine's KV cache has `slots`
     of `length` tokens; there are `sets` of trainable parameters (two, if each role has its own), `learning` of which are
     trained. Of several `ranks` each has everything, or a part of the weights if `sharded`, which are then in float32. An
-    engine with `memory_gb` for its own cache has a copy of the weights.
+    engine with `memory_gb` for its own cache has a copy of the weights; `lagged` keeps what is learned once more.
     """
     model = shaped(config, torch.float32 if sharded else getattr(torch, dtype))
     model = policy.adapted(model, rank, alpha, targets) if rank else model
     size = getattr(torch, dtype).itemsize
     learned = learning * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) + (sets - 1) * learned // learning
+    weights += learned if lagged else 0
     copy = 0 if memory_gb is None else sum(p.numel() for p in model.parameters()) * size
     gradients, parts = learned, ranks if sharded else 1
     if sharded:

@@ -37,10 +37,8 @@ def plan_quality(episode: Episode) -> float | None:
 
 def outcome(episode: Episode) -> float | None:
     """0 not solved, 1/2 solved with detours, 1 solved within the turns that the environment calls efficient."""
-    if episode.outcome == "broken":
-        return None
     if episode.outcome != "solved":
-        return 0.0
+        return None if episode.outcome == "broken" else 0.0
     return 1.0 if episode.par is None or len(episode.turns) <= episode.par else 0.5
 
 

@@ -214,6 +214,7 @@ class Run:
             value_lr=getattr(setup.algorithm, "value_lr", 0.0),
             muon_lr=train.muon_lr,
             copied=getattr(setup.engine, "copies", False) and not setup.algorithm.demonstrations,
+            lag=train.lag,
         )
 
     def train(self, last: Path | None) -> PilotModule:
@@ -270,7 +271,7 @@ class Run:
             finished=self.finished,
             **({} if validates else setup.sampling()),
             first=None if validates else config.stage.demonstrations,
-            run_episodes=setup.run_episodes,
+            run_episodes=module.lagged.wrapped(setup.run_episodes),
         )
 
     def on_episode(self, step: int, done: int, total: int) -> None:
@@ -334,8 +335,7 @@ class Run:
 
     def summary(self, module: PilotModule) -> dict[str, Any]:
         """summary.json, as docs/metrics.md describes it."""
-        config = self.config
-        lines = list(read_lines(self.folder.metrics))
+        config, lines = self.config, list(read_lines(self.folder.metrics))
         asked = {name: sum((line.get(name, 0) for line in lines), late) for name, late in self.asked_late.items()}
         return {
             **identity(config),

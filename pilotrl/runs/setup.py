@@ -143,7 +143,8 @@ class TrainSetup(EvalSetup):
     def sampling(self) -> dict[str, Any]:
         """What decides on the episodes of a step, beside the schedule of tasks: keywords of `Rollouts`."""
         train, curriculum = self.config.train, self.config.curriculum
-        given = {"resample": train.resample, "max_turns": partial(max_turns, list(curriculum.turns), train.steps)}
+        horizon = partial(max_turns, list(curriculum.turns), train.steps)
+        given = {"resample": train.resample, "lag": train.lag, "max_turns": horizon}
         return given if curriculum.easy is None else {**given, "pools": self.pools}
 
     def run_episodes(self, *given: Any) -> list[Episode]:
@@ -285,6 +286,7 @@ def memory(config: Config, about: Any = None) -> Memory:
         sharded=trainer.strategy == "fsdp",
         memory_gb=copied,
         card=card(trainer.accelerator),
+        lagged=bool(config.train.lag),
     )
 
 

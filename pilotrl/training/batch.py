@@ -70,7 +70,7 @@ class Batch:
     groups: int
     """Of the step, numbered from 0; a group that took the place of another has its number plus a multiple of this."""
     recomputed: Tensor | None = None
-    """[N] as `logprobs`, again by the learner, before it learned; where the step's calls are kept, or are corrected by it."""
+    """[N] as `logprobs`, again by the learner, with the weights that played; where the step's calls are kept or corrected."""
 
     discarded: list[Episode] = field(default_factory=list, init=False)
     """Episodes of groups that others took the place of: played, and not learned from."""

@@ -115,6 +115,7 @@ class Rollouts(IterableDataset[Batch]):
         finished: Callable[[], bool] = lambda: False,
         first: int | None = None,
         resample: int = 0,
+        lag: int = 0,
         max_turns: Callable[[int], int | None] = lambda step: None,
         pools: Pools | None = None,
         run_episodes: RunEpisodes = run_episodes,
@@ -124,7 +125,7 @@ class Rollouts(IterableDataset[Batch]):
         self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
         self.observation_weight, self.finished, self.run_episodes = observation_weight, finished, run_episodes
-        self.resample, self.max_turns, self.pools = resample, max_turns, pools
+        self.resample, self.lag, self.max_turns, self.pools = resample, lag, max_turns, pools
         self.names = make_env().tasks[:first]
 
     def __len__(self) -> int:
@@ -138,7 +139,7 @@ class Rollouts(IterableDataset[Batch]):
 
     def batch(self, step: int) -> Batch:
         """Play one step's groups and turn them into tensors."""
-        chosen, version = self.pools.draw if self.pools else schedule, self.version()
+        chosen, version = self.pools.draw if self.pools else schedule, max(0, self.version() - self.lag)
         names = dict(enumerate(chosen(self.names, self.seed, step, self.tasks)))
         episodes = self.play(names, step, version)
         discarded = self.replace_alike(episodes, names, step, version) if self.resample else []

@@ -1,10 +1,10 @@
 """The Lightning module: policy and value head, one training step, the optimizer.
 
-The step is synchronous policy optimization: the batch was played by these very weights; credit is computed over whole
-groups; each minibatch of episodes is one optimizer update, cut into micro-batches that change memory and nothing else,
-since whatever is divided by is counted over the whole minibatch beforehand. Rows that teach nothing (a dead group's) are
-counted there and left out of the forward pass, which changes no gradient. All ranks hold the same batch and count alike; they
-share its micro-batches, and add up their gradients.
+The step is synchronous policy optimization: the batch was played by these very weights, or with a lag by those of a step ago
+(`lag.py`); credit is computed over whole groups; each minibatch of episodes is one optimizer update, cut into micro-batches that
+change memory and nothing else, since whatever is divided by is counted over the whole minibatch beforehand. Rows that teach
+nothing (a dead group's) are counted there and left out of the forward pass, which changes no gradient. All ranks hold the same
+batch and count alike; they share its micro-batches, and add up their gradients.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from pilotrl.training import mismatch, ranks
 from pilotrl.training.algorithms import Algorithm, Played, Scored
 from pilotrl.training.algorithms.losses import Regularized
 from pilotrl.training.batch import Batch
+from pilotrl.training.lag import Lagged
 
 
 class PilotModule(LightningModule):
-    """`version` counts training steps; it is saved with the weights, and every batch has to carry it. copied: a copy of the
-    weights plays, and the difference is logged."""
+    """`version` counts training steps; it is saved with the weights, and every batch has to carry it, or with a `lag` of 1 the
+    one before. copied: a copy of the weights plays, and the difference is logged."""
 
     version: Tensor
 
@@ -50,6 +51,7 @@ class PilotModule(LightningModule):
         value_lr: float,
         muon_lr: float | None,
         copied: bool = False,
+        lag: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -59,6 +61,7 @@ class PilotModule(LightningModule):
         self.lr, self.lr_schedule, self.lr_warmup = lr, lr_schedule, lr_warmup
         self.weight_decay, self.value_lr, self.muon_lr = weight_decay, value_lr, muon_lr
         self.correction, self.copied = getattr(algorithm, "correction", "none"), copied
+        self.lag, self.lagged = lag, Lagged(policy.model, lag)
         terms = (algorithm.beta, algorithm.entropy_coef) if isinstance(algorithm, Regularized) else (0.0, 0.0)
         self.beta, self.entropy_coef = terms
         self.metrics: dict[str, float] = {}
@@ -68,7 +71,7 @@ class PilotModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Credit, then one optimizer update a minibatch."""
         step = int(self.version)
-        if batch.version != step:
+        if batch.version != max(0, step - self.lag):
             raise RuntimeError(f"the batch was played by weights of version {batch.version}, these are version {step}")
         played = batch.played(self.values(batch) if self.algorithm.critic else torch.empty(0))
         credit = self.algorithm.advantages(played)
@@ -77,7 +80,8 @@ class PilotModule(LightningModule):
         weights = credit.advantages * batch.call_weight
         has_gradient = batch.rows_with((weights != 0) | returns.isfinite() | bool(self.beta or self.entropy_coef))
         parts, norm, moved = dict[str, float](), 0.0, [torch.empty(0)]
-        batch.recomputed = batch.recomputed if self.correction == "none" else self.recomputed(batch)
+        if self.lag or self.correction != "none":
+            self.look_back(batch)
         divided = batch.minibatches(self.minibatches, self.seed * 1_000_003 + step)
         minibatches = [(part, seen) for part in divided if (seen := batch.tokens(part, has_gradient))]
         for number, (episodes, seen) in enumerate(minibatches):
@@ -86,7 +90,7 @@ class PilotModule(LightningModule):
             for _, micro, weight in ranks.dealt([*batch.micro_batches(episodes, self.micro_tokens, has_gradient)]):
                 scored = self.scored(micro, played, weights, returns, **counts)
                 loss = self.algorithm.loss(scored)
-                moved += [scored.logprobs.detach().cpu() - micro.logprobs] if not number and weight else []
+                moved += [self.apart(micro, scored)] if self.copied and weight and not number else []
                 self.manual_backward(weight * loss.value)
                 stats = {name: value * tokens / seen for name, value in loss.stats.items()}  # calls miss none
                 stats |= {"loss": loss.value.detach(), "entropy": scored.entropy.detach().sum() / seen}
@@ -97,6 +101,18 @@ class PilotModule(LightningModule):
         logged = {**credit.stats, **ranks.summed(parts), "grad_norm": norm, "lr": self.lr * self.lr_factor(step)}
         self.metrics = {f"train/{name}": float(value) for name, value in logged.items()}
         self.metrics |= mismatch.stats(torch.cat(ranks.everyones(moved))) if self.copied else {}
+
+    def look_back(self, batch: Batch) -> None:
+        """Before a step's first update: have the weights that played say again what they said, where that is read, and keep the
+        present ones, which with a lag play next."""
+        if self.correction != "none" or self.copied:
+            batch.recomputed = self.recomputed(batch)
+        self.lagged.keep()
+
+    def apart(self, micro: MicroBatch, scored: Scored) -> Tensor:
+        """[N] log-probabilities of the learner less those of the engine, of a step's first minibatch: both of the weights that
+        played."""
+        return (micro.recomputed if self.lag else scored.logprobs.detach().cpu()) - micro.logprobs
 
     def scored(self, micro: MicroBatch, played: Played, weights: Tensor, returns: Tensor, **counts: float) -> Scored:
         """A forward pass over a micro-batch, as the algorithm is shown it."""
@@ -133,7 +149,7 @@ class PilotModule(LightningModule):
         return float(norm)
 
     def values(self, batch: Batch) -> Tensor:
-        """[C] of the value head under the weights that played."""
+        """[C] of the value head under the present weights."""
         micro_batches = [*batch.micro_batches(range(len(batch.episodes)), self.micro_tokens)]
         values = torch.zeros(len(batch.call_episode))
         found = ranks.computed(micro_batches, lambda micro: self.policy(micro.to(self.device), self.temperature).values)
@@ -147,10 +163,11 @@ class PilotModule(LightningModule):
         return logprobs
 
     def recomputed(self, batch: Batch) -> Tensor:
-        """[N] log-probabilities of the trained tokens under the present weights, a row at a time."""
+        """[N] log-probabilities of the trained tokens under the weights that played, a row at a time; before the step is learned
+        from."""
         found = torch.zeros_like(batch.logprobs)
         alone = [batch.micro_batch([row]) for row in range(len(batch.rows))]
-        for row, logprobs in enumerate(ranks.computed(alone, self.logprobs)):
+        for row, logprobs in enumerate(self.lagged.wrapped(ranks.computed)(alone, self.logprobs)):
             found[batch.token_row == row] = logprobs
         return found
 

@@ -54,6 +54,7 @@ def test_an_old_run_is_read_with_the_names_of_today(folder: RunFolder) -> None:
         "tracking.model_mb",
         "train.max_broken",
         "train.resample",
+        "train.lag",
         "trainer.deadline",
         "env._name_",
         "model.max_length",

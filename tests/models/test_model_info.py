@@ -20,6 +20,7 @@ from pilotrl.engine.local import LocalEngine
 from pilotrl.models import model_info, policy
 from pilotrl.models.policy import Policy
 from pilotrl.runs.setup import memory
+from pilotrl.training.lag import Lagged
 from pilotrl.types import Request
 
 SIZES: dict[str, Any] = {
@@ -73,6 +74,9 @@ def test_the_estimate_is_a_close_bound_on_what_is_taken(
     assert said.weights == sum(p.numel() * p.element_size() for p in model.parameters())
     learned = [p for p in model.parameters() if p.requires_grad]
     assert said.gradients == sum(p.numel() * p.element_size() for p in learned)
+    lagged = model_info.memory(config, *how, row=128, trained=0.0, slots=3, length=200, lagged=True)
+    kept = sum(held.numel() * held.element_size() for held in Lagged(model, 1).buffers())
+    assert (lagged.weights - said.weights, lagged.gradients) == (kept, said.gradients)
     optimizer = torch.optim.AdamW(learned)
     sum(p.float().sum() for p in learned).backward()  # type: ignore[union-attr]
     optimizer.step()

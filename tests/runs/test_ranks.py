@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ppo in four minibatches": {"algorithm": "ppo", "minibatches": 4},
     "a minibatch for every group": {"algorithm": "grpo", "minibatches": 40},
     "one group": {"algorithm": "grpo", "minibatches": 2, "tasks": 1},
+    "played by the weights of a step ago": {"algorithm": "grpo", "minibatches": 2, "lag": 1},
     "an adapter for each role": {"algorithm": "grpo", "minibatches": 2, "roles": "separate", **BOTH},
     "a model for each role": {"algorithm": "ppo", "minibatches": 2, "roles": "isolated", **BOTH},
     "nothing to learn": {"algorithm": "grpo", "minibatches": 2},
@@ -48,7 +49,11 @@ def spread(episodes: Sequence[Episode]) -> None:
 def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, Any]:
     """A step by gradient descent: Adam would divide the rounding of a gradient near 0 by a number that is as small, and in a
     second step rounding may decide which token is sampled."""
-    run = make(**CASES[case], steps=1, lr=1e-3, micro_tokens=600, seed=1)
+    lag = CASES[case].get("lag", 0)
+    run = make(**CASES[case], steps=1 + lag, lr=1e-3, micro_tokens=600, seed=1)
+    run.module.version += lag
+    for held in run.module.lagged.buffers():
+        held *= 1.1
     run.graded(spread if case != "nothing to learn" else lambda episodes: None)
     learned = [p for p in run.module.parameters() if p.requires_grad]
     run.module.configure_optimizers = lambda: [torch.optim.SGD([{"params": learned, "initial_lr": 0.1}], lr=0.1)]

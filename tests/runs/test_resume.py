@@ -60,6 +60,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "curriculum.hard=0.5",
         "train.minibatches=1",
     ),
+    "lagged": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "train.lr=3e-2", "train.lag=1"),
     "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
     "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
     "sft": (
@@ -252,6 +253,18 @@ def test_sampling_is_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> No
     assert longest[4] > 2
     assert [line["env/episodes"] for line in lines] == [8 + 4 * len(discarded) for discarded in groups]
     assert lines[-1]["train/ref_kl"] > 0
+
+
+def test_the_weights_of_a_step_ago_are_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:
+    """They play the first step after it: those that learn would say something else."""
+    interrupted(play, tmp_path, "lagged", "display.update", 3)
+    assert result(play(tmp_path, "lagged")) == result(whole("lagged"))
+    place = "calls/step-000003.safetensors"
+    assert (tmp_path / place).read_bytes() == (whole("lagged") / place).read_bytes()
+    kept = load_file(tmp_path / place)
+    torch.testing.assert_close(kept["recomputed"], kept["logprobs"], atol=1e-4, rtol=0)
+    moved = [line["train/kl"] for line in metrics(tmp_path)]
+    assert min(moved[1:]) > 1e-5, "else any weights would do"
 
 
 def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(whole: Whole, play: Play, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class Algorithm(Protocol):
     """Whether its groups need episodes with plans of the policy, and episodes without."""
     ratio: ClassVar[bool] = True
     """Whether its loss takes the ratio to the probabilities at sampling: demonstrations have none, and without it only the first
-    update of a step is of the weights that played."""
+    update of a step is of the weights that played, and none where they lag."""
 
     def __post_init__(self) -> None:
         """Checks options; a half of an algorithm calls that of `super()` too."""
