@@ -222,6 +222,9 @@ def own_keys(lines: Sequence[str]) -> Plans:
 def check_teacher(config: Config, asked: Plans) -> None:
     """Raises UserError for a teacher that writes no plans, or always the same one where several are wanted."""
     settings = config.teacher
+    if config.agent.steps != "action":
+        why = "a set holds plans that are followed as they are, with one step an action"
+        raise UserError(f"agent.steps={config.agent.steps}: {why}; set agent.steps=action")
     if settings["_target_"].endswith(".FileTeacher"):
         raise UserError("teacher=file: has its plans already; use teacher=openai, or teacher=expert")
     if settings.get("temperature") == 0 and asked.candidates > 1:

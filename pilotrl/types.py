@@ -14,7 +14,8 @@ Outcome = Literal["solved", "failed", "truncated", "broken"]
 Ending = Literal["environment", "turn_limit", "context", "broken"]
 """Why an episode ended: the environment's own end, its limit of turns, no room left in the context, or a failure of the world."""
 Plan = tuple[str, ...]
-"""Step i (counted from 1) is for action i; after action t the steps 1..t are frozen. Empty: a past turn had none."""
+"""Numbered steps, from 1. One action each: step i is for action i, and after action t the steps 1..t are frozen. Or, with
+`agent.steps=subgoal`, each as long as it takes: those before the step in force are frozen. Empty: a past turn had none."""
 
 
 class UserError(Exception):
@@ -71,7 +72,7 @@ class WrittenPlan:
     """The plan that a planner's call wrote; recorded if plans are graded."""
 
     steps: Plan | None
-    """From the turn of the call on; None if the reply cannot be parsed as a plan."""
+    """Those that were left at the call; None if the reply cannot be parsed as a plan."""
     reference: Plan
     """The plan of the environment's own expert for the same state; empty without an expert."""
     scores: PlanScores | None = None
@@ -95,6 +96,8 @@ class Call:
     """Of the weights: the number of training steps before this call."""
     adapter: str | None = None
     turn: int = 0
+    step: int = 0
+    """Number of the step in force in `plan`, where steps last; 0 where each is for one action."""
     selected: bool = True
     """False for a candidate plan that was not chosen: it never entered the context."""
     written: WrittenPlan | None = None
@@ -134,7 +137,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Turn:
-    """(Re)plan, act, observe. `plan` is the current plan at the action; its step number t is `plan[t - 1]`."""
+    """(Re)plan, act, observe. `plan` is the current plan at the action; its step in force is the one of `number`."""
 
     plan: Plan
     reply: str
@@ -151,11 +154,22 @@ class Turn:
     reward: float = 0.0
     """The environment's own, as its `step` gave it for the action."""
     meant: str = ""
-    """What the step means, if a teacher worded it loosely: the expert's exact step, which judges grade against."""
+    """The expert's exact step, where it says more than the plan's: what a loose step means, which judges grade against; or what
+    the expert would do now under a step that lasts."""
+    step: int = 0
+    """Number of the step in force, where steps last; 0 where each is for one action."""
     unread: str = ""
     """Why the executor's reply held no action; empty if it did."""
     results: tuple[str, ...] = ()
     """What each call of the environment's tools gave, in order; empty where there are no tools, or no call could be read."""
+
+    def number(self, turn: int) -> int:
+        """Number of the step in force, from 1; `turn`: which turn of its episode this is, from 1."""
+        return self.step or turn
+
+    def remaining(self, turn: int) -> Plan:
+        """The step in force and those after it; empty where the plan has none for this turn."""
+        return self.plan[self.number(turn) - 1 :]
 
 
 @dataclass(slots=True)

@@ -86,8 +86,9 @@ def planted(episode: Episode, steps: Sequence[str]) -> Episode:
     """A copy of an episode with the same actions, under a plan with these steps."""
     made = _copied(episode)
     for turn in made.turns:
-        turn.plan, turn.meant = tuple(steps), ""
+        turn.plan, turn.meant, turn.step = tuple(steps), "", 0
     for call in made.calls:
+        call.step = 0
         if call.written:
             call.written.steps = tuple(steps[call.turn - 1 :])
     return made

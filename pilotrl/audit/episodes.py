@@ -34,12 +34,12 @@ def _share(holds: Callable[[Step], bool]) -> Callable[[Episode], float | None]:
 
 
 def _without(episode: Episode) -> float | None:
-    return _mean([t >= len(turn.plan) for t, turn in enumerate(episode.turns)])
+    return _mean([not turn.remaining(t) for t, turn in enumerate(episode.turns, 1)])
 
 
 def _restated(episode: Episode) -> float | None:
     """The share of turns whose plan, from the current step on, copies the task."""
-    plans = [turn.plan[t:] for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
+    plans = [plan for t, turn in enumerate(episode.turns, 1) if (plan := turn.remaining(t))]
     return _mean([any(restates(step, episode.observation) for step in plan) for plan in plans])
 
 

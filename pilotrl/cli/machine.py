@@ -142,7 +142,7 @@ def check_context(config: Config) -> None:
     except Exception:  # of any kind: whatever an environment of somebody's does wrong is said when it is played
         return
     agent = config.agent
-    texts = prompts.load(prompt_set(model.prompts), agent.plans, replies=agent.replies)
+    texts = prompts.load(prompt_set(model.prompts), agent.plans, replies=agent.replies, steps=agent.steps)
     texts = prompts.worded(texts, agent.plans, agent.thinks, agent.replies)
     role = "executor" if agent.plans == "never" else "planner"
     ask = texts["plan" if role == "planner" else "think" if agent.thinks else "act_free"].format(next=1)

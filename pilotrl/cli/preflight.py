@@ -27,7 +27,7 @@ from pilotrl.cli.open_nodes import locate
 from pilotrl.cli.resume import check_resolvers, check_typed_again, resumed
 from pilotrl.cli.stored_config import began_in, stored_config
 from pilotrl.cli.sweep import Sweep
-from pilotrl.cli.teacher_tasks import environment, teacher_tasks
+from pilotrl.cli.teacher_tasks import check_subgoals, environment, teacher_tasks
 from pilotrl.cli.validate import check, check_shards, prompt_set
 from pilotrl.config import search_path
 from pilotrl.config.instantiate import NAME, make
@@ -232,6 +232,7 @@ def check_endpoints(config: Config) -> None:
 def check_taught(config: Config, trains: bool = True) -> None:
     """Who is asked for plans has them: the environment's expert is there, or of a teacher with plans for certain tasks, one for
     each that it will be asked about, in training and on the panel. The expert's wording is one that there is."""
+    check_subgoals(config)
     settings = cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True))
     kind, stage = locate("teacher._target_", settings["_target_"]), config.stage
     asked = (stage.planner, stage.actor) == ("teacher", "policy") and config.agent.plans != "never"

@@ -121,6 +121,7 @@ def _acting(config: Config) -> dict[str, Rule]:
             lambda plans: bool(re.fullmatch(PLANS, plans)),
             "always, once, never, asked, or every K (every 3, say)",
         ),
+        "agent.steps": one_of(["action", "subgoal"]),
         "agent.shows": one_of(["step", "plan", "none"]),
         "agent.context": one_of(["append", "current"]),
         "agent.window": at_least(1, SANE),

@@ -44,7 +44,12 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     if "terms" not in held.get("reward", {"terms": {}}):
         held["reward"] |= {"terms": {}, "weights": {**held["reward"]["weights"], "score": 1.0}}  # no old run counted it
     if isinstance(agent := held.get("agent"), dict) and "plans" in agent:  # what the executor of older runs was shown
-        held["agent"] = {"shows": "none" if agent["plans"] == "never" else "step", "replies": "line", **agent}
+        held["agent"] = {
+            "shows": "none" if agent["plans"] == "never" else "step",
+            "replies": "line",
+            "steps": "action",
+            **agent,
+        }
     if isinstance(stage := held.get("stage"), dict) and "detours" in stage:
         held["stage"] = {"loose": 0.0, **stage}
     if "train" in held:  # no older run ended for its broken episodes, replaced groups, or was played by older weights

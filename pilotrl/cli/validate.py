@@ -25,6 +25,7 @@ from pilotrl.cli.suggestions import nearest, show
 from pilotrl.config import search_path, trust
 from pilotrl.config.schema import Config
 from pilotrl.rewards.terms import TERMS
+from pilotrl.rollout.agent import lasting
 from pilotrl.store.reading import check_policy, read_json, read_yaml, unreadable
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import UserError
@@ -123,6 +124,9 @@ def check_plans(config: Config) -> None:
         raise UserError(
             f"agent.shows={agent.shows}: with agent.plans=never there is no plan to show; set agent.shows=none"
         )
+    if agent.steps == "subgoal" and not lasting(agent.steps, agent.plans):
+        why = "there is no plan" if agent.plans == "never" else "nobody says when a step is done"
+        raise UserError(f"agent.steps=subgoal: with agent.plans={agent.plans} {why}; set agent.steps=action")
     if stage.actor == "expert" or (stage.planner == "policy" and config.agent.plans != "never"):
         return
     no_plans = "agent.plans=never" if config.agent.plans == "never" else f"stage.planner={stage.planner}"

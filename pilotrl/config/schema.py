@@ -89,6 +89,8 @@ class Agent:
     plans: str = MISSING
     """When a plan is written: `always` (after every observation), `once` (before the first action), `never`, `every K`
     (before the first action and after every K more), `asked` (as always, but the planner may answer `keep`)."""
+    steps: str = MISSING
+    """What a step of a plan is: `action` (one action) or `subgoal` (it lasts until the planner leaves it out)."""
     thinks: bool = MISSING
     """The executor writes a thought before its action (ReAct)."""
     shows: str = MISSING

@@ -72,6 +72,16 @@ class LooseExpert(Protocol):
         ...
 
 
+@runtime_checkable
+class SubgoalExpert(Protocol):
+    """What an expert has that can also plan in steps that last: it says which of them each of its actions is for."""
+
+    def subgoals(self) -> list[str]:
+        """One for each step of `plan`; actions in a row with the same one are one step. A goal on the way, in words that stay the
+        same until it is reached, such as `get a mug`: no more than the player can know, and never an action string."""
+        ...
+
+
 class Env(Protocol):
     """The protocol that the rollout needs of an environment."""
 

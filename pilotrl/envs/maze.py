@@ -191,6 +191,10 @@ class MazeExpert:
             here = cell
         return steps
 
+    def subgoals(self) -> list[str]:
+        """A step for each straight part of the way: `plan` says the same of all its moves."""
+        return self.plan()
+
     def action(self) -> str:
         """The next move. RuntimeError on the goal."""
         if self.walk.solved:

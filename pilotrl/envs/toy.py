@@ -85,6 +85,11 @@ class ToyExpert:
     def loose(self) -> list[str]:
         return ["push the next button in order"] * (len(self.env.colors) - self.env.pressed)
 
+    def subgoals(self) -> list[str]:
+        """All buttons but the last, then that one."""
+        left = len(self.env.colors) - self.env.pressed
+        return ["push all buttons but the last"] * (left - 1) + [f"push the {self.env.colors[-1]} button"] * (left > 0)
+
     def action(self) -> str:
         return f"press[{self.env.colors[self.env.pressed]}]"
 

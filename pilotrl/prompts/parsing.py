@@ -23,6 +23,17 @@ def parse_plan(text: str, start: int) -> Plan | None:
     return tuple(steps)
 
 
+def parse_lasting(text: str, current: int, done: bool) -> Plan | None:
+    """Steps of a planner's reply where steps last, from number `current`, the one in force, or from the next number on.
+
+    From the next on: the step in force is done, and an empty one stands for it. That is no plan unless it may be `done`: before
+    the first plan there is none. None for any other number: steps are done one after another, and none is undone."""
+    steps = parse_plan(text, current)
+    if steps is None and done and (later := parse_plan(text, current + 1)):
+        return "", *later
+    return steps
+
+
 def parse_action(text: str, thinks: bool) -> str | None:
     """The action of an executor's reply; None if it has another format."""
     pattern = r"Thought: *(\S.*)\nAction: *(\S.*)" if thinks else r"Action: *(\S.*)"

@@ -117,7 +117,7 @@ def unscored_verdicts(episode: Episode) -> int:
 
 
 def _due(episode: Episode) -> Iterator[Turn]:
-    return (turn for t, turn in enumerate(episode.turns, 1) if len(turn.plan) >= t)
+    return (turn for t, turn in enumerate(episode.turns, 1) if turn.remaining(t))
 
 
 def _plans(episode: Episode) -> Iterator[WrittenPlan]:

@@ -59,6 +59,8 @@ class AgentSpec:
     version: int
     max_turns: int | None = None
     """Turns after which an episode ends, if the environment has not ended it."""
+    lasts: bool = False
+    """A step of a plan lasts until a later plan leaves it out; else each is for one action."""
     teacher: Teacher = EXACT
     """Writes the plans where `teacher_plans` or `demonstrates` is set."""
 
@@ -87,6 +89,11 @@ def due(plans: str, turn: int) -> bool:
     if plans.startswith(EVERY):
         return (turn - 1) % int(plans.removeprefix(EVERY)) == 0
     return plans in ("always", "asked") or (plans == "once" and turn == 1)
+
+
+def lasting(steps: str, plans: str) -> bool:
+    """Whether an agent's steps last: with `agent.steps=subgoal`, where plans are written again, and so can say what is done."""
+    return steps == "subgoal" and plans not in ("once", "never")
 
 
 def likelihood(call: Call) -> float:

@@ -12,12 +12,12 @@ from typing import Any
 from pilotrl.envs import Env, Expert, Info, LooseExpert, begun, concurrent, stepped, thought_of
 from pilotrl.envs.tools import system_of, tools_of
 from pilotrl.prompts.context import Context
-from pilotrl.prompts.parsing import number, parse_plan
+from pilotrl.prompts.parsing import number, parse_lasting, parse_plan
 from pilotrl.rollout import replies
 from pilotrl.rollout.agent import AgentSpec, EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
 from pilotrl.rollout.replies import ReplyForm
 from pilotrl.rollout.stopwatch import phase
-from pilotrl.teacher import EXACT, LOOSE, meant
+from pilotrl.teacher import EXACT, LOOSE, SubgoalTeacher, meant, serving, subgoals
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WrittenPlan
 
 KEEP = "keep"
@@ -55,29 +55,42 @@ class EpisodeRunner:
         self.context.observe(text)
         self.steps: Plan = ()
         self.meant: Plan = ()
-        self.well_formed, self.reply_text, self.unread = True, "", ""
+        self.current = 1  # number of the step in force
+        self.well_formed, self.reply_text, self.unread, self.means = True, "", "", ""
 
     @property
     def turn(self) -> int:
         return len(self.episode.turns) + 1
 
+    @property
+    def lasting(self) -> int:
+        """Number of the step in force, where steps last; else 0."""
+        return self.current if self.agent.lasts else 0
+
+    @property
+    def left(self) -> Plan:
+        """The step in force and those after it."""
+        return self.steps[self.current - 1 :]
+
     def plan(self) -> Generator[Request | PendingPlan, Any, bool]:
-        """P(t-1) becomes P(t): steps before this turn stay, the rest is rewritten. Returns False if the context is full."""
-        self.well_formed = True
+        """P(t-1) becomes P(t): steps that are done stay, the rest is rewritten. Returns False if the context is full."""
+        self.well_formed, self.current = True, self.lasting or self.turn
         if not due(self.agent.plans, self.turn):
             return True
         again = self.agent.plans == "asked" and self.turn > 1
         meaning: Plan = ()
-        ask = self.agent.prompts["replan" if again else "plan"].format(next=self.turn)
+        ask = self.agent.prompts["replan" if again else "plan"].format(next=self.current)
         if self.agent.teacher_plans or self.agent.demonstrates:
-            steps: Plan | PendingPlan | None = self.agent.teacher.plan(self.env, self.episode, self.steps)
+            steps: Plan | PendingPlan | None = self._taught()
             if isinstance(steps, Future):
                 steps = yield from self._await(steps)
             if not isinstance(steps, tuple | list):
                 raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
-            meaning = meant(self.agent.teacher, self.env)
-            kept = again and steps == self.steps[self.turn - 1 :]
-            if not self._record_text("planner", ask, KEEP if kept else number(steps, self.turn), learned=not meaning):
+            meaning = () if self.lasting else meant(self.agent.teacher, self.env)
+            kept = again and steps == self.left
+            if not self._record_text(
+                "planner", ask, KEEP if kept else number(steps, self.current), learned=not meaning
+            ):
                 return False
         else:
             if (call := (yield from self._select(ask))) is None:
@@ -86,30 +99,47 @@ class EpisodeRunner:
         if steps is None:
             self.well_formed = False  # the current plan stays as it was
         else:
-            past = ("",) * (self.turn - 1)  # for past turns without a step, so that step i is for action i
-            self.steps = (*self.steps[: self.turn - 1], *past[len(self.steps) :], *steps)
+            if self.lasting and steps and not steps[0]:  # the step in force is done
+                self.current, steps = self.current + 1, steps[1:]
+            past = ("",) * (self.current - 1)  # for past turns without a step, so that step i is for action i
+            self.steps = (*self.steps[: self.current - 1], *past[len(self.steps) :], *steps)
             self.meant = (*past, *meaning)
         return True
+
+    def _taught(self) -> Plan | PendingPlan:
+        """What the teacher writes; with steps that last, as `SubgoalTeacher` says."""
+        teacher = self.agent.teacher
+        if not self.lasting:
+            return teacher.plan(self.env, self.episode, self.steps)
+        if not isinstance(teacher, SubgoalTeacher):
+            raise UserError(
+                f"agent.steps=subgoal: {type(teacher).__name__} has no method subgoals(); set agent.steps=action"
+            )
+        return teacher.subgoals(self.env, self.episode, self.steps, self.current)
 
     def _parsed(self, call: Call) -> Plan | None:
         """The steps that a planner's call wrote; None if they cannot be parsed."""
         text = self.agent.chat.decode(call.ids)
         if self.agent.plans == "asked" and self.turn > 1 and text.strip() == KEEP:
-            return self.steps[self.turn - 1 :]
-        return parse_plan(text, self.turn)
+            return self.left
+        return parse_lasting(text, self.current, bool(self.left)) if self.lasting else parse_plan(text, self.turn)
 
     def _reference(self) -> Plan:
         """The expert's plan for this state, as a reference for the judge; empty without a judge of plans or an expert."""
-        return EXACT.steps(self.env) if self.agent.graded else ()
+        written = subgoals if self.lasting else EXACT.steps
+        return written(self.env) if self.agent.graded else ()
 
     def _await(self, pending_plan: PendingPlan) -> Generator[PendingPlan, PendingPlan, Plan]:
         """The teacher's steps from this turn on; those of the current plan if the teacher gave no readable reply."""
         steps = (yield pending_plan).result()
-        return self.steps[self.turn - 1 :] if steps is None else steps
+        return self.left if steps is None else steps
 
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn; None if the context is full."""
         ask = self._executor_prompt()
+        self.means = "".join(self.meant[self.turn - 1 : self.turn])
+        if self.lasting:
+            self.means = serving(self.env, "".join(self.left[:1]))
         if self.agent.demonstrates:
             return self._demonstrate(ask)
         if (call := (yield from self._call("executor", ask))) is None:
@@ -122,14 +152,14 @@ class EpisodeRunner:
 
     def _executor_prompt(self) -> str:
         """The request for an action: by default to carry out the current plan step, if there is one."""
-        prompts, step = self.agent.prompts, "".join(self.steps[self.turn - 1 : self.turn])
+        prompts, step = self.agent.prompts, "".join(self.left[:1])
         if self.agent.thinks or self.agent.shows != "step":
             return self._after_plan(step)
-        return prompts["act"].format(next=self.turn, step=step) if step else prompts["act_free"]
+        return prompts["act"].format(next=self.current, step=step) if step else prompts["act_free"]
 
     def _after_plan(self, step: str) -> str:
         """The request of an executor that thinks, or sees more of the plan than the current step or less (`agent.shows`)."""
-        agent, prompts, turn = self.agent, self.agent.prompts, self.turn
+        agent, prompts, turn = self.agent, self.agent.prompts, self.current
         if agent.thinks:
             ask = prompts["think"]
         elif step or (agent.shows == "none" and agent.plans != "never"):
@@ -145,7 +175,7 @@ class EpisodeRunner:
     def observe(self, action: str, text: str, reward: float, terminated: bool, truncated: bool, info: Info) -> None:
         """Append a turn to the episode: an action, and what the environment answered."""
         turn = Turn(self.steps, self.reply_text, action, text, info["valid"], self.well_formed, info["score"])
-        turn.meant, turn.unread = "".join(self.meant[self.turn - 1 : self.turn]), self.unread
+        turn.meant, turn.unread, turn.step = self.means, self.unread, self.lasting
         self.context.observe(*self.form.answer(turn, info))
         turn.reward, self.episode.score = reward, info["score"]
         self.episode.turns.append(turn)
@@ -163,7 +193,8 @@ class EpisodeRunner:
         session, adapter = (self.episode.group, self.episode.sample), agent.adapters[role]
         reply = yield Request(session, prompt, limit, agent.temperature, agent.top_p, seed, adapter)
         self.episode.tokens += len(reply.ids)
-        return Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, agent.version, adapter, self.turn)
+        where = agent.version, adapter, self.turn, self.lasting
+        return Call(role, prompt, reply.ids, reply.logprobs, reply.stop, self.steps, *where)
 
     def _select(self, ask: str) -> Generator[Request, Reply, Call | None]:
         """The policy's plan: of several sampled candidates the one with the highest mean log-probability a token.
@@ -178,13 +209,18 @@ class EpisodeRunner:
             if call is None:
                 return None
             call.selected = False
-            call.written = WrittenPlan(self._parsed(call), reference) if self.agent.graded else None
+            call.written = self._written(call, reference) if self.agent.graded else None
             calls.append(call)
         best = max(calls, key=likelihood)
         best.selected = True
         self._record(ask, best)
         self.episode.calls += [call for call in calls if call is not best]
         return best
+
+    def _written(self, call: Call, reference: Plan) -> WrittenPlan:
+        """The plan that a call wrote, to be graded: without the empty step that stands for one that is done."""
+        steps = self._parsed(call)
+        return WrittenPlan(steps and tuple(filter(None, steps)), reference)
 
     def _record(self, ask: str, call: Call) -> None:
         self.episode.calls.append(call)
@@ -203,8 +239,8 @@ class EpisodeRunner:
         prompt, ids = self.context.prompt(ask, self.steps if role == "planner" else ()), self.agent.chat.reply(*pieces)
         if len(prompt) + len(ids) > self.agent.max_length:
             return False
-        version, adapter = self.agent.version, self.agent.adapters[role]
-        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, version, adapter, self.turn))
+        where = self.agent.version, self.agent.adapters[role], self.turn, self.lasting
+        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, *where))
         return True
 
     def _demonstrate(self, ask: str) -> str | None:

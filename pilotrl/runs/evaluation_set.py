@@ -19,7 +19,7 @@ from pilotrl.config.schema import Config
 from pilotrl.envs import class_of, digest, home, level, name_of
 from pilotrl.rewards.judge.grading import grade
 from pilotrl.rollout import stopwatch
-from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
+from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, lasting
 from pilotrl.rollout.rules import RULES, by_rule, played
 from pilotrl.rollout.task_schedule import drawn
 from pilotrl.runs.describe import as_dict, env_name, environments, in_the_start, is_mixture
@@ -111,8 +111,8 @@ def panel_of(setup: EvalSetup) -> Panel:
     """The evaluation set of a configuration: the same tasks in every run."""
     config, env, world = setup.config, name_of(setup.config.env), setup.env(setup.config.panel.split)
     tasks, agent = drawn(env, world.tasks, config.panel.tasks), as_dict(config.agent)
-    if agent["replies"] == "line":  # as of sets that were made before there were other forms
-        agent = {key: value for key, value in agent.items() if key != "replies"}
+    first = {"replies": "line", "steps": "action"}  # left out, as of sets that were made before there were others
+    agent = {key: value for key, value in agent.items() if value != first.get(key)}
     settings = {key: value for key, value in as_dict(config.env).items() if key != NAME} | {"split": config.panel.split}
     contents, levels = _contents(json.dumps(settings), tasks)
     return Panel(
@@ -126,7 +126,11 @@ def panel_of(setup: EvalSetup) -> Panel:
             "env": settings,
             "agent": agent,
             "prompts": prompts.load(
-                prompt_set(config.model.prompts), config.agent.plans, config.agent.shows, config.agent.replies
+                prompt_set(config.model.prompts),
+                config.agent.plans,
+                config.agent.shows,
+                config.agent.replies,
+                config.agent.steps,
             ),
             "tokens": [config.model.max_length, config.model.max_plan_tokens, config.model.max_action_tokens],
             **({"worlds": environments(config)} if is_mixture(config) else {}),
@@ -231,13 +235,14 @@ def _report(
 def followed_by_rule(setup: EvalSetup, panel: Panel) -> dict[str, float | None] | None:
     """The block `rule` of summary.json: success and adherence of a rule that follows the expert's plans on the same tasks.
 
-    None where the expert does not plan, in environments without a rule, and with an API model as judge, which would be paid."""
+    None where the expert does not plan, or in steps that last, in environments without a rule, and with an API model as judge,
+    which would be paid."""
     homes, judges = {name: home(panel.env, name) for name in panel.tasks}, setup.scoring.judges
     kinds = {name: class_of(settings) for name, settings in environments(setup.config).items()}
     taught = any(protocol.startswith(TEACHER) for protocol in protocols(setup))
     if not (taught and isinstance(setup.teacher, ExpertTeacher) and RULES.keys() >= {*kinds.values()}):
         return None
-    if setup.scoring.endpoints():
+    if setup.scoring.endpoints() or lasting(setup.config.agent.steps, setup.config.agent.plans):
         return None
     env, plans, episodes = setup.env(panel.split), setup.config.agent.plans, list[Episode]()
     for name, where in homes.items():

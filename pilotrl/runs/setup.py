@@ -32,7 +32,7 @@ from pilotrl.models.policy import Policy, RoleModel
 from pilotrl.prompts.context import Chat, Format
 from pilotrl.rewards import judge
 from pilotrl.rewards.judge import Judge
-from pilotrl.rollout.agent import AgentSpec
+from pilotrl.rollout.agent import AgentSpec, lasting
 from pilotrl.rollout.curriculum import Pools, max_turns
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
@@ -62,7 +62,9 @@ class EvalSetup:
     def agent_spec(self, *, teacher_plans: bool, demonstrates: bool = False, agent: Agent | None = None) -> AgentSpec:
         """The run's paradigm, or another, with the decoding of training. One candidate a plan, and own plans are graded."""
         config, agent, replies = self.config, agent or self.config.agent, self.config.agent.replies
-        texts = prompts.load(prompt_set(config.model.prompts), agent.plans, agent.shows, replies)
+        lasts = lasting(config.agent.steps, agent.plans)
+        steps = "subgoal" if lasts else "action"
+        texts = prompts.load(prompt_set(config.model.prompts), agent.plans, agent.shows, replies, steps)
         return AgentSpec(
             chat=self.chat,
             prompts=prompts.worded(texts, agent.plans, agent.thinks, replies),
@@ -84,6 +86,7 @@ class EvalSetup:
             temperature=config.train.temperature,
             top_p=1.0,
             version=0,
+            lasts=lasts,
             teacher=EXACT if demonstrates and not isinstance(self.teacher, ExpertTeacher) else self.teacher,
         )
 

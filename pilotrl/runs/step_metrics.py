@@ -28,7 +28,7 @@ from pilotrl.types import Episode
 def run_info(config: Config, path: Path) -> RunInfo:
     """Name, experiment, tags and parameters of the run in MLflow."""
     params: Any = OmegaConf.to_container(config, resolve=True)
-    named = prompt_set(config.model.prompts)
+    named, agent = prompt_set(config.model.prompts), config.agent
     tags = {
         "stage": config.stage.name,
         "env": env_name(config),
@@ -51,7 +51,7 @@ def run_info(config: Config, path: Path) -> RunInfo:
         traces_every=config.checkpoint.calls_every,
         model_mb=config.tracking.model_mb,
         prompt_set=named if isinstance(named, str) else str(named["_target_"]).rpartition(".")[2],
-        prompts=prompts.load(named, config.agent.plans, config.agent.shows, config.agent.replies),
+        prompts=prompts.load(named, agent.plans, agent.shows, agent.replies, agent.steps),
     )
 
 

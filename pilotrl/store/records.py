@@ -46,13 +46,14 @@ def to_record(episode: Episode, phase: str, step: int, discarded: bool = False) 
 
 def _turn(turn: Turn) -> dict[str, Any]:
     """What few turns have is left out where it is empty."""
-    return {key: value for key, value in asdict(turn).items() if value or key not in ("unread", "results")}
+    return {key: value for key, value in asdict(turn).items() if value or key not in ("step", "unread", "results")}
 
 
 def _call(call: Call) -> dict[str, Any]:
     sizes = {"prompt": len(call.prompt), "sampled": len(call.ids), "stop": call.stop}
     plan = {"selected": call.selected, **asdict(call.written)} if call.written else {}
-    return {"role": call.role, "turn": call.turn, **sizes, **plan, "advantage": call.advantage}
+    step = {"step": call.step} if call.step else {}
+    return {"role": call.role, "turn": call.turn, **step, **sizes, **plan, "advantage": call.advantage}
 
 
 def from_record(record: dict[str, Any]) -> Episode:

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pilotrl.config.instantiate import make
-from pilotrl.envs import Env, LooseExpert
+from pilotrl.envs import Env, LooseExpert, SubgoalExpert
 from pilotrl.types import Episode, Plan, UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,16 @@ class RemoteTeacher(Teacher, Protocol):
 
     def endpoints(self) -> list[Endpoint]:
         """The endpoints it uses, which are probed before a run."""
+        ...
+
+
+@runtime_checkable
+class SubgoalTeacher(Teacher, Protocol):
+    """A teacher that can also write steps that last (`agent.steps=subgoal`)."""
+
+    def subgoals(self, env: Env, episode: Episode, plan: Plan, current: int) -> Plan | Future[Plan | None]:
+        """As `plan`, but the steps from number `current`, the one in force, on: as it is, or worded anew. If it is done, an empty
+        step stands in its place. Before the first plan `current` is 1, and nothing is done."""
         ...
 
 
@@ -84,6 +95,15 @@ class ExpertTeacher:
             raise UserError(f"teacher.wording=loose: {what}; write one, or set teacher.wording=exact")
         return tuple(expert.loose())
 
+    def subgoals(self, env: Env, episode: Episode, plan: Plan, current: int) -> Plan:
+        """The expert's steps that last. The one in force is done if the expert goes on with a later one of the plan, which has
+        become no longer; else it is the same, or another takes its place. Raises UserError without such an expert."""
+        if env.expert is None or not isinstance(env.expert, SubgoalExpert):
+            raise UserError(f"agent.steps=subgoal: {lacks_subgoals(episode.task.env, env.expert)}")
+        due, later = subgoals(env), plan[current:]
+        done = due[:1] != plan[current - 1 : current] and due[:1] and due[0] in later and len(due) <= len(later)
+        return ("", *due) if done else due
+
 
 EXACT, LOOSE = ExpertTeacher("exact"), ExpertTeacher("loose")
 
@@ -97,6 +117,26 @@ def meant(teacher: Teacher, env: Env) -> Plan:
     """What the steps that this teacher writes now mean: the expert's exact ones; empty for plans that are graded as they are
     worded."""
     return EXACT.steps(env) if isinstance(teacher, ExpertTeacher) and teacher.wording != "exact" else ()
+
+
+def subgoals(env: Env) -> Plan:
+    """The expert's steps that last, from the one that it is at; empty without an expert that has them."""
+    return tuple(step for step, _ in groupby(env.expert.subgoals())) if isinstance(env.expert, SubgoalExpert) else ()
+
+
+def serving(env: Env, step: str) -> str:
+    """The exact step that the expert would take now under a step that lasts; empty where that is none of its own."""
+    if env.expert is None or not isinstance(env.expert, SubgoalExpert):
+        return ""
+    pairs = zip(env.expert.subgoals(), env.expert.plan(), strict=True)
+    return next((exact for subgoal, exact in pairs if subgoal == step), "")
+
+
+def lacks_subgoals(env: str, expert: object) -> str:
+    """Why an environment's expert writes no steps that last, and what to do."""
+    if expert is None:
+        return f"{env} ships no expert that could write the plans; set stage.planner=policy"
+    return f"{type(expert).__name__} has no method subgoals(); write one, or set agent.steps=action"
 
 
 def build(settings: dict[str, Any]) -> Teacher:

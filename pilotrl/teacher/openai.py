@@ -11,7 +11,7 @@ from pilotrl import prompts
 from pilotrl.endpoint import Endpoint, Question
 from pilotrl.endpoint.address import Address
 from pilotrl.envs import Env
-from pilotrl.prompts.parsing import number, parse_plan
+from pilotrl.prompts.parsing import number, parse_lasting, parse_plan
 from pilotrl.types import Episode, Plan
 
 NUMBERED = re.compile(r"\s*\d+\.")
@@ -37,22 +37,38 @@ class OpenAiTeacher(Address):
         question = Question((("user", prompt(episode, plan)),), sample=sample)
         return Endpoint.shared(self).ask(question, partial(read_plan, start=start), anew=True)
 
+    def subgoals(self, env: Env, episode: Episode, plan: Plan, current: int) -> Future[Plan | None]:
+        """A future of steps that last, from the one in force on, or, if it is done, an empty one and those after it."""
+        question = Question((("user", prompt(episode, plan, current)),))
+        read = partial(read_lasting, current=current, done=bool(plan[current - 1 :]))
+        return Endpoint.shared(self).ask(question, read, anew=True)
 
-def prompt(episode: Episode, plan: Plan) -> str:
-    """The teacher's prompt: first observation, turns so far, and current plan."""
-    start = len(episode.turns) + 1
+
+def prompt(episode: Episode, plan: Plan, current: int | None = None) -> str:
+    """The teacher's prompt: first observation, turns so far, and current plan. `current`: number of the step in force,
+    where steps last."""
     turns = [f"Action: {turn.action}\n{turn.observation}" for turn in episode.turns]
-    return prompts.load("teacher")["plan"].format(
+    return prompts.load("teacher")["plan_lasting" if current else "plan"].format(
         first=episode.observation,
         turns="\n\n".join(turns) or "(nothing yet)",
         plan=number(plan) or "(none yet)",
-        next=start,
+        next=current or len(episode.turns) + 1,
     )
 
 
 def read_plan(text: str, start: int) -> Plan:
     """The numbered lines of a reply, without text around them. Raises ValueError if they are not start, start + 1, ..."""
-    lines = [line for line in text.rpartition("</think>")[2].splitlines() if NUMBERED.match(line)]
-    if (plan := parse_plan("\n".join(lines), start)) is None:
+    if (plan := parse_plan(_numbered(text), start)) is None:
         raise ValueError(f"no lines numbered {start}, {start + 1}, ...")
     return plan
+
+
+def read_lasting(text: str, current: int, done: bool) -> Plan:
+    """As `read_plan`, for steps that last: as `parse_lasting` reads them. Raises ValueError for other numbers."""
+    if (plan := parse_lasting(_numbered(text), current, done)) is None:
+        raise ValueError(f"no lines numbered from {current} on" + f", or from {current + 1} on" * done)
+    return plan
+
+
+def _numbered(text: str) -> str:
+    return "\n".join(line for line in text.rpartition("</think>")[2].splitlines() if NUMBERED.match(line))

@@ -150,7 +150,8 @@ class _Episode:
         turn, before = turns[number - 1], turns[number - 2] if number > 1 else None
         seen = before["observation"] if before else self.record["observation"]
         old, plan = tuple(before["plan"]) if before else (), tuple(turn["plan"])
-        step = "".join(plan[number - 1 : number])
+        due = turn.get("step") or number
+        step = "".join(plan[due - 1 : due])
         planner, executor = self._call("planner", number), self._call("executor", number)
         if planner or (plan != old and not self.writes_plans):
             shown = {"observation": seen, "plan so far": _listed(old)} if old else {"observation": seen}

@@ -40,18 +40,22 @@ class AlfWorldExpert:
 
     def plan(self) -> list[str]:
         """Steps from the next turn to the end; things not seen yet are named by their kind."""
-        return [step for step, _ in self._steps()]
+        return [step for step, *_ in self._steps()]
 
     def loose(self) -> list[str]:
         """The same steps without names of things and places."""
-        return [step for _, step in self._steps()]
+        return [step for _, step, _ in self._steps()]
 
-    def _steps(self) -> list[tuple[str, str]]:
-        """Each step of the plan, in both wordings."""
-        notes, steps = self.notes.copy(), list[tuple[str, str]]()
+    def subgoals(self) -> list[str]:
+        """Get the thing, treat it, bring it to its place: what each step is for."""
+        return [step for *_, step in self._steps()]
+
+    def _steps(self) -> list[tuple[str, str, str]]:
+        """Each step of the plan, in both wordings, and what it is for."""
+        notes, steps = self.notes.copy(), list[tuple[str, str, str]]()
         while not _finished(notes) and len(steps) < HORIZON:
             move = _next(notes)
-            steps.append((_step(move), _loose(notes)))
+            steps.append((_step(move), _loose(notes), _subgoal(notes)))
             if move.verb == "look":  # nowhere left to look: no further steps are known
                 break
             _imagine(notes, move)
@@ -131,6 +135,20 @@ def _loose(notes: Notes) -> str:
     if not _treated(notes, hand):
         return f"{DEEDS[goal.type]} it"
     return "bring it to the lamp and light that" if goal.type == "light" else "bring it where it belongs"
+
+
+def _subgoal(notes: Notes) -> str:
+    """What the next moves are for, with the kinds of thing and place that the task names."""
+    hand, goal = notes.hand, notes.goal
+    if hand is None:
+        return f"get a {goal.thing}"
+    if kind(hand) != goal.thing:
+        return f"put down the {kind(hand)}"
+    if not _treated(notes, hand):
+        return f"{DEEDS[goal.type]} the {goal.thing}"
+    if goal.type == "light":
+        return f"look at the {goal.thing} under the {goal.place}"
+    return f"place the {goal.thing} {'in' if goal.place in OPENABLE else 'on'} the {goal.place}"
 
 
 def _finished(notes: Notes) -> bool:

@@ -30,6 +30,9 @@ DUE = {
 }
 """Loose steps towards a goal, by its verb."""
 
+DEEDS = {"go to": "reach", "open": "open", "pick up": "get", "put": "get"}
+"""Verb of a step that does what a goal asks for first."""
+
 
 class Move(NamedTuple):
     """An action with its moves; `looks`: it explores."""
@@ -49,18 +52,22 @@ class BabyAiExpert:
 
     def plan(self) -> list[str]:
         """Steps from the next turn to the end; after an exploration move, those that remain if it finds the wanted thing."""
-        return [step for step, _ in self._steps()]
+        return [step for step, *_ in self._steps()]
 
     def loose(self) -> list[str]:
         """The same steps without directions and names of things."""
-        return [step for _, step in self._steps()]
+        return [step for _, step, _ in self._steps()]
 
-    def _steps(self) -> list[tuple[str, str]]:
-        """Each step of the plan, in both wordings."""
-        mind, steps = self.mind.copy(), list[tuple[str, str]]()
+    def subgoals(self) -> list[str]:
+        """What the mission asks for, a part at a time."""
+        return [step for *_, step in self._steps()]
+
+    def _steps(self) -> list[tuple[str, str, str]]:
+        """Each step of the plan, in both wordings, and the part of the mission that it is for."""
+        mind, steps = self.mind.copy(), list[tuple[str, str, str]]()
         while len(steps) < HORIZON:
             move, goal = _next(mind), _due(mind)
-            steps.append((_step(mind, move, first=not steps), _loose(mind, goal)))
+            steps.append((_step(mind, move, first=not steps), _loose(mind, goal), _subgoal(mind, goal)))
             mind.do(move.way)
             if move.looks:
                 return steps + _hoped(mind, goal)
@@ -128,18 +135,28 @@ def _loose(mind: Mind, due: Goal) -> str:
     return DUE[due.verb]
 
 
-def _hoped(mind: Mind, due: Goal) -> list[tuple[str, str]]:
-    """The steps that remain once the wanted thing is in sight, in both wordings."""
+def _subgoal(mind: Mind, due: Goal) -> str:
+    """The part of the mission that the next moves are for."""
+    verb, what, near = due
+    held = mind.carrying
+    if verb == "put" and held is not None and what._replace(side=None).means(held, (0, 0), mind.start):
+        return f"put the {what} beside the {near}"
+    return f"{DEEDS[verb]} the {what}"
+
+
+def _hoped(mind: Mind, due: Goal) -> list[tuple[str, str, str]]:
+    """The steps that remain once the wanted thing is in sight, in both wordings, and the part of the mission that each is for."""
     goals = [due, *(goal for goal in mind.goals if goal is not due)]
     steps = []
     for verb, what, near in goals:
+        part = f"{DEEDS[verb]} the {what}"
         if verb == "put":
             held = mind.carrying and mind.carrying.kind == what.kind
-            steps += [] if held else [(f"get the {what}", DUE[verb])]
-            steps += [(deed, "bring it beside the other") for deed in (f"reach the {near}", f"put down the {what}")]
+            steps += [] if held else [(part, DUE[verb], part)]
+            beside = f"put the {what} beside the {near}"
+            steps += [(s, "bring it beside the other", beside) for s in (f"reach the {near}", f"put down the {what}")]
         else:
-            deed = {"go to": "reach", "pick up": "get", "open": "open"}[verb]
-            steps.append((f"{deed} the {what}", DUE[verb]))
+            steps.append((part, DUE[verb], part))
     return steps
 
 

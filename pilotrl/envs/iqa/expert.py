@@ -109,6 +109,12 @@ class IqaExpert:
             "report the result",
         ]
 
+    def subgoals(self) -> list[str]:
+        """Look for the thing until the answer is certain, then report it."""
+        asked, thing, container = self.notes.question
+        inside = f" in the {questions.WHERE.get(container, container)}" if asked == "contains" else ""
+        return [f"look for the {thing}{inside}"] * len(self._way()) + [f"report on the {thing}"]
+
     def _way(self) -> list[str]:
         """Actions from here until the answer is certain, if nothing new is found."""
         notes, way = self.notes.copy(), list[str]()

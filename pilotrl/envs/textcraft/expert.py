@@ -40,6 +40,16 @@ class TextCraftExpert:
         gets, crafts = self._missing()
         return ["prepare what the goal still needs"] * (len(gets) + len(crafts) - 1) + ["make the goal"] * bool(crafts)
 
+    def subgoals(self) -> list[str]:
+        """Collect all that is needed; then make each ingredient of the goal, with all that it takes, and the goal."""
+        gets, crafts = self._missing()
+        made, part = list[str](), ""
+        for way, _ in reversed(crafts):
+            if not part or way.item in {name for _, name in crafts[-1][1]}:
+                part = way.item
+            made.insert(0, f"make {part}")
+        return [f"collect what the {spoken(self.world.goal)} needs"] * len(gets) + made
+
     def action(self) -> str:
         """The next action. Raises RuntimeError once the goal is crafted."""
         if self.world.solved:

@@ -44,6 +44,15 @@ class WebShopExpert:
         """The same steps without what is typed or clicked."""
         return [move.loose for move in self._moves()]
 
+    def subgoals(self) -> list[str]:
+        """Find a product that fits, choose its options, buy it."""
+        wanted = ", ".join(map(self._named, self.goal.options.values()))
+        find = f"find {self._named(self.goal.product.query)}{self._limit()}"
+        return [
+            self._take if step == self._take else f"choose {wanted}" if loose == ORDER else find
+            for step, loose, _ in self._moves()
+        ]
+
     def action(self) -> str:
         """The next action. Raises RuntimeError after the purchase."""
         if self.session.done:
@@ -133,8 +142,10 @@ class WebShopExpert:
         return [*moves, *self._finish(product)]
 
     def _open_best(self) -> Move:
-        limit = f" under ${math.ceil(self.goal.cap)}" if self.goal.cap < NO_CAP else ""
-        return Move(f"open the best match{limit}", BEST)
+        return Move(f"open the best match{self._limit()}", BEST)
+
+    def _limit(self) -> str:
+        return f" under ${math.ceil(self.goal.cap)}" if self.goal.cap < NO_CAP else ""
 
     def _open(self, product: Product, action: str = "") -> Move:
         layout = self.session.layout

@@ -31,6 +31,10 @@ class Item(NamedTuple):
     action: str
     reply: str = ""
     """The environment's answer; empty if it is not known."""
+    lasts: bool = False
+    """The step lasts until the planner says that it is done: the action has to serve it, and need not complete it."""
+    meant: str = ""
+    """What the expert would do now under a step that lasts, as an exact step; empty if it has no such step, or there is none."""
 
 
 class PlanItem(NamedTuple):
@@ -46,6 +50,8 @@ class PlanItem(NamedTuple):
     """From the next action on; may be empty."""
     reference: Plan
     """The expert's steps from the same state; empty if the environment ships no expert."""
+    lasts: bool = False
+    """Steps last as long as they take, in both plans; else each is for one action."""
 
 
 class Judge(Protocol):

@@ -55,10 +55,20 @@ def begin(judge: Judge, episode: Episode, unselected: bool) -> None:
 
 
 def due(episode: Episode) -> list[tuple[Turn, Item]]:
-    """The turns that had a plan step, each with what there is to see of it; the step is what it means, where that is known."""
+    """The turns that had a plan step, each with what there is to see of it; a loose step is what it means."""
     before = [episode.observation, *(turn.observation for turn in episode.turns)]
-    planned = [(t, turn) for t, turn in enumerate(episode.turns) if t < len(turn.plan)]
-    return [(turn, Item(turn.meant or turn.plan[t], before[t], turn.action, turn.observation)) for t, turn in planned]
+    return [
+        (turn, _seen(turn, plan[0], before[t - 1]))
+        for t, turn in enumerate(episode.turns, 1)
+        if (plan := turn.remaining(t))
+    ]
+
+
+def _seen(turn: Turn, step: str, before: str) -> Item:
+    """A turn as a judge sees it."""
+    if turn.step:
+        return Item(step, before, turn.action, turn.observation, True, turn.meant)
+    return Item(turn.meant or step, before, turn.action, turn.observation)
 
 
 def asked(episode: Episode) -> list[tuple[Turn, Item]]:
@@ -80,9 +90,8 @@ def _item(episode: Episode, call: Call, written: WrittenPlan) -> PlanItem:
     """A plan as a judge sees it."""
     done = episode.turns[: call.turn - 1]
     latest = done[-1].observation if done else episode.observation
-    return PlanItem(
-        episode.observation, latest, tuple(turn.action for turn in done), written.steps or (), written.reference
-    )
+    actions, steps = tuple(turn.action for turn in done), written.steps or ()
+    return PlanItem(episode.observation, latest, actions, steps, written.reference, bool(call.step))
 
 
 def _retried(ask: Callable[[Sequence[T]], list[V | None]], items: Sequence[T]) -> list[V | None]:

@@ -80,10 +80,11 @@ class OpenAiJudge(Address):
         return Endpoint.shared(self).answers([_plan_question(item) for item in items], read_grades)
 
     def _question(self, item: Item) -> Question:
-        step, observation, action, reply = Item(*item)
+        step, observation, action, reply, lasts, _ = Item(*item)
         resolved = self.resolve(observation, action, reply) if self.resolve else ""
         shown = f"{action} ({resolved})" if resolved and resolved != action else action
-        return _question("adherence", Verdict, step=step, observation=observation, action=shown)
+        prompt = "adherence_lasting" if lasts else "adherence"
+        return _question(prompt, Verdict, step=step, observation=observation, action=shown)
 
 
 def read_verdict(text: str) -> int:
@@ -117,7 +118,7 @@ def read(text: str, form: type[Form]) -> Form:
 def _plan_question(item: PlanItem) -> Question:
     reference = _numbered(item.reference)
     return _question(
-        "plan",
+        "plan_lasting" if item.lasts else "plan",
         Grades,
         first=item.first,
         latest=item.latest,

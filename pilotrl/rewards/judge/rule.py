@@ -24,11 +24,16 @@ class RuleJudge:
 
     def grade(self, items: Sequence[Item]) -> list[int | None]:
         """One verdict an item: 0, 1 or 2, and never None."""
-        return [verdict(item.step, self._done(item)) for item in (Item(*item) for item in items)]
+        return [self._verdict(Item(*item)) for item in items]
 
     def grade_plans(self, items: Sequence[PlanItem]) -> list[PlanScores | None]:
         """Three scores a plan, and never None."""
         return [grade_plan(item) for item in items]
+
+    def _verdict(self, item: Item) -> int:
+        """Under a step that lasts, the better of two: by its own words, and by what the expert would do now under it."""
+        done = self._done(item)
+        return max(verdict(item.step, done), verdict(item.meant, done) if item.meant else 0)
 
     def _done(self, item: Item) -> str:
         return self.resolve(item.observation, item.action, item.reply) if self.resolve else item.action
