@@ -61,6 +61,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "train.minibatches=1",
     ),
     "lagged": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "train.lr=3e-2", "train.lag=1"),
+    "lasting": ("stage=coordination", "agent.steps=subgoal", "model.lora.rank=null", "stage.candidates=2"),
     "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
     "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
     "sft": (
@@ -211,6 +212,11 @@ def test_an_interrupted_run_ends_like_one_that_never_was(
 ) -> None:
     interrupted(play, tmp_path, "grpo", name, count)
     assert result(play(tmp_path, "grpo")) == result(whole("grpo"))
+
+
+def test_steps_that_last_are_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:
+    interrupted(play, tmp_path, "lasting", "after_step", 4)
+    assert result(play(tmp_path, "lasting")) == result(whole("lasting"))
 
 
 def test_the_value_head_is_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:
