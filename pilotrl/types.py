@@ -137,7 +137,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Turn:
-    """(Re)plan, act, observe. `plan` is the current plan at the action; its step in force is the one of `number`."""
+    """(Re)plan, act, observe. `plan` is the current plan at the action; its step in force is the first of `remaining`."""
 
     plan: Plan
     reply: str
@@ -163,13 +163,9 @@ class Turn:
     results: tuple[str, ...] = ()
     """What each call of the environment's tools gave, in order; empty where there are no tools, or no call could be read."""
 
-    def number(self, turn: int) -> int:
-        """Number of the step in force, from 1; `turn`: which turn of its episode this is, from 1."""
-        return self.step or turn
-
     def remaining(self, turn: int) -> Plan:
-        """The step in force and those after it; empty where the plan has none for this turn."""
-        return self.plan[self.number(turn) - 1 :]
+        """The step in force and those after it, at turn number `turn` of an episode; empty where the plan has none for it."""
+        return self.plan[(self.step or turn) - 1 :]
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from pilotrl.rollout import replies
 from pilotrl.rollout.agent import AgentSpec, EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
 from pilotrl.rollout.replies import ReplyForm
 from pilotrl.rollout.stopwatch import phase
-from pilotrl.teacher import EXACT, LOOSE, SubgoalTeacher, meant, serving, subgoals
+from pilotrl.teacher import EXACT, LOOSE, meant, serving, subgoals, taught
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WrittenPlan
 
 KEEP = "keep"
@@ -81,7 +81,9 @@ class EpisodeRunner:
         meaning: Plan = ()
         ask = self.agent.prompts["replan" if again else "plan"].format(next=self.current)
         if self.agent.teacher_plans or self.agent.demonstrates:
-            steps: Plan | PendingPlan | None = self._taught()
+            steps: Plan | PendingPlan | None = taught(
+                self.agent.teacher, self.env, self.episode, self.steps, self.lasting
+            )
             if isinstance(steps, Future):
                 steps = yield from self._await(steps)
             if not isinstance(steps, tuple | list):
@@ -106,17 +108,6 @@ class EpisodeRunner:
             self.meant = (*past, *meaning)
         return True
 
-    def _taught(self) -> Plan | PendingPlan:
-        """What the teacher writes; with steps that last, as `SubgoalTeacher` says."""
-        teacher = self.agent.teacher
-        if not self.lasting:
-            return teacher.plan(self.env, self.episode, self.steps)
-        if not isinstance(teacher, SubgoalTeacher):
-            raise UserError(
-                f"agent.steps=subgoal: {type(teacher).__name__} has no method subgoals(); set agent.steps=action"
-            )
-        return teacher.subgoals(self.env, self.episode, self.steps, self.current)
-
     def _parsed(self, call: Call) -> Plan | None:
         """The steps that a planner's call wrote; None if they cannot be parsed."""
         text = self.agent.chat.decode(call.ids)
@@ -137,9 +128,8 @@ class EpisodeRunner:
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn; None if the context is full."""
         ask = self._executor_prompt()
-        self.means = "".join(self.meant[self.turn - 1 : self.turn])
-        if self.lasting:
-            self.means = serving(self.env, "".join(self.left[:1]))
+        exact = "".join(self.meant[self.turn - 1 : self.turn])
+        self.means = serving(self.env, self.left) if self.lasting else exact
         if self.agent.demonstrates:
             return self._demonstrate(ask)
         if (call := (yield from self._call("executor", ask))) is None:

@@ -124,12 +124,23 @@ def subgoals(env: Env) -> Plan:
     return tuple(step for step, _ in groupby(env.expert.subgoals())) if isinstance(env.expert, SubgoalExpert) else ()
 
 
-def serving(env: Env, step: str) -> str:
-    """The exact step that the expert would take now under a step that lasts; empty where that is none of its own."""
+def serving(env: Env, left: Plan) -> str:
+    """The exact step that the expert would take now under the first of steps that last; empty where that is none of its own."""
     if env.expert is None or not isinstance(env.expert, SubgoalExpert):
         return ""
     pairs = zip(env.expert.subgoals(), env.expert.plan(), strict=True)
-    return next((exact for subgoal, exact in pairs if subgoal == step), "")
+    return next((exact for subgoal, exact in pairs if left[:1] == (subgoal,)), "")
+
+
+def taught(teacher: Teacher, env: Env, episode: Episode, plan: Plan, current: int) -> Plan | Future[Plan | None]:
+    """What a teacher writes. `current`: number of the step in force, where steps last; else 0. Raises UserError for a teacher
+    that does not write such steps."""
+    if not current:
+        return teacher.plan(env, episode, plan)
+    if not isinstance(teacher, SubgoalTeacher):
+        what = f"{type(teacher).__name__} has no method subgoals()"
+        raise UserError(f"agent.steps=subgoal: {what}; set agent.steps=action")
+    return teacher.subgoals(env, episode, plan, current)
 
 
 def lacks_subgoals(env: str, expert: object) -> str:

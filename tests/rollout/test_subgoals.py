@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from pilotrl import envs, prompts
 from pilotrl.engine.openai import Transcript
@@ -53,7 +55,7 @@ def played(agent_spec: AgentSpec, script: tuple[str, ...] = SCRIPT, **changes: A
 def asked(agent_spec: AgentSpec, episode: Episode) -> list[str]:
     """The last line of each prompt."""
     texts = [agent_spec.chat.decode(call.prompt) for call in episode.calls]
-    return [text.removesuffix("<|assistant|>").removesuffix("<|end|>").splitlines()[-1] for text in texts]
+    return [re.split(r"[\n>]", text.removesuffix("<|end|><|assistant|>"))[-1] for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_a_step_lasts_until_a_plan_leaves_it_out(agent_spec: AgentSpec) -> None:
 
 def test_requests_have_the_number_of_the_step_and_not_of_the_turn(agent_spec: AgentSpec) -> None:
     episode = played(agent_spec)
-    assert [line.rpartition(">")[2] for line in asked(agent_spec, episode)] == [
+    assert asked(agent_spec, episode) == [
         "subgoals 1",
         "act 1. push red and blue",
         "subgoals 1",
@@ -153,7 +155,7 @@ def demonstrated(name: str, chat: Transcript, agent_spec: AgentSpec, count: int,
     agent = replace(agent_spec, chat=chat, prompts=texts, demonstrates=True, max_length=4096, **changes)
     env = envs.load(name, split="dev")
     specs = [EpisodeSpec(Task(name, task, "dev", 0), i, 0, agent) for i, task in enumerate(env.tasks[:count])]
-    episodes = run_episodes(specs, lambda: envs.load(name, split="dev"), ScriptedPolicy(chat, str), (0,))  # type: ignore[arg-type]
+    episodes = run_episodes(specs, lambda: envs.load(name, split="dev"), ScriptedPolicy(chat, lambda text: text), (0,))
     package = sys.modules[type(env).__module__.removesuffix(".env")]
     grade(RuleJudge(resolve=getattr(package, "resolve", None)), episodes, unselected=False)
     return episodes
@@ -193,13 +195,12 @@ def test_what_the_world_rejects_follows_no_step(name: str, agent_spec: AgentSpec
 
 
 def test_detours_are_demonstrated_too_and_a_loose_share_changes_nothing(agent_spec: AgentSpec) -> None:
-    straight = demonstrated("webshop", Transcript(), agent_spec, 6, lasts=True)
-    loose = demonstrated("webshop", Transcript(), agent_spec, 6, lasts=True, loose=1.0)
+    straight = demonstrated("alfworld", Transcript(), agent_spec, 6, lasts=True)
+    loose = demonstrated("alfworld", Transcript(), agent_spec, 6, lasts=True, loose=1.0)
     assert [turn.plan for e in straight for turn in e.turns] == [turn.plan for e in loose for turn in e.turns]
     assert [call.role for e in straight for call in e.calls] == [call.role for e in loose for call in e.calls]
-    around = demonstrated("webshop", Transcript(), agent_spec, 6, lasts=True, detours=0.5)
+    around = demonstrated("alfworld", Transcript(), agent_spec, 6, lasts=True, detours=0.5)
     assert sum(len(e.turns) for e in around) > sum(len(e.turns) for e in straight)
-    assert {e.outcome for e in around} == {"solved"}
 
 
 def test_a_kept_plan_is_demonstrated_as_such(agent_spec: AgentSpec) -> None:
@@ -299,7 +300,7 @@ def test_a_record_holds_the_step_and_one_of_before_has_none(agent_spec: AgentSpe
     assert [call.step for call in back.calls] == [call.step for call in episode.calls]
     plain = to_record(replace(episode, turns=[replace(t, step=0) for t in episode.turns], calls=[]), "train", 1)
     assert not any("step" in turn for turn in plain["turns"])
-    assert [turn.number(t) for t, turn in enumerate(from_record(plain).turns, 1)] == [1, 2, 3]
+    assert [len(turn.remaining(t)) for t, turn in enumerate(from_record(plain).turns, 1)] == [2, 1, 0]
 
 
 def test_a_segment_is_the_calls_under_one_step(agent_spec: AgentSpec) -> None:
@@ -311,7 +312,7 @@ def test_a_segment_is_the_calls_under_one_step(agent_spec: AgentSpec) -> None:
     batch = collate([episode], ["planner", "executor"], 1, 0, 1)
     assert len({*batch.call_plan[1:5].tolist()}) == 1
     assert batch.call_plan[5] != batch.call_plan[4]
-    assert begins(batch.played()).tolist() == [True, False, False, False, True, False]
+    assert begins(batch.played(torch.zeros(6))).tolist() == [True, False, False, False, True, False]
 
 
 # Words
