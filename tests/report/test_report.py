@@ -375,6 +375,20 @@ def test_what_the_executor_is_shown_may_be_what_a_question_is_about(tmp_path: Pa
     assert (len(panels), notes) == (1, [])
 
 
+def test_steps_that_last_are_compared_with_one_step_an_action(tmp_path: Path) -> None:
+    """They have words of their own in the same set of prompts."""
+    arms = {
+        s: replace(PANEL, protocol={**PANEL.protocol, "prompts": load("full", steps=s)}) for s in ("action", "subgoal")
+    }
+    folders = [make(tmp_path / steps, f"agent.steps={steps}", panel=panel) for steps, panel in arms.items()]
+    panels, notes = sorted_out([read(folder.name, found) for folder in folders for found in find([folder]).values()])
+    assert [configuration.label for panel in panels for configuration in panel.configurations] == [
+        "steps=action",
+        "steps=subgoal",
+    ]
+    assert (len(panels), notes) == (1, [])
+
+
 def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tmp_path / "runs"
     make(runs / "good")

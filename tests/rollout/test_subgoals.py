@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from pilotrl import envs, prompts
+from pilotrl.cli.compose import composed_job, parse
 from pilotrl.engine.openai import Transcript
 from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs.toy import ToyEnv
+from pilotrl.prompts.context import Chat
 from pilotrl.prompts.parsing import number, parse_lasting, parse_plan
 from pilotrl.prompts.replies import FORMS
 from pilotrl.rewards.judge.grading import due, grade, plans_due
@@ -23,12 +25,15 @@ from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.rewards.terms import unscored_verdicts
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, lasting
 from pilotrl.rollout.scheduler import run_episodes
+from pilotrl.runs.evaluation_set import panel_of
+from pilotrl.runs.setup import EvalSetup
 from pilotrl.store.records import from_record, to_record
 from pilotrl.teacher import EXACT, LOOSE, Teacher
 from pilotrl.teacher.openai import prompt, read_lasting
 from pilotrl.training.algorithms.credit.plan_segment import begins
 from pilotrl.training.batch import collate, rows_of
 from pilotrl.types import Episode, Plan, Task, UserError
+from tests.conftest import scoring
 
 WRITERS = ("alfworld", "babyai", "iqa", "maze", "textcraft", "toy", "webshop")
 """Environments of ours whose experts write steps that last."""
@@ -342,6 +347,31 @@ def test_a_set_of_ones_own_needs_words_for_them_only_if_it_is_asked_for_them(mon
         UserError, match=r"^agent.steps=subgoal: the prompts own.Own have no plan_subgoal; add it, or set"
     ):
         prompts.load({"_target_": "own.Own"}, steps="subgoal")
+
+
+def setup_of(chat: Chat, *words: str) -> EvalSetup:
+    config = composed_job(parse([]), ["env=toy", "panel.tasks=1", "stage=warmstart", *words]).config
+    return EvalSetup(config, chat, ScriptedPolicy(chat, lambda text: text), scoring(), EXACT)
+
+
+def test_a_warm_start_demonstrates_them_where_plans_are_written_again(chat: Chat) -> None:
+    specs = setup_of(chat, "agent.steps=subgoal").agent_specs()
+    assert [(spec.plans, spec.lasts) for spec in specs] == [
+        ("always", True),
+        ("once", False),
+        ("never", False),
+        ("never", False),
+    ]
+    assert [spec.prompts["plan"] for spec in specs] == ["subgoals {next}"] + ["plan {next}"] * 3
+    assert not any(spec.lasts for spec in setup_of(chat).agent_specs())
+
+
+def test_an_evaluation_set_of_one_step_an_action_is_what_it_was(chat: Chat) -> None:
+    """Its hash is over what is said of the agent; `steps` is said where steps last."""
+    one, many = (panel_of(setup_of(chat, *words)).protocol for words in ((), ("agent.steps=subgoal",)))
+    assert many["agent"] == one["agent"] | {"steps": "subgoal"}
+    assert "steps" not in one["agent"]
+    assert {*many["prompts"]} - {*one["prompts"]} == {"plan_subgoal"}
 
 
 def test_a_teacher_behind_an_api_is_told_the_step_in_force() -> None:
