@@ -47,9 +47,9 @@ def check_subgoals(config: Config) -> None:
         raise UserError(f"agent.steps=subgoal: {kind.__name__} has no method subgoals(); set agent.steps=action")
     if stage.actor == "policy" and kind is not ExpertTeacher:
         return
-    if config.teacher.get("wording", "exact") != "exact":
+    if config.teacher.get("wording") == "loose":
         why = "has one wording for steps that last (agent.steps=subgoal)"
-        raise UserError(f"teacher.wording={config.teacher.wording}: the expert {why}; set teacher.wording=exact")
+        raise UserError(f"teacher.wording=loose: the expert {why}; leave it null")
     for split in dict.fromkeys((config.env["split"], config.panel.split)):
         env = environment(config, split)
         for name, task in {envs.home(envs.name_of(config.env), task): task for task in env.tasks}.items():
