@@ -74,25 +74,22 @@ class EpisodeRunner:
 
     def plan(self) -> Generator[Request | PendingPlan, Any, bool]:
         """P(t-1) becomes P(t): steps that are done stay, the rest is rewritten. Returns False if the context is full."""
-        self.well_formed, self.current = True, self.lasting or self.turn
-        if not due(self.agent.plans, self.turn):
+        agent, self.well_formed, self.current = self.agent, True, self.lasting or self.turn
+        if not due(agent.plans, self.turn):
             return True
-        again = self.agent.plans == "asked" and self.turn > 1
+        again = agent.plans == "asked" and self.turn > 1
         meaning: Plan = ()
-        ask = self.agent.prompts["replan" if again else "plan"].format(next=self.current)
-        if self.agent.teacher_plans or self.agent.demonstrates:
-            steps: Plan | PendingPlan | None = taught(
-                self.agent.teacher, self.env, self.episode, self.steps, self.lasting
-            )
+        ask = agent.prompts["replan" if again else "plan"].format(next=self.current)
+        if agent.teacher_plans or agent.demonstrates:
+            steps: Plan | PendingPlan | None = taught(agent.teacher, self.env, self.episode, self.steps, self.lasting)
             if isinstance(steps, Future):
                 steps = yield from self._await(steps)
             if not isinstance(steps, tuple | list):
                 raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
-            meaning = () if self.lasting else meant(self.agent.teacher, self.env)
+            meaning = () if self.lasting else meant(agent.teacher, self.env)
             kept = again and steps == self.left
-            if not self._record_text(
-                "planner", ask, KEEP if kept else number(steps, self.current), learned=not meaning
-            ):
+            said = KEEP if kept else number(steps, self.current)
+            if not self._record_text("planner", ask, said, learned=not meaning):
                 return False
         else:
             if (call := (yield from self._select(ask))) is None:
