@@ -232,7 +232,6 @@ def check_endpoints(config: Config) -> None:
 def check_taught(config: Config, trains: bool = True) -> None:
     """Who is asked for plans has them: the environment's expert is there, or of a teacher with plans for certain tasks, one for
     each that it will be asked about, in training and on the panel. The expert's wording is one that there is."""
-    check_subgoals(config)
     settings = cast(dict[str, Any], OmegaConf.to_container(config.teacher, resolve=True))
     kind, stage = locate("teacher._target_", settings["_target_"]), config.stage
     asked = (stage.planner, stage.actor) == ("teacher", "policy") and config.agent.plans != "never"
@@ -242,6 +241,7 @@ def check_taught(config: Config, trains: bool = True) -> None:
             raise UserError(f"stage.actor=expert: {name} ships no expert; choose a stage that the policy plays")
         if asked and kind is teacher.ExpertTeacher:
             raise UserError(f"stage.planner=teacher: {name} ships no expert; set stage.planner=policy")
+    check_subgoals(config)
     if kind is not teacher.ExpertTeacher and not hasattr(kind, "covers"):
         return
     try:
