@@ -30,7 +30,7 @@ from pilotrl.envs import load
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.models import from_scratch, policy
 from pilotrl.models.policy import Policy
-from pilotrl.prompts.context import Chat
+from pilotrl.prompts.chat import Chat
 from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.scheduler import run_episodes

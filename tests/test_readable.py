@@ -13,9 +13,9 @@ from typing import Any
 from pilotrl import PACKAGE
 from tests.conftest import Training
 
-WORLD = ("envs/", "rewards/judge/", "teacher/", "engine/", "config/", "rollout/stopwatch.py")
-"""Environments, judges, teachers and engines: each behind a protocol of a few methods, so that a reader of the method can
-skip them. The inside of an engine only makes it fast, and changes no sample; nor does a stopwatch."""
+WORLD = ("envs/", "rewards/judge/", "teacher/", "engine/", "config/", "prompts/chat.py", "rollout/stopwatch.py")
+"""Environments, judges, teachers, engines and chat formats: each behind a protocol of a few methods, so that a reader of the
+method can skip them. The inside of an engine only makes it fast, and changes no sample; nor does a stopwatch."""
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from pilotrl import envs, prompts
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config.schema import Config
 from pilotrl.envs.tools import ACT, Tool, system_of, tools_of
-from pilotrl.prompts.context import Chat, Context, Writer
+from pilotrl.prompts.chat import Chat, Writer
+from pilotrl.prompts.context import Context
 from pilotrl.tracking.mlflow_client import SQLITE
 from pilotrl.types import NotHere, UserError
 

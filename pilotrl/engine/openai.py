@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 from pilotrl.endpoint import Endpoint, Question
 from pilotrl.endpoint.address import Address
-from pilotrl.prompts.context import Content, Speaker
+from pilotrl.prompts.chat import Content, Speaker
 from pilotrl.types import Reply, Request, UserError, WorldError
 
 NO_REPLY = -1

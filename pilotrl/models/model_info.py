@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pilotrl.models import policy
 from pilotrl.models.published import PUBLISHED
-from pilotrl.prompts.context import Chat
+from pilotrl.prompts.chat import Chat
 from pilotrl.types import NotHere, UserError
 
 SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pilotrl.engine import Engine
 from pilotrl.envs import Env
-from pilotrl.prompts.context import Format
+from pilotrl.prompts.chat import Format
 from pilotrl.teacher import EXACT, Teacher
 from pilotrl.types import Call, Episode, Plan, Request, Role, Task
 

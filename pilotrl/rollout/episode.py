@@ -63,13 +63,11 @@ class EpisodeRunner:
         return len(self.episode.turns) + 1
 
     @property
-    def lasting(self) -> int:
-        """Number of the step in force, where steps last; else 0."""
+    def lasting(self) -> int:  # number of the step in force, where steps last; else 0
         return self.current if self.agent.lasts else 0
 
     @property
-    def left(self) -> Plan:
-        """The step in force and those after it."""
+    def left(self) -> Plan:  # the step in force and those after it
         return self.steps[self.current - 1 :]
 
     def plan(self) -> Generator[Request | PendingPlan, Any, bool]:
@@ -78,32 +76,36 @@ class EpisodeRunner:
         if not due(agent.plans, self.turn):
             return True
         again = agent.plans == "asked" and self.turn > 1
+        steps: Plan | None
         meaning: Plan = ()
         ask = agent.prompts["replan" if again else "plan"].format(next=self.current)
         if agent.teacher_plans or agent.demonstrates:
-            steps: Plan | PendingPlan | None = taught(agent.teacher, self.env, self.episode, self.steps, self.lasting)
-            if isinstance(steps, Future):
-                steps = yield from self._await(steps)
-            if not isinstance(steps, tuple | list):
-                raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
-            meaning = () if self.lasting else meant(agent.teacher, self.env)
-            kept = again and steps == self.left
-            said = KEEP if kept else number(steps, self.current)
-            if not self._record_text("planner", ask, said, learned=not meaning):
+            steps, meaning, room = yield from self._taught(ask, again)
+            if not room:
                 return False
-        else:
-            if (call := (yield from self._select(ask))) is None:
-                return False
-            steps = self._parsed(call)
-        if steps is None:
+        elif (call := (yield from self._select(ask))) is None:
+            return False
+        elif (steps := self._parsed(call)) is None:
             self.well_formed = False  # the current plan stays as it was
-        else:
-            if self.lasting and steps and not steps[0]:  # the step in force is done
-                self.current, steps = self.current + 1, steps[1:]
-            past = ("",) * (self.current - 1)  # for past turns without a step, so that step i is for action i
-            self.steps = (*self.steps[: self.current - 1], *past[len(self.steps) :], *steps)
-            self.meant = (*past, *meaning)
+            return True
+        if self.lasting and steps and not steps[0]:  # the step in force is done
+            self.current, steps = self.current + 1, steps[1:]
+        past = ("",) * (self.current - 1)  # for past turns without a step, so that step i is for action i
+        self.steps = (*self.steps[: self.current - 1], *past[len(self.steps) :], *steps)
+        self.meant = (*past, *meaning)
         return True
+
+    def _taught(self, ask: str, again: bool) -> Generator[PendingPlan, Any, tuple[Plan, Plan, bool]]:
+        """The teacher's steps from the one in force on, what they mean, and whether the context has room for them."""
+        teacher = self.agent.teacher
+        steps: Any = taught(teacher, self.env, self.episode, self.steps, self.lasting)
+        if isinstance(steps, Future):
+            steps = yield from self._await(steps)
+        if not isinstance(steps, tuple | list):
+            raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
+        meaning = () if self.lasting else meant(teacher, self.env)
+        said = KEEP if again and tuple(steps) == self.left else number(tuple(steps), self.current)
+        return tuple(steps), meaning, self._record_text("planner", ask, said, learned=not meaning)
 
     def _parsed(self, call: Call) -> Plan | None:
         """The steps that a planner's call wrote; None if they cannot be parsed."""
@@ -114,8 +116,7 @@ class EpisodeRunner:
 
     def _reference(self) -> Plan:
         """The expert's plan for this state, as a reference for the judge; empty without a judge of plans or an expert."""
-        written = subgoals if self.lasting else EXACT.steps
-        return written(self.env) if self.agent.graded else ()
+        return (subgoals if self.lasting else EXACT.steps)(self.env) if self.agent.graded else ()
 
     def _await(self, pending_plan: PendingPlan) -> Generator[PendingPlan, PendingPlan, Plan]:
         """The teacher's steps from this turn on; those of the current plan if the teacher gave no readable reply."""
@@ -125,8 +126,7 @@ class EpisodeRunner:
     def act(self) -> Generator[Request, Reply, str | None]:
         """The action for this turn; None if the context is full."""
         ask = self._executor_prompt()
-        exact = "".join(self.meant[self.turn - 1 : self.turn])
-        self.means = serving(self.env, self.left) if self.lasting else exact
+        self.means = serving(self.env, self.left) if self.lasting else "".join(self.meant[self.turn - 1 : self.turn])
         if self.agent.demonstrates:
             return self._demonstrate(ask)
         if (call := (yield from self._call("executor", ask))) is None:
@@ -196,18 +196,14 @@ class EpisodeRunner:
             if call is None:
                 return None
             call.selected = False
-            call.written = self._written(call, reference) if self.agent.graded else None
+            steps = self._parsed(call)  # to be graded without the empty step that stands for one that is done
+            call.written = WrittenPlan(steps and tuple(filter(None, steps)), reference) if self.agent.graded else None
             calls.append(call)
         best = max(calls, key=likelihood)
         best.selected = True
         self._record(ask, best)
         self.episode.calls += [call for call in calls if call is not best]
         return best
-
-    def _written(self, call: Call, reference: Plan) -> WrittenPlan:
-        """The plan that a call wrote, to be graded: without the empty step that stands for one that is done."""
-        steps = self._parsed(call)
-        return WrittenPlan(steps and tuple(filter(None, steps)), reference)
 
     def _record(self, ask: str, call: Call) -> None:
         self.episode.calls.append(call)

@@ -29,7 +29,7 @@ from pilotrl.envs import Env
 from pilotrl.models import from_scratch, model_info, policy
 from pilotrl.models.model_info import Memory
 from pilotrl.models.policy import Policy, RoleModel
-from pilotrl.prompts.context import Chat, Format
+from pilotrl.prompts.chat import Chat, Format
 from pilotrl.rewards import judge
 from pilotrl.rewards.judge import Judge
 from pilotrl.rollout.agent import AgentSpec, lasting

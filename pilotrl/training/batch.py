@@ -177,7 +177,9 @@ def collate(
         **{name: torch.tensor(getattr(builder, name), dtype=torch.long) for name in INDICES},
         call_role=torch.tensor([ROLES.index(call.role) if call else -1 for call, _ in said], dtype=torch.long),
         call_observation=_numbered([call and _observation(call, episode) for call, episode in said]),
-        call_plan=_numbered([call and _worked_under(call) for call, _ in said]),
+        call_plan=_numbered(
+            [call and (call.step, call.plan[max(call.step - 1, 0) : call.step or None]) for call, _ in said]
+        ),
         logprobs=torch.tensor(builder.logprobs, dtype=torch.float32),
         call_weight=torch.tensor(builder.call_weight, dtype=torch.float64),
         followed=torch.tensor([call is None or call.selected for call in builder.trained], dtype=torch.bool),
@@ -216,11 +218,6 @@ def _process_rewards(calls: Sequence[Call | None]) -> Tensor:
 
 def _step_reward(call: Call | None, episode: Episode) -> float:
     return episode.turns[call.turn - 1].reward if call and call.turn <= len(episode.turns) else 0.0
-
-
-def _worked_under(call: Call) -> Hashable:
-    """What calls share that worked under one plan; where steps last, under one step."""
-    return (call.step, call.plan[call.step - 1 : call.step]) if call.step else call.plan
 
 
 def _observation(call: Call, episode: Episode) -> str:

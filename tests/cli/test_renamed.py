@@ -59,6 +59,7 @@ def test_an_old_run_is_read_with_the_names_of_today(folder: RunFolder) -> None:
         "env._name_",
         "model.max_length",
         "model.max_plan_tokens",
+        "teacher.wording",
     }
     assert before["curriculum.name"] == "none"
     assert {key: value for key, value in before.items() if key not in aside} == {

@@ -25,7 +25,7 @@ from pilotrl.engine.local import LocalEngine
 from pilotrl.engine.vllm import VllmEngine, _version, place
 from pilotrl.models import policy
 from pilotrl.models.policy import Policy, RoleModel
-from pilotrl.prompts.context import Chat
+from pilotrl.prompts.chat import Chat
 from pilotrl.types import Reply, Request, RunFailed
 
 pytestmark = [

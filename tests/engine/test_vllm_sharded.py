@@ -19,7 +19,7 @@ from pilotrl.engine import probe
 from pilotrl.engine.vllm import VllmEngine, _version
 from pilotrl.models import policy, sharding
 from pilotrl.models.policy import Policy
-from pilotrl.prompts.context import Chat
+from pilotrl.prompts.chat import Chat
 from tests.runs.test_ranks import several_ranks
 
 pytestmark = [

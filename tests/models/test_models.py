@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.models import policy
 from pilotrl.models.policy import learned
-from pilotrl.prompts.context import Chat, Context
+from pilotrl.prompts.chat import Chat
+from pilotrl.prompts.context import Context
 from pilotrl.rollout.agent import EpisodeSpec
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.runs.describe import averages, identity, in_the_start, unseen_environment_warning

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from pilotrl.prompts.context import Chat
+from pilotrl.prompts.chat import Chat
 
 MARKS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 """Tokens of their own, and not special, as Qwen3 has them."""

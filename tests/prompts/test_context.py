@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pilotrl import prompts
 from pilotrl.models.from_scratch import CONTROL, TEMPLATE
-from pilotrl.prompts.context import Chat, Context
+from pilotrl.prompts.chat import Chat
+from pilotrl.prompts.context import Context
 from pilotrl.prompts.parsing import number, parse_action, parse_plan
 from pilotrl.training.batch import rows_of
 from pilotrl.types import Call, Plan, UserError

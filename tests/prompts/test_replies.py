@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pilotrl import prompts
 from pilotrl.engine.openai import Transcript
 from pilotrl.models.from_scratch import TEMPLATE
-from pilotrl.prompts.context import Chat, Context
+from pilotrl.prompts.chat import Chat
+from pilotrl.prompts.context import Context
 from pilotrl.prompts.replies import tagged_action, tool_calls
 from pilotrl.training.batch import rows_of
 from pilotrl.types import Call, NotUnderstood, UserError

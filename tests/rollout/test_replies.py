@@ -16,7 +16,7 @@ from pilotrl.config import search_path
 from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import Env, Info, load
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.prompts.context import Chat
+from pilotrl.prompts.chat import Chat
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.replies import OF, Marked
 from pilotrl.rollout.scheduler import run_episodes

@@ -19,7 +19,7 @@ from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs import Expert, Info, load
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.prompts import load as load_prompts
-from pilotrl.prompts.context import Chat
+from pilotrl.prompts.chat import Chat
 from pilotrl.prompts.parsing import number, parse_plan
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, due, likelihood, seed_of
 from pilotrl.rollout.scheduler import ATTEMPTS, run_episodes

@@ -17,7 +17,7 @@ from pilotrl.cli.compose import composed_job, parse
 from pilotrl.engine.openai import Transcript
 from pilotrl.engine.scripted import ScriptedPolicy
 from pilotrl.envs.toy import ToyEnv
-from pilotrl.prompts.context import Chat
+from pilotrl.prompts.chat import Chat
 from pilotrl.prompts.parsing import number, parse_lasting, parse_plan
 from pilotrl.prompts.replies import FORMS
 from pilotrl.rewards.judge.grading import due, grade, plans_due
