@@ -14,6 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEEDED = {(one := Requirement(line)).name.lower(): one for line in PROJECT["dependencies"]}
 LINES = (ROOT / "constraints.txt").read_text().splitlines()
 WITH_VLLM = (ROOT / "constraints-vllm.txt").read_text().splitlines()
+WITH_VERIFIERS = (ROOT / "constraints-verifiers.txt").read_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_releases_with_a_hole_are_refused(name: str, version: str) -> None:
     assert not NEEDED[name].specifier.contains(version)
 
 
-@pytest.mark.parametrize("lines", [LINES, WITH_VLLM], ids=["plain", "with vLLM"])
+@pytest.mark.parametrize("lines", [LINES, WITH_VLLM, WITH_VERIFIERS], ids=["plain", "with vLLM", "with verifiers"])
 def test_constraints_are_names_and_versions_and_nothing_of_the_machine_that_wrote_them(lines: list[str]) -> None:
     assert lines[0].startswith("# ")
     assert [line for line in lines[1:] if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
@@ -46,6 +47,13 @@ def test_with_vllm_all_is_as_without_but_what_it_forbids() -> None:
     plain, other = (dict(line.lower().split("==") for line in lines[1:]) for lines in (LINES, WITH_VLLM))
     assert {name for name in plain.keys() & other if plain[name] != other[name]} == {"fastapi", "numpy"}
     assert {*NEEDED} <= {*other}
+
+
+def test_with_verifiers_all_is_as_without_but_mcp_and_what_needs_it() -> None:
+    plain, other = (dict(line.lower().split("==") for line in lines[1:]) for lines in (LINES, WITH_VERIFIERS))
+    assert {name for name in plain if plain[name] != other.get(name)} == {"mcp", "mcp-types", "mcp-server-time"}
+    asked = Requirement(PROJECT["optional-dependencies"]["verifiers"][0])
+    assert asked.specifier.contains(other["verifiers"])
 
 
 def test_the_tested_versions_are_in_the_ranges_that_are_asked_for() -> None:

@@ -24,11 +24,11 @@ from pilotrl.types import UserError
 
 REACHES = re.compile(
     r".*\b(\w+_)?(address|cache|credentials?|data_dir|host|hostname|port|proxy|server|uri|url)"
-    r"|env(\.options\.[\w-]+)?\.(id|kwargs\..*|command|variables|tasks_file|check)",
+    r"|env(\.options\.[\w-]+)?\.(id|kwargs\..*|command|variables|tasks_file|check|taskset|(config|held_out)\..*)",
     re.IGNORECASE,
 )
-"""Keys of addresses, credentials and files, what Gymnasium makes an environment from, and what starts an MCP server and scores
-its episodes; beside them every value with ://."""
+"""Keys of addresses, credentials and files, what Gymnasium and verifiers make an environment from, and what starts an MCP server
+and scores its episodes; beside them every value with ://."""
 WORDS = re.compile(r"(env(\.options\.[\w-]+)?\.(command|variables))\.\d+")
 """Items of lists that are typed as a whole."""
 PLAIN = re.compile(r"[\w./:@%+-]+")

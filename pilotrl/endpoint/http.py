@@ -73,7 +73,18 @@ class Reply:
 
 def post(url: str, body: Any, timeout: float, headers: Mapping[str, str] | None = None) -> Reply:
     """The reply to a POST of JSON, of any status, within `timeout` seconds. Raises NoReply."""
-    asked = _post(url, json.dumps(body).encode(), {**(headers or {}), "Content-Type": "application/json"}, timeout)
+    return _reply(
+        "POST", url, timeout, {**(headers or {}), "Content-Type": "application/json"}, json.dumps(body).encode()
+    )
+
+
+def get(url: str, timeout: float) -> Reply:
+    """The reply to a GET, of any status, within `timeout` seconds. Raises NoReply."""
+    return _reply("GET", url, timeout, {})
+
+
+def _reply(method: str, url: str, timeout: float, headers: dict[str, str], body: bytes | None = None) -> Reply:
+    asked = _asked(method, url, timeout, headers, body)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -82,7 +93,7 @@ def post(url: str, body: Any, timeout: float, headers: Mapping[str, str] | None 
         return other.submit(asyncio.run, asked).result()
 
 
-async def _post(url: str, body: bytes, headers: dict[str, str], timeout: float) -> Reply:
+async def _asked(method: str, url: str, timeout: float, headers: dict[str, str], body: bytes | None) -> Reply:
     import httpx2
 
     headers |= {"Accept-Encoding": "identity", "User-Agent": "pilotrl"}
@@ -90,7 +101,7 @@ async def _post(url: str, body: bytes, headers: dict[str, str], timeout: float) 
         async with (
             asyncio.timeout(timeout),
             httpx2.AsyncClient(verify=_certificates(), timeout=timeout, follow_redirects=False) as client,
-            client.stream("POST", url, content=body, headers=headers) as response,
+            client.stream(method, url, content=body, headers=headers) as response,
         ):
             if (coding := response.headers.get("content-encoding", "identity").lower()) != "identity":
                 raise NoReply(f"its reply is compressed ({coding}), which was not asked for", sent=True)

@@ -139,6 +139,12 @@ def thought_of(expert: Expert) -> str:
     return " ".join(written.split()) or NO_THOUGHT
 
 
+def whole(said: Any) -> str:
+    """What somebody else's world says, word for word but for halves of characters, which JSON can hold and no tokenizer can
+    read."""
+    return str(said).encode("utf-8", "replace").decode()
+
+
 def _class(env: Env) -> str:
     return f"{type(env).__module__}.{type(env).__qualname__}"
 

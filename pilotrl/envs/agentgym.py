@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_attempt, wait_exponential
 
 from pilotrl.endpoint import http
-from pilotrl.envs import Expert, Info
+from pilotrl.envs import Expert, Info, whole
 from pilotrl.store.redact import has_credentials, in_one_line, is_address
 from pilotrl.types import UserError, WorldError
 
@@ -120,7 +120,7 @@ class AgentGym:
             self._create()
         extra = {"world_type": "Text"} if self.name == "alfworld" else {}
         reply = self._ask("/reset", {self.dialect.task: int(task), **extra})
-        text = _whole_text(reply[0] if isinstance(reply, list) else reply["observation"])
+        text = whole(reply[0] if isinstance(reply, list) else reply["observation"])
         self.turn, self.over = 0, False
         return text, self._info(reply, text, 0.0, False)
 
@@ -129,7 +129,7 @@ class AgentGym:
         if self.over:
             raise RuntimeError("the episode has ended: reset first")
         reply = self._ask("/step", {"action": action})
-        text, terminated = _whole_text(reply[self.dialect.text]), bool(reply["done"])
+        text, terminated = whole(reply[self.dialect.text]), bool(reply["done"])
         reward = float(reply["reward"])
         if self.name == "maze":  # whose rewards are negative, and 0 on the goal
             reward = float(text.strip() == "Success")
@@ -143,7 +143,7 @@ class AgentGym:
         solved = score == 1.0 if self.name == "webshop" else score > 0.0
         info: Info = {"score": score, "solved": solved, "valid": not text.startswith(self.dialect.misses)}
         if isinstance(reply, dict) and isinstance(actions := reply.get("available_actions"), list):
-            info["actions"] = [*map(_whole_text, actions)]
+            info["actions"] = [*map(whole, actions)]
         return info
 
     def _create(self) -> None:
@@ -217,8 +217,3 @@ class AgentGym:
             with suppress(WorldError):
                 self.post("/close", {self.dialect.id: world})
                 break
-
-
-def _whole_text(said: Any) -> str:
-    """Word for word but for halves of characters, which JSON can hold and no tokenizer can read."""
-    return str(said).encode("utf-8", "replace").decode()

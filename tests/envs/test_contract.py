@@ -21,7 +21,7 @@ from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.rollout import cheats
 from tests.envs.page import written
 
-OTHERS = {"agentgym", "gymnasium", "mcp"}
+OTHERS = {"agentgym", "gymnasium", "mcp", "openenv", "verifiers"}
 """Worlds that are somebody else's and have to be named first: they have tests of their own."""
 PAGES = Path(__file__).parents[2] / "docs"
 for page, name in (("environments.md", "guess"), ("replies.md", "till")):

@@ -237,6 +237,20 @@ TRAPS: dict[str, dict[str, Any]] = {
             "check": "evil.check",
         }.items()
     },
+    **{
+        f"a {key} of verifiers": {
+            "env": {
+                **{"_target_": "pilotrl.envs.verifiers.Verifiers", "split": "train", "taskset": None, "config": {}},
+                **{"held_out": {}, "tasks": None, "solved_at": 1.0, "max_turns": 2, "timeout": 1.0},
+                key: value,
+            }
+        }
+        for key, value in {
+            "taskset": "evil",
+            "config": {"task": {"rewards": {"x": {"fn": "evil.check"}}}},
+            "held_out": {"place": "URL"},
+        }.items()
+    },
     **{f"popen as {node}": {node: POPEN} for node in ("env", "judge", "teacher", "algorithm", "engine")},
     "popen as a term": {"reward__terms": {"x": POPEN}, "reward__weights__x": 1.0},
     "popen as prompts": {"model__prompts": POPEN},

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pilotrl.envs import whole
 from pilotrl.envs.tools import Tool
 from pilotrl.store.redact import in_one_line
 from pilotrl.types import UserError, WorldError
@@ -73,10 +74,10 @@ class Session:
 
         future = _submit(asked())
         try:
-            return _shown(future.result(timeout + GRACE))
+            return shown(future.result(timeout + GRACE))
         except MCPError as error:
             if error.code == INVALID_PARAMS:  # what the model can mend
-                return Result(_whole(f"Error: {error}"), True)
+                return Result(whole(f"Error: {error}"), True)
             raise self._failed(error) from None
         except Exception as error:
             future.cancel()
@@ -116,7 +117,7 @@ class Session:
             found, cursor = found + page.tools, page.next_cursor
             if cursor is None:
                 break
-        return _sound([_tool(one) for one in found])
+        return sound([tool_of(one) for one in found])
 
     def _failed(self, error: BaseException) -> WorldError:
         """The error, with the last line that the server wrote, of a session that is closed now."""
@@ -151,12 +152,12 @@ def _client(server: Server, folder: Path | None, errors: Any) -> Any:
     return Client(stdio_client(started, errlog=errors))
 
 
-def _tool(one: Any) -> Tool:
-    about = {"name": one.name, "description": _whole(one.description or ""), "parameters": one.input_schema}
+def tool_of(one: Any) -> Tool:
+    about = {"name": one.name, "description": whole(one.description or ""), "parameters": one.input_schema}
     return {"type": "function", "function": about}
 
 
-def _sound(tools: list[Tool]) -> list[Tool]:
+def sound(tools: list[Tool]) -> list[Tool]:
     """Raises WorldError for a list that no model could be shown, and schemas that are none."""
     try:
         listed = [json.dumps(tool["function"]["parameters"]) for tool in tools]
@@ -194,12 +195,12 @@ def _wrong(schema: str) -> str:
     return "" if held.get("type") == "object" else "its type is not object"
 
 
-def _shown(result: Any) -> Result:
+def shown(result: Any) -> Result:
     """A result as text; pictures and the like are named."""
     parts = [_part(block) for block in result.content]
     if not parts and result.structured_content is not None:
         parts = [json.dumps(result.structured_content, ensure_ascii=False)]
-    text = _whole("\n".join(parts)).strip() or "(no text)"
+    text = whole("\n".join(parts)).strip() or "(no text)"
     if result.is_error and not text.lower().startswith("error"):
         text = f"Error: {text}"
     return Result(text, bool(result.is_error))
@@ -211,11 +212,6 @@ def _part(block: Any) -> str:
         return text
     about = [getattr(held, "uri", None), getattr(held, "mime_type", None)]
     return f"[{', '.join(str(one) for one in (block.type, *about) if one)}]"
-
-
-def _whole(text: str) -> str:
-    """Without halves of characters, which JSON can hold and no tokenizer can read."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _first(error: BaseException) -> BaseException:
