@@ -185,19 +185,21 @@ class OpenEnv:
     def _ask(self, kind: str, data: dict[str, Any]) -> Any:
         """The data of the server's answer. Raises NotUnderstood where it finds an action invalid, WorldError for other errors."""
         try:
-            self._socket.send(json.dumps({"type": kind, "data": data}))
+            with suppress(Exception):  # of a session that has ended: why, it may have said before
+                self._socket.send(json.dumps({"type": kind, "data": data}))
             said = self._socket.recv(timeout=self.timeout)
             held = json.loads(said) if isinstance(said, str) else None
         except TimeoutError:
             raise self._failed("gave no answer in time") from None
         except Exception as error:  # of the socket, or JSON that is none
             raise self._failed(error or type(error).__name__) from None
-        said = held.get("data") if isinstance(held, dict) else None
-        if isinstance(said, dict) and held["type"] == "error":
+        about = held if isinstance(held, dict) else {}
+        said = about.get("data")
+        if isinstance(said, dict) and about.get("type") == "error":
             if said.get("code") == "VALIDATION_ERROR" and kind == "step":
                 raise NotUnderstood(_invalid(said))
             raise self._failed(f"{said.get('code')}: {said.get('message')}{_capacity(said)}")
-        if not isinstance(said, dict) or held["type"] != "observation":
+        if not isinstance(said, dict) or about.get("type") != "observation":
             raise self._failed(f"this is no answer: {held}")
         return said
 
@@ -208,6 +210,7 @@ class OpenEnv:
             there = (str(parts.hostname), parts.port or (443 if secure else 80))
             held = socket.create_connection(there, self.timeout)  # with which no redirect is followed
             limits = {"open_timeout": self.timeout, "close_timeout": 5, "max_size": http.LIMIT, "compression": None}
+            limits["ping_interval"] = None  # an answer has its deadline, and servers ping by themselves
             address = f"{'wss' if secure else 'ws'}{self.url.removeprefix(parts.scheme)}/ws"
             self._socket = _websockets().connect(address, sock=held, **limits).__enter__()  # close() ends it
         except Exception as error:  # of the system, TLS, or the handshake

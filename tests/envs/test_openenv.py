@@ -268,7 +268,7 @@ SCHEMA = {"action": {"properties": {"letter": {"type": "string"}}, "required": [
 
 
 @contextmanager
-def raw(*answers: Any, schema: Any = SCHEMA, status: int = 200, moved: str = "") -> Iterator[str]:
+def raw(*answers: Any, schema: Any = SCHEMA, status: int = 200, moved: str = "", farewell: Any = None) -> Iterator[str]:
     """Answers messages with these, one after the other, and the last for ever; text as it stands. None ends the session."""
     from websockets.datastructures import Headers
     from websockets.http11 import Response
@@ -277,6 +277,9 @@ def raw(*answers: Any, schema: Any = SCHEMA, status: int = 200, moved: str = "")
     left = [*answers]
 
     def answer(session: ServerConnection) -> None:
+        if farewell:
+            session.send(json.dumps(farewell))
+            return
         for _ in session:
             held = left.pop(0) if len(left) > 1 else left[0]
             if held is None:
@@ -343,6 +346,15 @@ def test_nonsense_is_an_error_of_the_server_and_ends_the_session(make: Any) -> N
             assert len(str(failed.value)) < 300
             assert env._socket is None
     with raw(seen(done=True, reward=1.0)) as url, pytest.raises(WorldError, match="is over at its reset"):
+        make(url).reset()
+
+
+def test_what_a_server_says_before_it_ends_a_session_is_told(make: Any) -> None:
+    full = {"type": "error", "data": {"code": "CAPACITY_REACHED", "message": "full", "max_sessions": 2}}
+    with (
+        raw(farewell=full) as url,
+        pytest.raises(WorldError, match=r"CAPACITY_REACHED: full; it takes 2 .*engine.slots=2"),
+    ):
         make(url).reset()
 
 

@@ -73,12 +73,21 @@ class Verifiers:
         self.over = True
         self._task: str | None = None
 
+    def probe(self) -> None:
+        """Starts the first task. Raises UserError if its program fails before it asks for a reply."""
+        try:
+            self.reset()
+        except WorldError as error:
+            raise UserError(f"taskset={error}; play it with verifiers' own command to see what it lacks") from None
+        finally:
+            self.close()
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Starts `options["task"]`, or the task that `seed` picks. KeyError for a task that is not of this split."""
         task = (options or {}).get("task", self.tasks[(seed or 0) % len(self.tasks)])
         held = self.held[task]
         self.close()
-        if not self.play.begin(held, self.max_turns):
+        if not self.play.begin(held):
             raise WorldError(f"{self.name}: task {task} ended before it asked for a reply")
         self._task, self._actions, self.over = task, list[str](), False
         self.system = "\n\n".join(_text(one) for one in self.play.news if one.role == "system")
@@ -96,16 +105,14 @@ class Verifiers:
                 info: Info = {"score": 0.0, "solved": False, "valid": False}
                 return f"Nothing happens: {error}.", 0.0, False, False, info
             reply = None
-        try:
-            asks = self.play.go(reply)
-        except WorldError:
-            self.over = True
-            raise
+        asks = self._on(reply)
         info = {"score": 0.0, "solved": False, "valid": reply is not None}
         if results := [_text(one) for one in self.play.news if one.role == "tool"]:
             info["results"] = results
-        if asks:
+        if asks and len(self._actions) < self.max_turns:
             return self._seen(), 0.0, False, False, info
+        if asks:
+            self._on(None)
         self.over = True
         truncated = self.play.cut
         info["score"] = min(max(self.play.reward, 0.0), 1.0)
@@ -116,6 +123,13 @@ class Verifiers:
         """Ends the episode, and what its task and its tools hold."""
         self.over = True
         self.play.close()
+
+    def _on(self, reply: Any) -> bool:
+        try:
+            return self.play.go(reply)
+        except WorldError:
+            self.over = True
+            raise
 
     def _seen(self) -> str:
         self.tools = [*self.play.tools, ANSWER] if self.play.tools else []
@@ -142,10 +156,11 @@ class Play:
         self.cut = False
         """It asked for more replies than there were turns."""
 
-    def begin(self, task: Any, max_turns: int) -> bool:
+    def begin(self, task: Any) -> bool:
         """Starts a task. Whether it asks for a reply, or is over. Raises WorldError where it fails."""
         self.loop = asyncio.new_event_loop()
-        self.left, self.cut, self.answer, self.reply = max_turns, False, None, None
+        self.cut, self.reply = False, None
+        self.answer: asyncio.Future[Any] | None = None
         self.messages, self.told = list[Any](), 0
         self.asks = asyncio.Event()
         self.work = self.loop.create_task(self._run(task))
@@ -154,7 +169,8 @@ class Play:
     def go(self, reply: Any) -> bool:
         """Goes on with a reply, or with none, where no turn is left."""
         self.asks.clear()
-        answer, self.answer, self.reply = self.answer, None, reply
+        answer, self.answer, self.reply, self.cut = self.answer, None, reply, reply is None
+        assert answer is not None
         answer.set_result(reply)
         return self._on()
 
@@ -208,7 +224,7 @@ class Play:
                 await one.setup()
 
             def seats(ctx: Any, completed: list[Any], *others: Any) -> Any:
-                return Agents(env.config, lambda name, spec: Seat(name, spec, toolsets, self._ask, completed))  # type: ignore[arg-type]
+                return Agents(env.config, lambda name, spec: Seat(name, spec, toolsets, self._ask, completed))
 
             env._episode_agents = seats  # the one thing that verifiers makes of a model
             return await env.run_episode(task.with_data(), ModelContext(model="", client=EvalClientConfig()))
@@ -219,14 +235,11 @@ class Play:
         if asked.messages is not self.messages:
             self.messages, self.told = asked.messages, 0
         self.tools = asked.tools
-        if self.left:
-            self.left -= 1
-            self.answer = asyncio.get_running_loop().create_future()
-            self.asks.set()
-            if (reply := await self.answer) is not None:
-                return reply
-        self.cut = True
-        return None
+        if self.cut:
+            return None
+        self.answer = asyncio.get_running_loop().create_future()
+        self.asks.set()
+        return await self.answer
 
 
 def _rewarded(episode: Any) -> float:

@@ -14,15 +14,21 @@ __all__ = ["LettersEnv", "LettersTaskset"]
 class LettersConfig(vf.TasksetConfig):
     letters: str = "abcdefghijklmnopqrstuvwxyz"
     split: str = "train"
+    pen: bool = True
     end: bool = True
     """Whether the taskset has one."""
 
 
 class Letter(vf.TaskData):
     letter: str
+    pen: bool
 
 
 class LetterTask(vf.Task[Letter]):
+    async def setup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
+        if not self.data.pen:
+            raise OSError("no pen")
+
     @vf.stop
     async def gave_up(self, trace: vf.Trace) -> bool:
         return "give up" in trace.last_reply
@@ -52,9 +58,8 @@ class LettersTaskset(vf.Taskset[LetterTask, LettersConfig]):
     def load(self) -> Iterator[LetterTask]:
         while True:
             for letter in self.config.letters:
-                data = Letter(
-                    prompt=f"Which letter is it, of {self.config.split}?", system_prompt="Guess.", letter=letter
-                )
+                prompt = f"Which letter is it, of {self.config.split}?"
+                data = Letter(prompt=prompt, system_prompt="Guess.", letter=letter, pen=self.config.pen)
                 yield LetterTask(data, self.config.task)
             if self.config.end:
                 return
