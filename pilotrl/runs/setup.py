@@ -65,6 +65,8 @@ class EvalSetup:
         lasts = lasting(config.agent.steps, agent.plans)
         steps = "subgoal" if lasts else "action"
         texts = prompts.load(prompt_set(config.model.prompts), agent.plans, agent.shows, replies, steps)
+        # Demonstrations are exact but for stage.loose, unless a wording is typed: what they write is what is learned.
+        told = isinstance(self.teacher, ExpertTeacher) and self.teacher.wording
         return AgentSpec(
             chat=self.chat,
             prompts=prompts.worded(texts, agent.plans, agent.thinks, replies),
@@ -87,7 +89,7 @@ class EvalSetup:
             top_p=1.0,
             version=0,
             lasts=lasts,
-            teacher=EXACT if demonstrates and not isinstance(self.teacher, ExpertTeacher) else self.teacher,
+            teacher=self.teacher if told or not demonstrates else EXACT,
         )
 
     def run_episodes(self, *given: Any) -> list[Episode]:

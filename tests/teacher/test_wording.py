@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pilotrl import envs
 from pilotrl.audit.adversarial import planted
+from pilotrl.cli.compose import composed_job, parse
 from pilotrl.envs import Env
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.rewards.judge.grading import due, grade
 from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.rollout.rules import Player, by_chance, by_rule, played
+from pilotrl.runs.setup import EvalSetup
 from pilotrl.store.records import from_record, to_record
 from pilotrl.teacher import ExpertTeacher, meant, reference
 from pilotrl.types import Episode, Task, UserError
@@ -137,3 +139,16 @@ def test_by_default_steps_are_loose_where_the_expert_writes_such_and_references_
     assert reference(default, toy) == meant(default, toy) == EXACT.steps(toy)
     monkeypatch.setattr(ToyEnv, "expert", Terse())
     assert default.steps(toy) == EXACT.steps(toy)
+
+
+@pytest.mark.parametrize(("typed", "demonstrated"), [([], "exact"), (["loose"], "loose"), (["exact"], "exact")])
+def test_demonstrations_are_exact_but_for_their_loose_share_unless_a_wording_is_typed(
+    typed: list[str], demonstrated: str
+) -> None:
+    """Otherwise a warm start would teach to write loose plans, as own ones, where the teacher's are loose by default."""
+    arguments = parse(["stage=warmstart", "env=toy", *[f"teacher.wording={wording}" for wording in typed]])
+    config = composed_job(arguments, arguments.overrides).config
+    writer = ExpertTeacher(config.teacher["wording"])
+    setup = EvalSetup(config, *cast(Any, (None, None, None)), writer)
+    assert {spec.teacher for spec in setup.agent_specs()} == {ExpertTeacher(demonstrated)}
+    assert setup.agent_spec(teacher_plans=True).teacher == writer
