@@ -70,7 +70,9 @@ def prepare(argv: Sequence[str], lacks: Callable[[str], None] | None = None) -> 
     jobs, multirun = composed_jobs(arguments)
     for job in jobs:
         for config in (job.config, *(link.config for link in stage_chain.stage_jobs(job.config, job.hydra))):
-            checks: list[Callable[[Config], None]] = [check, partial(check_typed, job=job), *CHECKS]
+            checks: list[Callable[[Config], None]] = [check, partial(check_typed, job=job), check_learner, check_shards]
+            checks += [check_algorithm, check_language_model, check_engine, check_endpoints]
+            checks += [check_taught, check_context]
             for looks in checks:
                 try:
                     looks(config)
@@ -252,18 +254,6 @@ def check_taught(config: Config, trains: bool = True) -> None:
             )
     except UserError as error:
         raise UserError(f"teacher.{error}") from error
-
-
-CHECKS: Sequence[Callable[[Config], None]] = (
-    check_learner,
-    check_shards,
-    check_algorithm,
-    check_language_model,
-    check_engine,
-    check_endpoints,
-    check_taught,
-    check_context,
-)
 
 
 def named(overrides: Sequence[str], key: str, folder: Path) -> list[str]:
