@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known key that looks most like `word`, or like its last part: `lr` finds `train.lr`."""
 
-    def likeness(key: str) -> float:
+    def likeness(key: str) -> tuple[float, float]:
         whole = SequenceMatcher(None, word, key).ratio()
         leaf = SequenceMatcher(None, word.rpartition(".")[2], key.rpartition(".")[2]).ratio()
-        return max(whole, leaf - 0.01)
+        return max(whole, leaf - 0.01), whole
 
     return max(sorted(known), key=likeness)
 
