@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "lora": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "model.gradient_checkpointing=true"),
     "sampled": (
         "stage=adherence",
+        "teacher.wording=exact",
         "algorithm=dapo",
         "algorithm.beta=0.1",
         "algorithm.entropy_coef=0.01",
@@ -61,7 +62,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "train.minibatches=1",
     ),
     "lagged": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "train.lr=3e-2", "train.lag=1"),
-    "lasting": ("stage=coordination", "agent.steps=subgoal", "model.lora.rank=null", "stage.candidates=2"),
+    "lasting": ("stage=adherence", "agent.steps=subgoal", "model.lora.rank=null"),
     "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
     "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
     "sft": (
