@@ -155,8 +155,8 @@ def command(argv: Sequence[str]) -> None:
     settings = {node: _plain(getattr(config, node)) for node in ("env", "teacher", "judge")}
     try:
         writer = teacher.build(settings["teacher"])
-        if writer == teacher.ExpertTeacher(None):
-            writer = teacher.EXACT  # a set holds words only, and judges grade them as they stand
+        if isinstance(writer, teacher.ExpertTeacher):
+            writer = teacher.expert_of(writer)  # a set holds words only, and judges grade them as they stand
     except UserError as error:
         raise UserError(f"teacher.{error}") from error
     grader = judge.build(settings["judge"], None)

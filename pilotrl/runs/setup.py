@@ -38,7 +38,7 @@ from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
 from pilotrl.runs.describe import as_dict, environments
 from pilotrl.store.reading import check_policy
-from pilotrl.teacher import EXACT, ExpertTeacher, Teacher
+from pilotrl.teacher import Teacher, expert_of
 from pilotrl.training import algorithms
 from pilotrl.training.algorithms import Algorithm
 from pilotrl.training.data import Scoring
@@ -65,8 +65,6 @@ class EvalSetup:
         lasts = lasting(config.agent.steps, agent.plans)
         steps = "subgoal" if lasts else "action"
         texts = prompts.load(prompt_set(config.model.prompts), agent.plans, agent.shows, replies, steps)
-        # Demonstrations are exact but for stage.loose, unless a wording is typed: what they write is what is learned.
-        told = isinstance(self.teacher, ExpertTeacher) and self.teacher.wording
         return AgentSpec(
             chat=self.chat,
             prompts=prompts.worded(texts, agent.plans, agent.thinks, replies),
@@ -89,7 +87,7 @@ class EvalSetup:
             top_p=1.0,
             version=0,
             lasts=lasts,
-            teacher=self.teacher if told or not demonstrates else EXACT,
+            teacher=expert_of(self.teacher) if demonstrates else self.teacher,
         )
 
     def run_episodes(self, *given: Any) -> list[Episode]:

@@ -108,9 +108,15 @@ class ExpertTeacher:
 EXACT, LOOSE = ExpertTeacher("exact"), ExpertTeacher("loose")
 
 
+def expert_of(teacher: Teacher) -> ExpertTeacher:
+    """The expert whose plans are learned, stored or compared with: worded as this teacher is told to if it is that expert, else
+    exact. By default only plans that are followed are loose."""
+    return teacher if isinstance(teacher, ExpertTeacher) and teacher.wording else EXACT
+
+
 def reference(teacher: Teacher, env: Env) -> Plan:
-    """What the environment's expert would plan, worded as this teacher is told to if it is that expert; empty without one."""
-    return (teacher if isinstance(teacher, ExpertTeacher) and teacher.wording else EXACT).steps(env)
+    """What the environment's expert would plan, to be compared with; empty without one."""
+    return expert_of(teacher).steps(env)
 
 
 def meant(teacher: Teacher, env: Env) -> Plan:
