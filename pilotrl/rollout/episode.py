@@ -196,8 +196,9 @@ class EpisodeRunner:
             if call is None:
                 return None
             call.selected = False
-            steps = self._parsed(call)  # to be graded without the empty step that stands for one that is done
-            call.written = WrittenPlan(steps and tuple(filter(None, steps)), reference) if self.agent.graded else None
+            if self.agent.graded:  # without the empty step that stands for one that is done
+                steps = self._parsed(call)
+                call.written = WrittenPlan(steps and tuple(filter(None, steps)), reference)
             calls.append(call)
         best = max(calls, key=likelihood)
         best.selected = True
