@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotrl.envs import Env, LooseExpert, thought_of
+from pilotrl.models.published import configured
 from pilotrl.types import UserError
 
 NOT_SIZES = ("texts", "copying")
@@ -48,23 +49,9 @@ def architecture(
     *, vocabulary: int, width: int, inner: int, layers: int, heads: int, kv_heads: int, positions: int
 ) -> Any:
     """The transformers configuration of a Llama with these sizes."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        architectures=["LlamaForCausalLM"],
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=positions,
-        tie_word_embeddings=True,
-        initializer_range=width**-0.5,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
+    special = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    more = {"architectures": ["LlamaForCausalLM"], "initializer_range": width**-0.5, **special}
+    return configured("llama", vocabulary, width, inner, layers, heads, kv_heads, True, positions, **more)
 
 
 def build(

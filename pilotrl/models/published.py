@@ -26,9 +26,24 @@ PUBLISHED = {
 
 def architecture(shape: str, positions: int) -> Any:
     """The transformers configuration of one of `SHAPES`, for contexts of so many tokens."""
+    return configured(*SHAPES[shape], positions)
+
+
+def configured(
+    kind: str,
+    vocabulary: int,
+    width: int,
+    inner: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    tied: bool,
+    positions: int,
+    **more: Any,
+) -> Any:
+    """The transformers configuration of a model of these sizes; `more` under transformers' own names."""
     from transformers import AutoConfig
 
-    kind, vocabulary, width, inner, layers, heads, kv_heads, tied = SHAPES[shape]
     return AutoConfig.for_model(
         kind,
         vocab_size=vocabulary,
@@ -39,4 +54,5 @@ def architecture(shape: str, positions: int) -> Any:
         num_key_value_heads=kv_heads,
         tie_word_embeddings=tied,
         max_position_embeddings=positions,
+        **more,
     )
