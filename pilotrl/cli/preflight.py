@@ -161,10 +161,11 @@ def check_algorithm(config: Config) -> None:
         raise UserError(f"train.lag={config.train.lag}: the loss of algorithm={name} {why}")
     if size < algorithm.smallest_group:
         raise UserError(f"train.group_size={size}: must be at least {algorithm.smallest_group} for algorithm={name}")
-    kinds = {search_path.settings("agent", agent)["plans"] == "never" for agent in stage.agents}
-    if algorithm.compares_plans and (kinds != {True, False} or stage.planner == "teacher"):
-        why = "compares own plans to none; set stage=coordination stage.agents=[adaplan,naive]"
-        raise UserError(f"algorithm={name}: {why}")
+    if algorithm.compares_plans:
+        planless = {search_path.settings("agent", agent)["plans"] == "never" for agent in stage.agents}
+        if planless != {True, False} or stage.planner == "teacher":
+            why = "compares own plans to none; set stage=coordination stage.agents=[adaplan,naive]"
+            raise UserError(f"algorithm={name}: {why}")
     counted = "plan_quality" in stage.terms and config.reward.weights["plan_quality"]
     if stage.train_unselected and not (algorithm.credits_candidates and counted):
         why = "credits a plan that was not followed; use an algorithm with algorithm.turn_credit=1, and the term plan_quality"
@@ -195,6 +196,7 @@ def check_engine(config: Config) -> None:
     kind: Any = locate("engine._target_", config.engine["_target_"])
     if not hasattr(kind, "check"):
         return
+    kind.check_installed()  # before the model is asked for: a machine may lack both
     from pilotrl.models import from_scratch, model_info
 
     if model.scratch is not None and config.parent is None:

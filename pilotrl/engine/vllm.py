@@ -57,11 +57,15 @@ class VllmEngine:
         self.waiting: dict[str, Request] = {}
 
     @staticmethod
+    def check_installed() -> None:
+        """Raises NotHere unless vLLM is there, UserError for another version than this file knows."""
+        check_installed()
+
+    @staticmethod
     def check(
         settings: Mapping[str, Any], model: Any, *, dtype: str, lora_rank: int | None, roles: str, max_length: int
     ) -> None:
         """Raises UserError for what vLLM cannot serve. model: its transformers configuration."""
-        check_installed()
         with environment(torch.device("cpu")):
             from vllm import ModelRegistry
 

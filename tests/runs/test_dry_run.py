@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from pilotrl.__main__ import main
+from pilotrl.engine import vllm
 from pilotrl.models import model_info, policy
 from pilotrl.models.published import PUBLISHED, architecture
 
@@ -31,6 +32,7 @@ def no_internet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", nothing)
     monkeypatch.setattr(policy, "load_tokenizer", nothing)
+    monkeypatch.setattr(vllm, "_version", lambda package: None)
     monkeypatch.chdir(tmp_path)
 
 
@@ -49,6 +51,7 @@ def test_all_weights_of_it_in_shards_need_more(capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "each with a part of the weights, and an engine with a copy of it and 4 GB" in out
     assert "trains all weights" in out
+    assert "this machine would not do: engine=vllm: vLLM is not installed" in out
 
 
 def test_what_is_wrong_stays_wrong(capsys: pytest.CaptureFixture[str]) -> None:
