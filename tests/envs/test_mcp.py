@@ -6,10 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -30,6 +27,7 @@ from pilotrl.runs import run as running
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.types import Task, UserError, WorldError
 from tests.conftest import TARGETS
+from tests.envs.servers import free_port, serving
 from tests.envs.test_contract import ODD
 
 pytestmark = [
@@ -53,21 +51,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 @pytest.fixture(scope="module")
 def desk() -> Iterator[str]:
     """The address of a server of ours."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with subprocess.Popen([*DESK, str(port)], stderr=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 120
-        while True:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/mcp"
-        process.kill()
+    port = free_port()
+    with serving([*DESK, str(port)], port, 120) as url:
+        yield f"{url}/mcp"
 
 
 @pytest.fixture

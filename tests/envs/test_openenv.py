@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from pilotrl.envs.openenv import OpenEnv
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.scheduler import ATTEMPTS, run_episodes
 from pilotrl.types import Task, UserError, WorldError
+from tests.envs.servers import free_port, serving
 from tests.envs.steps import trained
 from tests.envs.test_contract import ODD
 
@@ -43,34 +43,10 @@ SESSIONS = 6
 
 
 @contextmanager
-def serving(words: list[str], port: int, **more: Any) -> Iterator[str]:
-    """A server, once it answers; killed in the end."""
-    with subprocess.Popen([PYTHON, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more) as process:
-        try:
-            end = time.monotonic() + 600
-            while True:
-                assert process.poll() is None
-                assert time.monotonic() < end
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@contextmanager
 def letters(sessions: int = SESSIONS) -> Iterator[str]:
     port = free_port()
-    with serving([str(HERE / "openenv_server.py"), str(port), str(sessions)], port) as url:
+    command = [PYTHON, str(HERE / "openenv_server.py"), str(port), str(sessions)]
+    with serving(command, port, 600, stdout=subprocess.DEVNULL) as url:
         yield url
 
 
@@ -232,7 +208,7 @@ class TestReal:
         subprocess.run(words, cwd=tmp_path, check=True, env=os.environ | {"PATH": ""}, **quiet)
         port = free_port()
         words = ["-m", "uvicorn", "server.app:app", "--port", str(port)]
-        with serving(words, port, cwd=tmp_path / "echo_world") as url:
+        with serving([PYTHON, *words], port, 600, stdout=subprocess.DEVNULL, cwd=tmp_path / "echo_world") as url:
             env = make(url, observation=["echoed_message"], max_turns=3)
             env.probe()
             assert env.reset()[0] == "Echo World environment ready!"
