@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from pilotrl.analysis.contrasts import Contrast, gain, holm
 from pilotrl.analysis.statistics import CONFIDENCE, MEASURES, per_task
 from pilotrl.cli.evaluation_request import evaluated
+from pilotrl.cli.teacher_tasks import environment
 from pilotrl.runs.evaluation_set import followed_by_rule, measure, panel_of
 from pilotrl.runs.setup import TrainSetup, silence_libraries
 from pilotrl.store.records import read_episodes, to_record
@@ -77,7 +78,7 @@ def play(place: Path, world: str, seed: int, words: Sequence[str]) -> None:
 def _limit(folder: Path) -> int:
     """Turns that an episode of a run has at most."""
     config, _ = evaluated([f"checkpoint={folder}"])[0]
-    limit = TrainSetup.of(config, folder).env("test").max_turns
+    limit = environment(config, "test").max_turns
     assert limit is not None
     return limit
 
