@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from pilotrl import bench
-from pilotrl.bench import TRAINED, Bench, Options
+from pilotrl.bench import __main__ as bench
+from pilotrl.bench import against_trl
+from pilotrl.bench.parts import TRAINED, Bench, Options
 from pilotrl.models.micro_batch import MicroBatch
 
 SMALL = ("shape=tiny", "length=64", "rows=3", "threads=1")
@@ -72,11 +73,42 @@ def test_a_part_without_time_or_memory_says_so(monkeypatch: pytest.MonkeyPatch) 
         "rows=many": "rows=many: must be a whole number",
         "speed=9": "speed=9: there are shape=, device=",
         "out=/nowhere/lines": "out=/nowhere/lines: its folder does not exist",
+        "against=verl": "against=verl: there is against=trl",
+        "against=trl rows=0": "rows=0: must be a whole number of at least 1",
+        "against=trl env=nowhere": "env=nowhere: there is no such option",
     }.items(),
 )
 def test_bad_words_are_one_line(word: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main([word]) == 2
+    assert bench.main(word.split()) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"pilotrl: {says}")
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+BRIEF = ["against=trl", "env=toy", "train.tasks=2", "train.group_size=4", "train.minibatches=2", "trainer.threads=1"]
+
+
+def test_trl_learns_from_the_tokens_that_were_recorded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[dict[str, Any]] = []
+    rollout = against_trl.Replay.__call__
+    monkeypatch.setattr(against_trl.Replay, "__call__", lambda *given: handed.append(rollout(*given)) or handed[-1])
+    assert bench.main([*BRIEF, "rows=2"]) == 0
+    ours, theirs, ratio = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (ours["who"], theirs["who"], ratio["who"]) == ("pilotrl", "trl", "ratio")
+    same = ("episodes", "tokens", "updates")
+    assert [ours[name] for name in same] == [theirs[name] for name in same]
+    assert len(handed) == 2
+    for rows in handed:
+        assert len(rows["prompt_ids"]) == ours["episodes"] == 8
+        assert sum(map(sum, rows["env_mask"])) == ours["tokens"]
+        assert [*map(len, rows["env_mask"])] == [*map(len, rows["completion_ids"])]
+        assert all(mask[0] and mask[-1] for mask in rows["env_mask"])
+        assert len({*rows["earned"]}) > 1
+
+
+def test_rows_that_trl_cannot_deal_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main([*BRIEF, "rows=3"]) == 2
+    assert "rows=3: must divide the 4 episodes of a minibatch: 1, 2, 4" in capsys.readouterr().err

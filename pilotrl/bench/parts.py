@@ -1,17 +1,9 @@
-"""How fast is the tensor half on this machine? `python -m pilotrl.bench [shape=tiny] [device=cpu] [seconds=300] [out=FILE]`
-
-Random weights of a shape (tiny, nano, smollm2-135m, qwen2.5-0.5b, qwen2.5-7b): nothing is downloaded. One JSON line a part, as
-soon as it is known: the machine's peak, the engine's prefill and decoding, training's forward and backward passes as a share of
-that peak and their memory against the estimate, whether engine and trainer agree, and what it costs to hand weights over. A part
-that no time is left for, or that fails, is a line too. Other words: dtype=float32|bfloat16, rank=16 (null: all weights are
-trained), length=1024 (tokens of a row), rows=8 (rows of a batch, and sessions of the engine), threads=N.
-"""
+"""How fast is the tensor half on this machine? Random weights of a shape, part by part: see `python -m pilotrl.bench --help`."""
 
 from __future__ import annotations
 
 import json
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pilotrl.cli.exit_codes import ended
-from pilotrl.cli.signals import at_once
 from pilotrl.engine.local import LocalEngine
 from pilotrl.models import model_info
 from pilotrl.models.kl import k3
@@ -286,12 +276,3 @@ def command(words: Sequence[str]) -> None:
         if chosen.out:
             with Path(chosen.out).open("a") as file:
                 file.write(line + "\n")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2, with a one-line message, for invalid arguments."""
-    return ended(command, argv, __doc__)
-
-
-if __name__ == "__main__":
-    sys.exit(at_once(main()))

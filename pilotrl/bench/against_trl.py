@@ -1,0 +1,189 @@
+"""A training step against one of TRL's GRPOTrainer on the very same episodes: `python -m pilotrl.bench against=trl`.
+
+A run of three steps plays and learns; its third step has been kept, with every call's tokens, and its seconds. TRL then does
+that step twice, from the same weights with adapters of the same shape: for every turn it generates as many tokens after the same
+prompts, with its own code (left padding, nothing kept from the turn before), and what it learns from are the recorded tokens
+and rewards, in as many updates. The second time counts. Environments and judges are left out on both sides.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from pilotrl.models import policy
+from pilotrl.runs.setup import silence_libraries
+from pilotrl.store.reading import read_lines
+from pilotrl.store.run_folder import RunFolder
+from pilotrl.training import batch_file
+from pilotrl.training.batch import Batch
+from pilotrl.types import Call, UserError
+
+AGAINST = "against="
+ROWS = "rows="
+STEPS = 3
+"""Of the run; the last is compared."""
+BRIEF = (
+    f"train.steps={STEPS} checkpoint.calls_every={STEPS} panel.tasks=1 panel.samples=1 panel.greedy=false "
+    "drift.every=0 tracking=off engine=local algorithm.beta=0 train.resample=0"
+).split()
+
+
+@dataclass
+class Replay:
+    """TRL's rollout: generates anew, in its way, and hands over what was recorded."""
+
+    batch: Batch
+    seconds: list[float] = field(default_factory=list)
+    """That generating took, each time."""
+
+    def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
+        start = time.perf_counter()
+        for calls in self.turns():
+            longest = max(len(call.ids) for call in calls)
+            trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = longest
+            trainer._generate_single_turn([call.prompt for call in calls], None, {}, 1)
+        self.seconds.append(time.perf_counter() - start)
+        batch = self.batch
+        first = [batch.token_position[batch.token_row == row].min() for row in range(len(batch.rows))]
+        trained = [torch.zeros(len(row), dtype=torch.long) for row in batch.rows]
+        for row, position in zip(batch.token_row.tolist(), batch.token_position.tolist(), strict=True):
+            trained[row][position] = 1
+        return {
+            "prompt_ids": [row[:begin].tolist() for row, begin in zip(batch.rows, first, strict=True)],
+            "completion_ids": [row[begin:].tolist() for row, begin in zip(batch.rows, first, strict=True)],
+            "env_mask": [row[begin:].tolist() for row, begin in zip(trained, first, strict=True)],
+            "earned": [float(batch.rewards[episode]) for episode in batch.row_episode],
+            "logprobs": None,
+        }
+
+    def turns(self) -> list[list[Call]]:
+        """What the model said in all episodes at once: the first call of each, the second, and so on."""
+        said = [[call for call in episode.calls if call.logprobs] for episode in self.batch.episodes]
+        return [[call for call in calls if call] for calls in zip_longest(*said)]
+
+
+def command(words: Sequence[str]) -> None:
+    """Prints three JSON lines. Raises UserError for invalid arguments, those of the run included."""
+    for word in words:
+        if word.startswith(AGAINST) and word != f"{AGAINST}trl":
+            raise UserError(f"{word}: there is {AGAINST}trl")
+    if importlib.util.find_spec("trl") is None:
+        raise UserError(f"{AGAINST}trl: TRL is not installed; pip install trl")
+    given = [word.removeprefix(ROWS) for word in words if word.startswith(ROWS)]
+    if given and not (given[-1].isdecimal() and int(given[-1])):
+        raise UserError(f"{ROWS}{given[-1]}: must be a whole number of at least 1")
+    with TemporaryDirectory() as place:
+        folder = RunFolder(Path(place, "run"))
+        run([word for word in words if not word.startswith((AGAINST, ROWS))], folder)
+        config, ours = OmegaConf.load(folder.config), read_lines(folder.metrics)
+        assert isinstance(config, DictConfig)
+        step = [*ours][-1]
+        batch, _ = batch_file.read(folder.calls / f"step-{STEPS:06d}.safetensors")
+        rows = rows_of(config, batch, int(given[-1]) if given else None)
+        seconds = {"generate_s": step["seconds/generate"], "update_s": step["seconds/train"]}
+        size = {"episodes": len(batch.rows), "tokens": len(batch.logprobs), "updates": config.train.minibatches}
+        show({"who": "pilotrl"} | size | seconds)
+        theirs = trl(config, batch, rows, place)
+        show({"who": "trl", "version": importlib.metadata.version("trl"), "rows": rows} | size | theirs)
+        ratio = {name.removesuffix("_s"): theirs[name] / value for name, value in seconds.items()}
+        show({"who": "ratio", **ratio, "step": sum(theirs.values()) / sum(seconds.values())})
+
+
+def run(words: Sequence[str], folder: RunFolder) -> None:
+    """A short run of its own process. What it complains of goes on to who asked."""
+    line = [sys.executable, "-m", "pilotrl", *words, *BRIEF, f"hydra.run.dir={folder.path}"]
+    done = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise UserError((done.stderr.strip().splitlines() or ["the run failed"])[-1].removeprefix("pilotrl: "))
+
+
+def rows_of(config: DictConfig, batch: Batch, given: int | None) -> int:
+    """Rows of a pass of TRL's: as given, or eight if they divide a minibatch, or all of it."""
+    wanted = config.train.tasks * config.train.group_size
+    if len(batch.rows) != wanted or len({*batch.row_episode}) != wanted:
+        raise UserError(
+            f"{AGAINST}trl: {len(batch.rows)} rows of {wanted} episodes; TRL has one of each: model.roles=shared, "
+            "agent.context=append, more room in model.max_length"
+        )
+    share = wanted // config.train.minibatches
+    fitting = [n for n in range(1, share + 1) if share % n == 0]
+    if given is not None and given not in fitting:
+        raise UserError(
+            f"{ROWS}{given}: must divide the {share} episodes of a minibatch: {', '.join(map(str, fitting))}"
+        )
+    return given or (8 if 8 in fitting else share)
+
+
+def trl(config: DictConfig, batch: Batch, rows: int, place: str) -> dict[str, float]:
+    """Seconds of the same step by TRL."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    silence_libraries()
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    train, lora = config.train, config.model.lora
+    passes, ended = len(batch.rows) // rows, list[float]()
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ended.append(time.perf_counter())
+
+    base = policy.base_of(config.model.path)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, config.model.dtype))
+    adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=[*lora.targets], task_type="CAUSAL_LM")
+    replay = Replay(batch)
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=lambda completions, earned, **_: earned,
+        args=GRPOConfig(
+            output_dir=place,
+            max_steps=2 * train.minibatches,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=passes // train.minibatches,
+            steps_per_generation=passes,
+            num_generations=train.group_size,
+            max_completion_length=max(len(row) for row in batch.rows),
+            learning_rate=train.lr,
+            max_grad_norm=train.grad_clip,
+            temperature=train.temperature,
+            gradient_checkpointing=config.model.gradient_checkpointing,
+            bf16=False,
+            use_cpu=not torch.cuda.is_available(),
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": str(number)} for number in range(train.tasks)]),
+        processing_class=policy.load_tokenizer(config.model.path),
+        peft_config=adapters if lora.rank else None,
+        rollout_func=replay,
+        callbacks=[Clock()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    whole = ended[-1] - ended[train.minibatches - 1]
+    return {"generate_s": replay.seconds[-1], "update_s": whole - replay.seconds[-1]}
+
+
+def show(line: dict[str, Any]) -> None:
+    print(json.dumps({key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in line.items()}), flush=True)
