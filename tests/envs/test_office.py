@@ -40,7 +40,7 @@ def tools(**options: Any) -> Tools:
 
 
 def said(world: World, action: str) -> str:
-    (call,) = calls(action, world.scene.tools)
+    (call,) = calls(action, world.scene.tools, "line")
     return world.do(call)
 
 
@@ -147,7 +147,7 @@ def test_a_plan_is_rewritten_when_a_call_fails_or_a_value_is_known() -> None:
 def test_both_forms_of_a_call_are_read_the_same_and_follow_the_schema() -> None:
     for name, tool in TOOLS.items():
         call = Call(name, tuple(12 if kind == "integer" else "apple" for kind in tool.takes.values()))
-        assert calls(written(call, "line"), list(TOOLS)) == calls(written(call, "json"), list(TOOLS)) == [call]
+        assert all(calls(written(call, form), list(TOOLS), form) == [call] for form in ("line", "json"))
         function = schema(name)["function"]
         assert function["name"] == name
         assert function["parameters"]["required"] == [*function["parameters"]["properties"]] == [*tool.takes]
@@ -190,7 +190,14 @@ def test_several_calls_of_one_reply_are_carried_out_in_order_until_one_ends_it()
 )
 def test_what_is_no_call_is_refused_in_a_short_line(action: str) -> None:
     with pytest.raises(NoCall, match=r"\AError: [^\n]{1,400}\Z"):
-        calls(action, list(TOOLS))
+        calls(action, list(TOOLS), "line")
+
+
+def test_who_said_no_call_is_shown_one_in_the_form_of_the_world() -> None:
+    for form, shown in (("line", "find_event[event]"), ("json", '{"name": "find_event", "arguments": {"event": "..."}}')):
+        with pytest.raises(NoCall) as told:
+            calls("", ["find_event"], form)
+        assert str(told.value) == f"Error: no call of a tool; such as {shown}."
 
 
 def test_either_form_is_played_alike() -> None:

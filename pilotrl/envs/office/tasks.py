@@ -143,7 +143,7 @@ def _played(made: Scene) -> tuple[frozenset[str], int]:
     """The tools that the expert calls, and how often it calls one."""
     world, used, turns = World(made), set[str](), 0
     while not world.over:
-        (call,) = calls(ToolsExpert(world, "line").action(), made.tools)
+        (call,) = calls(ToolsExpert(world, "line").action(), made.tools, "line")
         world.do(call)
         used.add(call.tool)
         turns += 1

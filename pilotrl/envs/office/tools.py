@@ -84,7 +84,7 @@ class Tools:
         self._taken += 1
         world, results = self._world, list[str]()
         try:
-            asked = calls(action.strip(), world.scene.tools)
+            asked = calls(action.strip(), world.scene.tools, self.form)
         except NoCall as error:
             return self._turn(str(error), self._info(False))
         for call in asked:
@@ -131,7 +131,7 @@ WORDS = {
 def resolve(observation: str, action: str, reply: str = "") -> str:
     """What the first call of an action did, in words; "" for no call, and for a place that there is not."""
     try:
-        call = calls(action.strip(), list(TOOLS))[0]
+        call = calls(action.strip(), list(TOOLS), "line")[0]
     except NoCall:
         return ""
     if reply.startswith("Error: ") and not ("busy" in reply or "it is now" in reply):

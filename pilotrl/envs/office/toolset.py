@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -86,8 +87,15 @@ def signature(name: str, form: str) -> str:
     return f"{name}[{takes}]" if form == "line" else f"{name}({takes})"
 
 
-def calls(action: str, offered: Sequence[str]) -> list[Call]:
-    """The calls that an action is, at least one: one in a line, or JSON text of one call or a list. Raises NoCall."""
+def shape(name: str, form: str) -> str:
+    """How a call of the tool looks."""
+    call = {"name": name, "arguments": dict.fromkeys(TOOLS[name].takes, "...")}
+    return signature(name, form) if form == "line" else json.dumps(call)
+
+
+def calls(action: str, offered: Sequence[str], form: str) -> list[Call]:
+    """The calls that an action is, at least one: one in a line, or JSON text of one call or a list. Raises NoCall, which says
+    in the `form` that is shown what would be right."""
     if match := LINE.fullmatch(action):
         name, takes = match[1], TOOLS[_offered(match[1], offered)].takes
         given = [part.strip() for part in match[2].split(",")] if match[2].strip() else []
@@ -95,7 +103,7 @@ def calls(action: str, offered: Sequence[str]) -> list[Call]:
             raise NoCall(f"Error: it is {signature(name, 'line')}.")
         return [_checked(name, dict(zip(takes, given, strict=True)))]
     if not action.startswith(("{", "[")):
-        raise NoCall(f"Error: no call of a tool; such as {signature(offered[0], 'line')}.")
+        raise NoCall(f"Error: no call of a tool; such as {shape(offered[0], form)}.")
     try:
         asked = protocol.calls(action, [schema(name) for name in offered])
     except NotUnderstood as error:
