@@ -194,7 +194,10 @@ def test_what_is_no_call_is_refused_in_a_short_line(action: str) -> None:
 
 
 def test_who_said_no_call_is_shown_one_in_the_form_of_the_world() -> None:
-    for form, shown in (("line", "find_event[event]"), ("json", '{"name": "find_event", "arguments": {"event": "..."}}')):
+    for form, shown in (
+        ("line", "find_event[event]"),
+        ("json", '{"name": "find_event", "arguments": {"event": "..."}}'),
+    ):
         with pytest.raises(NoCall) as told:
             calls("", ["find_event"], form)
         assert str(told.value) == f"Error: no call of a tool; such as {shown}."
