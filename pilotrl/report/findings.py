@@ -80,9 +80,9 @@ def _found(asked: Sequence[Comparison | Effect], kind: str, what: str) -> str:
     held = [found for found in ranked if found.contrast.holds]
     close = [found.contrast for found in ranked if not found.contrast.holds]
     if len(asked) == 1:
-        head = f"{kind.split()[0].capitalize().rstrip('s')} of {what}" if kind.startswith("planned") else ""
+        head = f"Planned comparison of {what}" if kind.startswith("planned") else ""
         head = head or f"{what[0].upper()}{what[1:]}"
-        sure = "" if held else f"{asked[0].called[0]} and {asked[0].called[1]} cannot be told apart, "
+        sure = "" if held else f"{asked[0].called[0]} and {asked[0].called[1]} cannot be told apart: "
         return f"{head}: {sure}{_over(asked[0])}{_power(close)}"
     of = f"Of {len(asked)} {kind} {what}"
     if held:

@@ -86,7 +86,7 @@ def test_where_nothing_can_be_told_apart_it_says_what_could_have_been() -> None:
     largest = max(one.contrast.detectable or 0 for one in found)
     assert f"a true difference below {100 * largest:.1f} points could not have been seen with 80 %" in line
     (two,) = said(panel_of(({"lr": 1}, 0.5), ({"lr": 2}, 0.505), noise=0.3))
-    assert two.startswith("Success with own plans: A (lr=1) and B (lr=2) cannot be told apart, ")
+    assert two.startswith("Success with own plans: A (lr=1) and B (lr=2) cannot be told apart: ")
     assert "single" not in two
 
 
