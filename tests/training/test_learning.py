@@ -39,7 +39,8 @@ SMALL = (
 
 ALGORITHMS = sorted({path.stem for path in (CONF / "algorithm").glob("*.yaml")} - {"sft"})
 """All that learn from rewards."""
-STEPS = 75
+STEPS = {"gspo": 120, "plan_segment": 120}
+"""Where 75 are too few: narrow bounds, and a value head that has to be learned for each action's segment."""
 
 
 def play(folder: Path, model: Path, *overrides: str) -> tuple[list[float], dict[str, Any]]:
@@ -52,7 +53,7 @@ def play(folder: Path, model: Path, *overrides: str) -> tuple[list[float], dict[
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_it_learns(warm: Path, tmp_path: Path, algorithm: str) -> None:
-    success, panel = play(tmp_path, warm, f"algorithm={algorithm}", f"train.steps={STEPS}")
+    success, panel = play(tmp_path, warm, f"algorithm={algorithm}", f"train.steps={STEPS.get(algorithm, 75)}")
     assert 0.1 < fmean(success[:2]) < 0.7
     assert fmean(success[-5:]) >= 0.95
     assert panel["after"]["success"] >= 0.95
