@@ -245,7 +245,7 @@ def test_a_sick_server_loses_no_session_and_mixes_no_episodes(
             return super()._reply(request)
 
     def make() -> AgentGym:
-        env = client(worlds, "textcraft", timeout=4.0)
+        env = client(worlds, "textcraft", timeout=2.0)
         post = env.post
 
         def noting(path: str, body: dict[str, Any]) -> Any:
