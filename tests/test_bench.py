@@ -75,6 +75,8 @@ def test_a_part_without_time_or_memory_says_so(monkeypatch: pytest.MonkeyPatch) 
         "out=/nowhere/lines": "out=/nowhere/lines: its folder does not exist",
         "against=verl": "against=verl: there is against=trl",
         "against=trl rows=0": "rows=0: must be a whole number of at least 1",
+        "against=trl train.group_size=1": "train.group_size=1: TRL compares at least 2",
+        "against=trl train.minibatches=3": "train.minibatches=3: must divide train.tasks=8",
         "against=trl env=nowhere": "env=nowhere: there is no such option",
     }.items(),
 )

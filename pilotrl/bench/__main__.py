@@ -18,7 +18,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pilotrl.bench import against_trl, parts
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.signals import at_once
 
@@ -26,8 +25,12 @@ from pilotrl.cli.signals import at_once
 def command(words: Sequence[str]) -> None:
     """One of the two benchmarks. Raises UserError for invalid arguments."""
     if any(word.startswith("against=") for word in words):
+        from pilotrl.bench import against_trl
+
         against_trl.command(words)
     else:
+        from pilotrl.bench import parts
+
         parts.command(words)
 
 

@@ -1,9 +1,9 @@
 """A training step against one of TRL's GRPOTrainer on the very same episodes: `python -m pilotrl.bench against=trl`.
 
 A run of three steps plays and learns; its third step has been kept, with every call's tokens, and its seconds. TRL then does
-that step twice, from the same weights with adapters of the same shape: for every turn it generates as many tokens after the same
-prompts, with its own code (left padding, nothing kept from the turn before), and what it learns from are the recorded tokens
-and rewards, in as many updates. The second time counts. Environments and judges are left out on both sides.
+that step twice, with the model that the run began with and adapters of the same shape: for every turn it generates as many
+tokens after the same prompts, with its own code (left padding, nothing kept from the turn before), and what it learns from are
+the recorded tokens and rewards, in as many updates. The second time counts. Environments and judges are left out on both sides.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.cli.validate import check
+from pilotrl.config.schema import Config
 from pilotrl.models import policy
-from pilotrl.runs.setup import silence_libraries
+from pilotrl.runs.setup import model_path, silence_libraries
 from pilotrl.store.reading import read_lines
 from pilotrl.store.run_folder import RunFolder
 from pilotrl.training import batch_file
@@ -58,6 +61,11 @@ class Replay:
             trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = longest
             trainer._generate_single_turn([call.prompt for call in calls], None, {}, 1)
         self.seconds.append(time.perf_counter() - start)
+        return self.recorded
+
+    @cached_property
+    def recorded(self) -> dict[str, Any]:
+        """One row an episode, with a 1 for every token that is trained."""
         batch = self.batch
         first = [batch.token_position[batch.token_row == row].min() for row in range(len(batch.rows))]
         trained = [torch.zeros(len(row), dtype=torch.long) for row in batch.rows]
@@ -87,18 +95,21 @@ def command(words: Sequence[str]) -> None:
     given = [word.removeprefix(ROWS) for word in words if word.startswith(ROWS)]
     if given and not (given[-1].isdecimal() and int(given[-1])):
         raise UserError(f"{ROWS}{given[-1]}: must be a whole number of at least 1")
+    typed = [word for word in words if not word.startswith((AGAINST, ROWS))] + BRIEF
+    arguments = parse(typed)
+    config = composed_job(arguments, arguments.overrides).config
+    check(config)
+    rows = rows_of(config, int(given[-1]) if given else None)
     with TemporaryDirectory() as place:
         folder = RunFolder(Path(place, "run"))
-        run([word for word in words if not word.startswith((AGAINST, ROWS))], folder)
-        config, ours = OmegaConf.load(folder.config), read_lines(folder.metrics)
-        assert isinstance(config, DictConfig)
-        step = [*ours][-1]
+        run(typed, folder)
+        step = [*read_lines(folder.metrics)][-1]
         batch, _ = batch_file.read(folder.calls / f"step-{STEPS:06d}.safetensors")
-        rows = rows_of(config, batch, int(given[-1]) if given else None)
+        check_rows(batch, config)
         seconds = {"generate_s": step["seconds/generate"], "update_s": step["seconds/train"]}
         size = {"episodes": len(batch.rows), "tokens": len(batch.logprobs), "updates": config.train.minibatches}
         show({"who": "pilotrl"} | size | seconds)
-        theirs = trl(config, batch, rows, place)
+        theirs = trl(config, batch, rows, folder)
         show({"who": "trl", "version": importlib.metadata.version("trl"), "rows": rows} | size | theirs)
         ratio = {name.removesuffix("_s"): theirs[name] / value for name, value in seconds.items()}
         show({"who": "ratio", **ratio, "step": sum(theirs.values()) / sum(seconds.values())})
@@ -106,21 +117,22 @@ def command(words: Sequence[str]) -> None:
 
 def run(words: Sequence[str], folder: RunFolder) -> None:
     """A short run of its own process. What it complains of goes on to who asked."""
-    line = [sys.executable, "-m", "pilotrl", *words, *BRIEF, f"hydra.run.dir={folder.path}"]
+    line = [sys.executable, "-m", "pilotrl", *words, f"hydra.run.dir={folder.path}"]
     done = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
+    if done.returncode == 2:
         raise UserError((done.stderr.strip().splitlines() or ["the run failed"])[-1].removeprefix("pilotrl: "))
+    if done.returncode:
+        raise RuntimeError(f"the run ended with {done.returncode}: {done.stderr}")
 
 
-def rows_of(config: DictConfig, batch: Batch, given: int | None) -> int:
+def rows_of(config: Config, given: int | None) -> int:
     """Rows of a pass of TRL's: as given, or eight if they divide a minibatch, or all of it."""
-    wanted = config.train.tasks * config.train.group_size
-    if len(batch.rows) != wanted or len({*batch.row_episode}) != wanted:
-        raise UserError(
-            f"{AGAINST}trl: {len(batch.rows)} rows of {wanted} episodes; TRL has one of each: model.roles=shared, "
-            "agent.context=append, more room in model.max_length"
-        )
-    share = wanted // config.train.minibatches
+    train = config.train
+    if train.group_size < 2:
+        raise UserError(f"train.group_size={train.group_size}: TRL compares at least 2 episodes of a task")
+    if train.tasks % train.minibatches:
+        raise UserError(f"train.minibatches={train.minibatches}: must divide train.tasks={train.tasks} here")
+    share = train.tasks * train.group_size // train.minibatches
     fitting = [n for n in range(1, share + 1) if share % n == 0]
     if given is not None and given not in fitting:
         raise UserError(
@@ -129,7 +141,17 @@ def rows_of(config: DictConfig, batch: Batch, given: int | None) -> int:
     return given or (8 if 8 in fitting else share)
 
 
-def trl(config: DictConfig, batch: Batch, rows: int, place: str) -> dict[str, float]:
+def check_rows(batch: Batch, config: Config) -> None:
+    """Raises UserError where an episode is no row, or more than one."""
+    wanted = config.train.tasks * config.train.group_size
+    if len(batch.rows) != wanted or len({*batch.row_episode}) != wanted:
+        raise UserError(
+            f"{AGAINST}trl: {len(batch.rows)} rows of {wanted} episodes; TRL has one of each: model.roles=shared, "
+            "agent.context=append, more room in model.max_length"
+        )
+
+
+def trl(config: Config, batch: Batch, rows: int, folder: RunFolder) -> dict[str, float]:
     """Seconds of the same step by TRL."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     silence_libraries()
@@ -147,15 +169,15 @@ def trl(config: DictConfig, batch: Batch, rows: int, place: str) -> dict[str, fl
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ended.append(time.perf_counter())
 
-    base = policy.base_of(config.model.path)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, config.model.dtype))
+    start = model_path(config, folder.path)
+    model = AutoModelForCausalLM.from_pretrained(policy.base_of(start), dtype=getattr(torch, config.model.dtype))
     adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=[*lora.targets], task_type="CAUSAL_LM")
     replay = Replay(batch)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=lambda completions, earned, **_: earned,
         args=GRPOConfig(
-            output_dir=place,
+            output_dir=str(folder.path),
             max_steps=2 * train.minibatches,
             per_device_train_batch_size=rows,
             gradient_accumulation_steps=passes // train.minibatches,
@@ -174,7 +196,7 @@ def trl(config: DictConfig, batch: Batch, rows: int, place: str) -> dict[str, fl
             disable_tqdm=True,
         ),
         train_dataset=Dataset.from_list([{"prompt": str(number)} for number in range(train.tasks)]),
-        processing_class=policy.load_tokenizer(config.model.path),
+        processing_class=policy.load_tokenizer(start),
         peft_config=adapters if lora.rank else None,
         rollout_func=replay,
         callbacks=[Clock()],
