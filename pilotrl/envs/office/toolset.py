@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -89,8 +88,7 @@ def signature(name: str, form: str) -> str:
 
 def shape(name: str, form: str) -> str:
     """How a call of the tool looks."""
-    call = {"name": name, "arguments": dict.fromkeys(TOOLS[name].takes, "...")}
-    return signature(name, form) if form == "line" else json.dumps(call)
+    return signature(name, form) if form == "line" else written(Call(name, ("...",) * len(TOOLS[name].takes)), form)
 
 
 def calls(action: str, offered: Sequence[str], form: str) -> list[Call]:
