@@ -36,8 +36,7 @@ def jobs(*words: str) -> list[Any]:
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_every_job_can_run_and_every_arm_has_three_seeds(question: str) -> None:
     seeds: dict[str, list[int]] = {}
-    started = "\nparent:" in (PLACE / f"{question}.yaml").read_text(encoding="utf-8")  # by another command of its page
-    for config in jobs("-cn", question, *["parent=null"] * started):
+    for config in jobs("-cn", question, "parent=null"):  # another command of its page may make the parent
         config, seed = config.copy(), config.seed
         config.seed = 0
         seeds.setdefault(str(config), []).append(seed)

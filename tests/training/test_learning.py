@@ -39,8 +39,8 @@ SMALL = (
 
 ALGORITHMS = sorted({path.stem for path in (CONF / "algorithm").glob("*.yaml")} - {"sft"})
 """All that learn from rewards."""
-STEPS = {"gspo": 120, "plan_segment": 120}
-"""Where 75 are too few: narrow bounds, and a value head that has to be learned for each action's segment."""
+STEPS = {"grpo": 45, "ppo": 60, "gspo": 120, "plan_segment": 120}
+"""Others take 75."""
 
 
 def play(folder: Path, model: Path, *overrides: str) -> tuple[list[float], dict[str, Any]]:
