@@ -25,9 +25,8 @@ from typing import Any
 
 import torch
 
-from pilotrl.cli.compose import composed_job, parse
+from pilotrl.cli.compose import Job, composed_job, parse
 from pilotrl.cli.validate import check
-from pilotrl.config.schema import Config
 from pilotrl.models import policy
 from pilotrl.runs.setup import model_path, silence_libraries
 from pilotrl.store.reading import read_lines
@@ -97,19 +96,19 @@ def command(words: Sequence[str]) -> None:
         raise UserError(f"{ROWS}{given[-1]}: must be a whole number of at least 1")
     typed = [word for word in words if not word.startswith((AGAINST, ROWS))] + BRIEF
     arguments = parse(typed)
-    config = composed_job(arguments, arguments.overrides).config
-    check(config)
-    rows = rows_of(config, int(given[-1]) if given else None)
+    job = composed_job(arguments, arguments.overrides)
+    check(job.config)
+    rows = rows_of(job, int(given[-1]) if given else None)
     with TemporaryDirectory() as place:
         folder = RunFolder(Path(place, "run"))
         run(typed, folder)
         step = [*read_lines(folder.metrics)][-1]
         batch, _ = batch_file.read(folder.calls / f"step-{STEPS:06d}.safetensors")
-        check_rows(batch, config)
+        check_rows(batch, job)
         seconds = {"generate_s": step["seconds/generate"], "update_s": step["seconds/train"]}
-        size = {"episodes": len(batch.rows), "tokens": len(batch.logprobs), "updates": config.train.minibatches}
+        size = {"episodes": len(batch.rows), "tokens": len(batch.logprobs), "updates": job.config.train.minibatches}
         show({"who": "pilotrl"} | size | seconds)
-        theirs = trl(config, batch, rows, folder)
+        theirs = trl(job, batch, rows, folder)
         show({"who": "trl", "version": importlib.metadata.version("trl"), "rows": rows} | size | theirs)
         ratio = {name.removesuffix("_s"): theirs[name] / value for name, value in seconds.items()}
         show({"who": "ratio", **ratio, "step": sum(theirs.values()) / sum(seconds.values())})
@@ -125,9 +124,9 @@ def run(words: Sequence[str], folder: RunFolder) -> None:
         raise RuntimeError(f"the run ended with {done.returncode}: {done.stderr}")
 
 
-def rows_of(config: Config, given: int | None) -> int:
+def rows_of(job: Job, given: int | None) -> int:
     """Rows of a pass of TRL's: as given, or eight if they divide a minibatch, or all of it."""
-    train = config.train
+    train = job.config.train
     if train.group_size < 2:
         raise UserError(f"train.group_size={train.group_size}: TRL compares at least 2 episodes of a task")
     if train.tasks % train.minibatches:
@@ -141,9 +140,9 @@ def rows_of(config: Config, given: int | None) -> int:
     return given or (8 if 8 in fitting else share)
 
 
-def check_rows(batch: Batch, config: Config) -> None:
+def check_rows(batch: Batch, job: Job) -> None:
     """Raises UserError where an episode is no row, or more than one."""
-    wanted = config.train.tasks * config.train.group_size
+    wanted = job.config.train.tasks * job.config.train.group_size
     if len(batch.rows) != wanted or len({*batch.row_episode}) != wanted:
         raise UserError(
             f"{AGAINST}trl: {len(batch.rows)} rows of {wanted} episodes; TRL has one of each: model.roles=shared, "
@@ -151,7 +150,7 @@ def check_rows(batch: Batch, config: Config) -> None:
         )
 
 
-def trl(config: Config, batch: Batch, rows: int, folder: RunFolder) -> dict[str, float]:
+def trl(job: Job, batch: Batch, rows: int, folder: RunFolder) -> dict[str, float]:
     """Seconds of the same step by TRL."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     silence_libraries()
@@ -160,6 +159,7 @@ def trl(config: Config, batch: Batch, rows: int, folder: RunFolder) -> dict[str,
     from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
+    config = job.config
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     train, lora = config.train, config.model.lora
