@@ -9,8 +9,10 @@ A token is trained because a call sampled it, never because of what it looks lik
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import get_args
 
 import torch
@@ -84,23 +86,27 @@ class Batch:
         dealt = [place[episode.group % self.groups] % count for episode in self.episodes]
         return [[i for i, minibatch in enumerate(dealt) if minibatch == number] for number in range(count)]
 
-    def micro_batches(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> Iterator[MicroBatch]:
+    def micro_batches(
+        self, episodes: Sequence[int], tokens: int, among: Tensor | None = None, ranks: int = 1
+    ) -> Iterator[MicroBatch]:
         """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike side by
-        side, in pieces of at most `tokens` tokens that have to be run (at least one row); eight that are shared count as one."""
+        side, in pieces of at most `tokens` tokens that have to be run (at least one row); eight that are shared count as one.
+
+        For several ranks their number is raised to a multiple, where there are rows enough, and the largest is then as small as
+        it can be."""
         wanted, adapters = set(episodes), self.row_adapter
         rows = [i for i, e in enumerate(self.row_episode) if e in wanted and (among is None or among[i])]
         texts = {i: self.rows[i].tolist() for i in rows}
-        fit, size = list[int](), 0.0
-        for row in sorted(rows, key=lambda i: (adapters[i] or "", texts[i])):
-            alike = bool(fit) and adapters[fit[-1]] == adapters[row]
-            same, length = common(texts[fit[-1]], texts[row]) if alike else 0, len(texts[row])
-            if fit and (not alike or size + length - same + same / COPY > tokens):
-                yield self.micro_batch(fit)
-                fit, size, same = [], 0.0, 0
-            fit.append(row)
-            size += length - same + same / COPY
-        if fit:
-            yield self.micro_batch(fit)
+        rows.sort(key=lambda i: (adapters[i] or "", texts[i]))
+        alike = [common(texts[a], texts[b]) if adapters[a] == adapters[b] else None for a, b in pairwise(rows)]
+        lengths = [len(texts[row]) for row in rows]
+        pieces = cut(lengths, alike, tokens)
+        if ranks > 1 and pieces:
+            most = math.ceil(len(pieces) / ranks) * ranks
+            tokens = bisect_left(range(tokens), True, key=lambda fewer: len(cut(lengths, alike, fewer)) <= most)
+            pieces = cut(lengths, alike, tokens)
+        for piece in pieces:
+            yield self.micro_batch(rows[piece.start : piece.stop])
 
     def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
         """A forward pass over some rows."""
@@ -193,6 +199,20 @@ def collate(
         trained=builder.trained,
         groups=groups,
     )
+
+
+def cut(lengths: Sequence[int], alike: Sequence[int | None], tokens: int) -> list[range]:
+    """Rows in order, cut into pieces of at most `tokens` tokens that have to be run, or of one row.
+
+    alike: of each row but the last, how many tokens the next one begins with as it does; None: they cannot be in one piece."""
+    pieces, start, size = list[range](), 0, 0.0
+    for row, (length, same) in enumerate(zip(lengths, [None, *alike], strict=False)):
+        if row > start and (same is None or size + length - same + same / COPY > tokens):
+            pieces.append(range(start, row))
+            start, size = row, 0.0
+        shared = same or 0 if row > start else 0
+        size += length - shared + shared / COPY
+    return [*pieces, range(start, len(lengths))] if lengths else []
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:

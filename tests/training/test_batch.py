@@ -250,6 +250,24 @@ def test_micro_batches_hold_each_row_once_within_their_budget(budget: int, alike
     assert sum(len(micro_batch.fresh) for micro_batch in some) == sum(e in (2, 5) for e in batch.row_episode)
 
 
+@pytest.mark.parametrize("budget", [1, 50, 200, 10_000])
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("made", [siblings(3), ragged(12)], ids=["alike", "ragged"])
+def test_ranks_get_as_many_micro_batches_each_and_none_larger_than_need_be(
+    budget: int, count: int, made: list[Episode]
+) -> None:
+    batch = batch_of(made)
+    alone, several = (list(batch.micro_batches(range(12), budget, ranks=ranks)) for ranks in (1, count))
+    assert sum(len(micro.fresh) for micro in several) == len(batch.rows)
+    assert -(-len(several) // count) == -(-len(alone) // count)  # no rank runs one more
+    sizes = [sorted(len(micro.ids) for micro in cut) for cut in (alone, several)]
+    assert sizes[1][-1] <= sizes[0][-1]
+    if budget == 10_000:
+        assert len(alone) == 1
+        assert len(several) == count
+        assert sizes[1][-1] - sizes[1][0] <= max(len(row) for row in batch.rows)  # alike to a row
+
+
 def test_rows_are_a_trie_whose_paths_spell_them() -> None:
     batch = batch_of(siblings(3))
     [micro_batch] = batch.micro_batches(range(12), 10**6)
