@@ -142,11 +142,18 @@ COMMANDS = ("audit", "bench", "doctor", "evaluate", "exact", "plans", "play", "r
 """What `pilotrl NAME ...` runs: `python -m pilotrl.NAME ...`."""
 
 
+def script() -> int:
+    """`main`, of a process of its own. One of the other ranks ends at once: should its interpreter fail while gloo's threads are
+    still there, Lightning would kill the run, whose first rank has its results yet to write."""
+    rank = RUN in os.environ
+    return at_once(main(), rank)
+
+
 def console() -> int:
     """The script `pilotrl`: a run, or the command that its first word names."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
-        return at_once(main())
+        return script()
     module = import_module(f"pilotrl.{name}.__main__" if (PACKAGE / name).is_dir() else f"pilotrl.{name}")
     done: int = module.main(sys.argv[2:])
     return at_once(done)
@@ -155,4 +162,4 @@ def console() -> int:
 if __name__ == "__main__":
     from pilotrl import __main__ as named  # under its own name a job is pickled by reference, and there is one of it
 
-    sys.exit(at_once(named.main()))
+    sys.exit(named.script())

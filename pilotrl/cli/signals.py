@@ -95,9 +95,10 @@ def _then(run: str) -> str:
     return f"resume={run} goes on from its last checkpoint"
 
 
-def at_once(code: int) -> int:
-    """Ends the process with the exit code of a signal, not waiting for threads that wait for a server; returns any other."""
-    if code - 128 in ENDING:
+def at_once(code: int, always: bool = False) -> int:
+    """Ends the process with the exit code of a signal, or always, not waiting for threads that wait for a server or for other
+    ranks; returns any other."""
+    if always or code - 128 in ENDING:
         with contextlib.suppress(OSError):
             logging.shutdown()
             sys.stdout.flush()

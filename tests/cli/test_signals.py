@@ -15,7 +15,7 @@ import pytest
 
 from pilotrl import PACKAGE
 from pilotrl.cli.signals import ENDING, Ended, obey
-from pilotrl.store.run_folder import RUN
+from pilotrl.store.run_folder import RUN, RunFolder
 
 
 def hit(number: signal.Signals) -> int:
@@ -180,3 +180,16 @@ def test_threads_are_not_waited_for(started: Callable[[str], subprocess.Popen[st
     """They wait for a server, maybe for a minute."""
     with started("threaded") as process:
         assert process.wait(50) == 143
+
+
+@pytest.mark.parametrize("rank", [True, False])
+def test_another_rank_ends_without_the_end_of_its_interpreter(tmp_path: Path, rank: bool) -> None:
+    """Which may fail while threads of the process group are still there; Lightning then kills the first rank as well."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.abort)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGE.parent}"}
+    command = [sys.executable, "-m", "pilotrl", "no=1"]
+    with RunFolder(tmp_path).lock():
+        more = {RUN: str(tmp_path)} if rank else {}
+        done = subprocess.run(command, env=environment | more, capture_output=True, check=False)
+    assert b"pilotrl: " in done.stderr
+    assert done.returncode == (2 if rank else -signal.SIGABRT)
