@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,11 @@ def test_mistakes_about_a_question_are_said_in_one_line(words: list[str], says: 
     assert says.format(place=PLACE) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_readme_and_the_whole_table_say_what_the_default_runs_did() -> None:
+    made = runpy.run_path(str(PLACE / "headline.py"))
+    records = made["measured"]()
+    found = made["corrected"]([*made["rows"](records)])
+    assert made["page"](records, found) == (PLACE / "headline" / "README.md").read_text(encoding="utf-8")
+    assert made["brief"](found) in (PLACE.parent / "README.md").read_text(encoding="utf-8")
