@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import get_args
@@ -88,25 +88,21 @@ class Batch:
 
     def micro_batches(
         self, episodes: Sequence[int], tokens: int, among: Tensor | None = None, ranks: int = 1
-    ) -> Iterator[MicroBatch]:
-        """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike side by
-        side, in pieces of at most `tokens` tokens that have to be run (at least one row); eight that are shared count as one.
-
-        For several ranks their number is raised to a multiple, where there are rows enough, and the largest is then as small as
-        it can be."""
+    ) -> list[MicroBatch]:
+        """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike together, in
+        pieces of at most `tokens` tokens to be run, or of one row; eight that are shared count as one. For several ranks their
+        number is raised to a multiple, where there are rows enough, and the largest is as small as it can be then."""
         wanted, adapters = set(episodes), self.row_adapter
         rows = [i for i, e in enumerate(self.row_episode) if e in wanted and (among is None or among[i])]
         texts = {i: self.rows[i].tolist() for i in rows}
         rows.sort(key=lambda i: (adapters[i] or "", texts[i]))
         alike = [common(texts[a], texts[b]) if adapters[a] == adapters[b] else None for a, b in pairwise(rows)]
-        lengths = [len(texts[row]) for row in rows]
-        pieces = cut(lengths, alike, tokens)
+        pieces = cut(lengths := [len(texts[row]) for row in rows], alike, tokens)
         if ranks > 1 and pieces:
             most = math.ceil(len(pieces) / ranks) * ranks
             tokens = bisect_left(range(tokens), True, key=lambda fewer: len(cut(lengths, alike, fewer)) <= most)
             pieces = cut(lengths, alike, tokens)
-        for piece in pieces:
-            yield self.micro_batch(rows[piece.start : piece.stop])
+        return [self.micro_batch(rows[piece.start : piece.stop]) for piece in pieces]
 
     def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
         """A forward pass over some rows."""
@@ -202,17 +198,14 @@ def collate(
 
 
 def cut(lengths: Sequence[int], alike: Sequence[int | None], tokens: int) -> list[range]:
-    """Rows in order, cut into pieces of at most `tokens` tokens that have to be run, or of one row.
-
-    alike: of each row but the last, how many tokens the next one begins with as it does; None: they cannot be in one piece."""
-    pieces, start, size = list[range](), 0, 0.0
+    """Rows in order, cut into pieces as above. alike: of each but the last, how many tokens the next one begins with as it does;
+    None: they cannot be in one piece."""
+    starts, size = list[int](), 0.0
     for row, (length, same) in enumerate(zip(lengths, [None, *alike], strict=False)):
-        if row > start and (same is None or size + length - same + same / COPY > tokens):
-            pieces.append(range(start, row))
-            start, size = row, 0.0
-        shared = same or 0 if row > start else 0
-        size += length - shared + shared / COPY
-    return [*pieces, range(start, len(lengths))] if lengths else []
+        size += length - (same or 0) + (same or 0) / COPY
+        if same is None or size > tokens:
+            starts, size = [*starts, row], length
+    return [range(*piece) for piece in pairwise([*starts, len(lengths)])]
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:

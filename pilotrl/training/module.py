@@ -10,7 +10,6 @@ batch and count alike; they share its micro-batches, and add up their gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -88,7 +87,9 @@ class PilotModule(LightningModule):
         for number, (episodes, seen) in enumerate(minibatches):
             mine, tokens = returns[batch.calls(episodes)], float(batch.tokens(episodes))
             counts = {"tokens": tokens, "calls": float(len(mine)), "targets": float(mine.isfinite().sum())}
-            for _, micro, weight in ranks.dealt(self.micro_batches(batch, episodes, has_gradient)):
+            for _, micro, weight in ranks.dealt(
+                batch.micro_batches(episodes, self.micro_tokens, has_gradient, ranks.count())
+            ):
                 scored = self.scored(micro, played, weights, returns, **counts)
                 loss = self.algorithm.loss(scored)
                 moved += [self.apart(micro, scored)] if self.copied and weight and not number else []
@@ -151,16 +152,12 @@ class PilotModule(LightningModule):
 
     def values(self, batch: Batch) -> Tensor:
         """[C] of the value head under the present weights."""
-        micro_batches = self.micro_batches(batch, range(len(batch.episodes)))
+        micro_batches = batch.micro_batches(range(len(batch.episodes)), self.micro_tokens, ranks=ranks.count())
         values = torch.zeros(len(batch.call_episode))
         found = ranks.computed(micro_batches, lambda micro: self.policy(micro.to(self.device), self.temperature).values)
         for micro_batch, of_calls in zip(micro_batches, found, strict=True):
             values[micro_batch.call] = of_calls
         return values
-
-    def micro_batches(self, batch: Batch, episodes: Sequence[int], among: Tensor | None = None) -> list[MicroBatch]:
-        """Those of some episodes, for all ranks."""
-        return [*batch.micro_batches(episodes, self.micro_tokens, among, ranks.count())]
 
     def logprobs(self, micro: MicroBatch) -> Tensor:
         """[N] of a micro-batch's trained tokens under the present weights."""
@@ -218,9 +215,9 @@ class PilotModule(LightningModule):
     def held_out_loss(self, batch: Batch) -> float:
         """Cross entropy in nats a token on demonstrations of tasks that are never trained on; nan: all of them were broken."""
         everything = range(len(batch.episodes))
-        micro_batches, tokens = self.micro_batches(batch, everything), batch.tokens(everything)
+        micro_batches = batch.micro_batches(everything, self.micro_tokens, ranks=ranks.count())
         losses = ranks.computed(micro_batches, lambda micro: -self.logprobs(micro).sum())
-        return sum(map(float, losses)) / tokens if tokens else math.nan
+        return sum(map(float, losses)) / tokens if (tokens := batch.tokens(everything)) else math.nan
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """DDP is not to average gradients by itself, after each micro-batch: `update` adds them up. Lightning has it do so again
