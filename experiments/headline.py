@@ -24,6 +24,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from pilotrl import PACKAGE
 from pilotrl.analysis.contrasts import Contrast, gain, holm
 from pilotrl.analysis.statistics import CONFIDENCE, MEASURES, per_task
 from pilotrl.cli.evaluation_request import evaluated
@@ -144,8 +145,10 @@ def _change(found: Contrast) -> dict[str, float | None]:
 
 HEAD = ("environment", "plans", "where", "seeds", "before", *KINDS, "a rule")
 """Of the whole table."""
-HELD_OUT = ("babyai", "maze")
-"""Not in the start of the shipped model."""
+STARTED_IN = json.loads((PACKAGE / "models" / "weights" / "nano" / "config.json").read_text(encoding="utf-8"))[
+    "started_in"
+]
+"""What the shipped model has seen."""
 
 
 def corrected(found: list[Row]) -> list[Row]:
@@ -174,14 +177,11 @@ def brief(found: Sequence[Row]) -> str:
     lines = [["environment", *head]]
     for world, plans in dict.fromkeys((row["world"], row["plans"]) for row in found):
         test, unseen = (held[world, plans, where] for where in ("test", "unseen"))
-        name = f"{world}, held out" if world in HELD_OUT else world
-        cells = [cell for row in (test, unseen) for cell in (_percent(row["before"]), *map(_told, _arms(row)))]
-        lines.append([name, plans, ", ".join(map(str, test["seeds"])), *cells])
+        name = world if world in STARTED_IN else f"{world}, held out"
+        lines.append([name, plans, ", ".join(map(str, test["seeds"]))])
+        for row in (test, unseen):
+            lines[-1] += [_percent(row["before"]), *(_told(row["changes"][arm]) for arm in ARMS)]
     return _markdown(lines)
-
-
-def _arms(row: Row) -> list[dict[str, Any]]:
-    return [row["changes"][arm] for arm in ARMS]
 
 
 def _percent(share: float) -> str:

@@ -46,6 +46,7 @@ def updated(folder: str, count: int) -> None:
     torch.set_num_threads(1)
     run = RunFolder(Path(folder))
     batch, _ = batch_file.read(min(run.calls.glob("step-*.safetensors")))
+    batch.ranks = count
     module, seconds, passes = Run(stored_config(run), run, None).module(), list[float](), 0
     scored, step = module.scored, module.training_step
 

@@ -76,6 +76,8 @@ class Batch:
 
     discarded: list[Episode] = field(default_factory=list, init=False)
     """Episodes of groups that others took the place of: played, and not learned from."""
+    ranks: int = field(default=1, init=False)
+    """That share micro-batches: several get as many each, where there are rows enough, and of like sizes."""
 
     def minibatches(self, count: int, seed: int) -> list[list[int]]:
         """The episodes of each of `count` minibatches (fewer, where a step has fewer groups).
@@ -86,23 +88,17 @@ class Batch:
         dealt = [place[episode.group % self.groups] % count for episode in self.episodes]
         return [[i for i, minibatch in enumerate(dealt) if minibatch == number] for number in range(count)]
 
-    def micro_batches(
-        self, episodes: Sequence[int], tokens: int, among: Tensor | None = None, ranks: int = 1
-    ) -> list[MicroBatch]:
-        """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike together, in
-        pieces of at most `tokens` tokens to be run, or of one row; eight that are shared count as one. For several ranks their
-        number is raised to a multiple, where there are rows enough, and the largest is as small as it can be then."""
+    def micro_batches(self, episodes: Sequence[int], tokens: int, among: Tensor | None = None) -> list[MicroBatch]:
+        """The rows of some episodes (`among` [rows] bool: only those), adapter by adapter, those that begin alike side by
+        side, in pieces of at most `tokens` tokens that have to be run (at least one row); eight that are shared count as one."""
         wanted, adapters = set(episodes), self.row_adapter
         rows = [i for i, e in enumerate(self.row_episode) if e in wanted and (among is None or among[i])]
         texts = {i: self.rows[i].tolist() for i in rows}
         rows.sort(key=lambda i: (adapters[i] or "", texts[i]))
         alike = [common(texts[a], texts[b]) if adapters[a] == adapters[b] else None for a, b in pairwise(rows)]
-        pieces = cut(lengths := [len(texts[row]) for row in rows], alike, tokens)
-        if ranks > 1 and pieces:
-            most = math.ceil(len(pieces) / ranks) * ranks
-            tokens = bisect_left(range(tokens), True, key=lambda fewer: len(cut(lengths, alike, fewer)) <= most)
-            pieces = cut(lengths, alike, tokens)
-        return [self.micro_batch(rows[piece.start : piece.stop]) for piece in pieces]
+        lengths = [len(texts[row]) for row in rows]
+        ends = cut(lengths, alike, even(lengths, alike, tokens, self.ranks) if self.ranks > 1 else tokens)
+        return [self.micro_batch(rows[start:end]) for start, end in pairwise(ends)]
 
     def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
         """A forward pass over some rows."""
@@ -131,9 +127,7 @@ class Batch:
 
     def rows_with(self, calls: Tensor) -> Tensor:
         """[rows] bool, those in which any of the calls [C] bool stands."""
-        rows = torch.zeros(len(self.rows), dtype=torch.bool)
-        rows[self.call_row[calls]] = True
-        return rows
+        return torch.zeros(len(self.rows), dtype=torch.bool).index_fill(0, self.call_row[calls], True)
 
     def credit(self, advantages: Tensor) -> None:
         """Note the advantages [C] on the calls, for whoever reads the episodes."""
@@ -197,15 +191,20 @@ def collate(
     )
 
 
-def cut(lengths: Sequence[int], alike: Sequence[int | None], tokens: int) -> list[range]:
-    """Rows in order, cut into pieces as above. alike: of each but the last, how many tokens the next one begins with as it does;
-    None: they cannot be in one piece."""
+def cut(lengths: Sequence[int], alike: Sequence[int | None], tokens: int) -> list[int]:
+    """Where pieces begin, and the last ends. alike: how many tokens rows share with the next; None: another adapter's."""
     starts, size = list[int](), 0.0
     for row, (length, same) in enumerate(zip(lengths, [None, *alike], strict=False)):
         size += length - (same or 0) + (same or 0) / COPY
         if same is None or size > tokens:
             starts, size = [*starts, row], length
-    return [range(*piece) for piece in pairwise([*starts, len(lengths)])]
+    return [*starts, len(lengths)]
+
+
+def even(lengths: Sequence[int], alike: Sequence[int | None], tokens: int, ranks: int) -> int:
+    """The fewest tokens a piece for which no rank has more pieces than with `tokens`."""
+    most = math.ceil((len(cut(lengths, alike, tokens)) - 1) / ranks) * ranks
+    return bisect_left(range(tokens), True, key=lambda fewer: len(cut(lengths, alike, fewer)) - 1 <= most)
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:

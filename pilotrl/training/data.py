@@ -147,7 +147,7 @@ class Rollouts(IterableDataset[Batch]):
             self.pools.note([*discarded, *episodes])
         weight, unselected = self.observation_weight, self.scoring.unselected
         batch = stopwatch.phase("train")(collate)(episodes, self.trains, step, version, self.tasks, weight, unselected)
-        batch.discarded = discarded
+        batch.discarded, batch.ranks = discarded, ranks.count()
         if self.shuffle_rewards:
             shuffle_rewards(batch, self.seed)
         return batch

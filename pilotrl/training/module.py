@@ -87,9 +87,7 @@ class PilotModule(LightningModule):
         for number, (episodes, seen) in enumerate(minibatches):
             mine, tokens = returns[batch.calls(episodes)], float(batch.tokens(episodes))
             counts = {"tokens": tokens, "calls": float(len(mine)), "targets": float(mine.isfinite().sum())}
-            for _, micro, weight in ranks.dealt(
-                batch.micro_batches(episodes, self.micro_tokens, has_gradient, ranks.count())
-            ):
+            for _, micro, weight in ranks.dealt([*batch.micro_batches(episodes, self.micro_tokens, has_gradient)]):
                 scored = self.scored(micro, played, weights, returns, **counts)
                 loss = self.algorithm.loss(scored)
                 moved += [self.apart(micro, scored)] if self.copied and weight and not number else []
@@ -152,7 +150,7 @@ class PilotModule(LightningModule):
 
     def values(self, batch: Batch) -> Tensor:
         """[C] of the value head under the present weights."""
-        micro_batches = batch.micro_batches(range(len(batch.episodes)), self.micro_tokens, ranks=ranks.count())
+        micro_batches = [*batch.micro_batches(range(len(batch.episodes)), self.micro_tokens)]
         values = torch.zeros(len(batch.call_episode))
         found = ranks.computed(micro_batches, lambda micro: self.policy(micro.to(self.device), self.temperature).values)
         for micro_batch, of_calls in zip(micro_batches, found, strict=True):
@@ -215,9 +213,9 @@ class PilotModule(LightningModule):
     def held_out_loss(self, batch: Batch) -> float:
         """Cross entropy in nats a token on demonstrations of tasks that are never trained on; nan: all of them were broken."""
         everything = range(len(batch.episodes))
-        micro_batches = batch.micro_batches(everything, self.micro_tokens, ranks=ranks.count())
+        micro_batches, tokens = [*batch.micro_batches(everything, self.micro_tokens)], batch.tokens(everything)
         losses = ranks.computed(micro_batches, lambda micro: -self.logprobs(micro).sum())
-        return sum(map(float, losses)) / tokens if (tokens := batch.tokens(everything)) else math.nan
+        return sum(map(float, losses)) / tokens if tokens else math.nan
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """DDP is not to average gradients by itself, after each micro-batch: `update` adds them up. Lightning has it do so again

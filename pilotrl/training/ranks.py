@@ -63,12 +63,10 @@ def summed(stats: Mapping[str, float]) -> dict[str, float]:
 
 
 def dealt(micro_batches: Sequence[MicroBatch]) -> list[tuple[int, MicroBatch, float]]:
-    """This rank's micro-batches: the index of each, and its weight. They are dealt by size, the largest first and every other
-    time from the last rank on, so that what ranks run side by side, and in all, is alike. Every rank has equally many: one that
-    would have fewer runs another's, with weight 0."""
+    """This rank's micro-batches: the index of each, and its weight. They are dealt by size, the largest first, so that what
+    ranks run side by side is alike. Every rank has equally many: one that would have fewer runs another's, with weight 0."""
     order = sorted(range(len(micro_batches)), key=lambda index: -len(micro_batches[index].ids))
-    rounds = [order[start : start + count()] for start in range(0, len(order), count())]
-    passes = sorted(each[::-1] if turn % 2 else each for turn, each in enumerate(rounds))
+    passes = sorted(order[start : start + count()] for start in range(0, len(order), count()))
     mine = [(each[min(number(), len(each) - 1)], float(number() < len(each))) for each in passes]
     return [(index, micro_batches[index], weight) for index, weight in mine]
 
