@@ -58,6 +58,7 @@ def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, An
     learned = [p for p in run.module.parameters() if p.requires_grad]
     run.module.configure_optimizers = lambda: [torch.optim.SGD([{"params": learned, "initial_lr": 0.1}], lr=0.1)]
     scored, update, start, passes = run.module.scored, run.module.update, run.weights(), [0]
+    begin, shared = run.module.on_train_batch_start, list[int]()
 
     def scored_once_more(*given: Any, **counts: float) -> Any:
         passes[-1] += 1
@@ -67,9 +68,14 @@ def train(make: Callable[..., Any], case: str, **lightning: Any) -> dict[str, An
         passes.append(0)
         return float(update(step))
 
-    run.module.scored, run.module.update = scored_once_more, updated
+    def begun(batch: Any, number: int) -> None:
+        shared.append(batch.ranks)
+        begin(batch, number)
+
+    run.module.scored, run.module.update, run.module.on_train_batch_start = scored_once_more, updated, begun
     run.fit(**lightning)
-    return {"metrics": run.module.metrics, "weights": run.weights(), "start": start, "passes": passes[:-1]}
+    made = {"metrics": run.module.metrics, "weights": run.weights(), "start": start}
+    return made | {"passes": passes[:-1], "shared": shared}
 
 
 def main(folder: Path, out: Path, count: int) -> None:
@@ -128,6 +134,7 @@ def test_several_ranks_learn_what_one_does(
     assert moved > 0 or case == "nothing to learn"
     for rank in several:
         assert torch.equal(rank["weights"], several[0]["weights"])
+        assert rank["shared"] == [len(several)]
         assert rank["passes"] == [ceil(passes / len(several)) for passes in one["passes"]]  # of each update
     # A gradient is a float32 sum over tokens, in another order on each rank: some thousand roundings of its size at most.
     assert (several[0]["weights"] - one["weights"]).abs().max() <= 1000 * torch.finfo(torch.float32).eps * moved
