@@ -64,7 +64,7 @@ def test_a_time_limit_of_slurm_changes_nothing(cluster: Cluster, tmp_path: Path)
     finished(tmp_path, *words, f"hydra.run.dir={alone.path}")
     sweep = cluster.pilotrl(tmp_path, "-m", *words, "hydra.sweep.dir=sweep", "hydra.sweep.subdir=1", *WITH)
     cluster.until((limited / "waits").exists)
-    sooner(cluster, cluster.job(0))
+    sooner(cluster, cluster.ask("squeue", "-h", "-o", "%i").strip())
     said = cluster.end(sweep)
     assert sweep.returncode == 0, said
     logs = "".join(path.read_text() for path in (tmp_path / "sweep" / ".submitit").rglob("*_log.*"))
