@@ -82,6 +82,15 @@ class SubgoalExpert(Protocol):
         ...
 
 
+@runtime_checkable
+class FlexibleExpert(Protocol):
+    """What an expert has that knows of several actions which serve its next step equally, such as places to look into."""
+
+    def equal(self, action: str) -> str:
+        """The step of `plan` that an action takes which serves as well as the expert's own; empty for any other action."""
+        ...
+
+
 class Env(Protocol):
     """The protocol that the rollout needs of an environment."""
 

@@ -179,17 +179,28 @@ class MazeExpert:
 
     def plan(self) -> list[str]:
         """A step for each move from here to the goal, as if all unseen cells were free."""
-        return [move.replace("move", "go") for move, _ in self._way()]
+        return [_step(move) for move, _ in self._way()]
 
     def loose(self) -> list[str]:
         """The same steps without directions."""
-        been, here, steps = self.walk.been, self.walk.position, list[str]()
+        here, steps = self.walk.position, list[str]()
         for _, cell in self._way():
-            near = _apart(cell, self.walk.goal) < _apart(here, self.walk.goal)
-            new = "get nearer the goal" if near else "get around the wall"
-            steps.append("go back to where you have been" if cell in been else new)
+            steps.append(self._loose(here, cell))
             here = cell
         return steps
+
+    def equal(self, action: str) -> str:
+        """Another move with which a shortest way begins, and of which `loose` says the same."""
+        here, (_, best), far = self.walk.position, self._way()[0], self._far()
+        cell = _beside(here, MOVES.get(action, (0, 0)))
+        same = far.get(cell) == far[best] and self._loose(here, cell) == self._loose(here, best)
+        return _step(action) if same else ""
+
+    def _loose(self, here: Cell, cell: Cell) -> str:
+        """A move to the next cell as a loose plan step."""
+        near = _apart(cell, self.walk.goal) < _apart(here, self.walk.goal)
+        new = "get nearer the goal" if near else "get around the wall"
+        return "go back to where you have been" if cell in self.walk.been else new
 
     def subgoals(self) -> list[str]:
         """A step for each straight part of the way: `plan` says the same of all its moves."""
@@ -213,15 +224,23 @@ class MazeExpert:
     def detour(self) -> None:
         """None: every action counts here."""
 
+    def _far(self) -> dict[Cell, int]:
+        """Moves to the goal, from cells no further than here."""
+        return _distances(self.walk.goal, lambda cell: cell not in self.walk.walls, self.walk.position)
+
     def _way(self) -> list[tuple[str, Cell]]:
         """Moves from here to the goal, each with the cell that it leads to."""
-        walls, here, way = self.walk.walls, self.walk.position, list[tuple[str, Cell]]()
-        far = _distances(self.walk.goal, lambda cell: cell not in walls, here)
+        here, way, far = self.walk.position, list[tuple[str, Cell]](), self._far()
         while here != self.walk.goal:
             steps = {name: _beside(here, move) for name, move in MOVES.items()}
             name = next(name for name, cell in steps.items() if far.get(cell) == far[here] - 1)
             way, here = [*way, (name, steps[name])], steps[name]
         return way
+
+
+def _step(move: str) -> str:
+    """A move as a plan step, in other words than its own."""
+    return move.replace("move", "go")
 
 
 def resolve(observation: str, action: str, reply: str = "") -> str:

@@ -17,7 +17,7 @@ from pilotrl.rollout import replies
 from pilotrl.rollout.agent import AgentSpec, EpisodeGenerator, EpisodeSpec, Key, PendingPlan, due, likelihood, seed_of
 from pilotrl.rollout.replies import ReplyForm
 from pilotrl.rollout.stopwatch import phase
-from pilotrl.teacher import EXACT, LOOSE, meant, serving, subgoals, taught
+from pilotrl.teacher import EXACT, LOOSE, meant, serving, subgoals, taken, taught
 from pilotrl.types import Call, Episode, Plan, Reply, Request, Role, Task, Turn, UserError, WrittenPlan
 
 KEEP = "keep"
@@ -135,6 +135,7 @@ class EpisodeRunner:
         self.reply_text = self.agent.chat.decode(call.ids)
         action, self.unread = self.form.read(self.reply_text, call.stop == "length")
         self.well_formed &= not self.unread
+        self.means = taken(self.env, self.means, action)
         return action
 
     def _executor_prompt(self) -> str:

@@ -12,7 +12,7 @@ from random import Random
 
 from pilotrl.envs import Env, begun, stepped
 from pilotrl.rollout.agent import due, seed_of
-from pilotrl.teacher import ExpertTeacher, meant
+from pilotrl.teacher import ExpertTeacher, meant, taken
 from pilotrl.types import Episode, Plan, Task, Turn
 
 Player = Callable[[str, str, str, Sequence[str], Random], str]
@@ -24,15 +24,13 @@ VERBS: dict[str, dict[str, Sequence[str]]] = {
     "alfworld": {
         "check|walk to": ["go to"],
         "look inside": ["open"],
-        "get rid|bring": ["open", "put|move|use|go to"],
+        "get rid|place": ["put|move"],
         "get": ["take"],
-        "place": ["put|move"],
-        "switch on": ["use"],
-        "wash": ["clean", "open|go to"],
-        "warm": ["heat", "open|go to"],
-        "chill": ["cool", "open|go to"],
+        "switch": ["use"],
+        "wash": ["clean"],
+        "warm": ["heat"],
+        "chill": ["cool"],
         "survey": ["look"],
-        "find": ["open", "take|go to"],
     },
     "babyai": {
         "look to the": ["turn"],
@@ -166,9 +164,10 @@ def played(env: Env, task: Task, writer: ExpertTeacher, player: Player, plans: s
             steps, meaning = before + writer.plan(env, episode, steps), before + meant(writer, env)
         step, draw = "".join(steps[turn - 1 : turn]), Random(seed_of(task.id, turn, "rule"))
         action = player(task.env, step, text, info["actions"], draw)
+        means = taken(env, "".join(meaning[turn - 1 : turn]), action)
         text, reward, terminated, truncated, info = stepped(env, action)
         one = Turn(steps, action, action, text, info["valid"], True, info["score"], reward=reward)
-        one.meant = "".join(meaning[turn - 1 : turn])
+        one.meant = means
         episode.turns.append(one)
         episode.score = info["score"]
         if terminated or truncated:

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pilotrl.config.instantiate import make
-from pilotrl.envs import Env, LooseExpert, SubgoalExpert
+from pilotrl.envs import Env, FlexibleExpert, LooseExpert, SubgoalExpert
 from pilotrl.types import Episode, Plan, UserError
 
 if TYPE_CHECKING:
@@ -123,6 +123,14 @@ def meant(teacher: Teacher, env: Env) -> Plan:
     """What the steps that this teacher writes now mean: the expert's exact ones; empty for plans that are graded as they are
     worded."""
     return EXACT.steps(env) if isinstance(teacher, ExpertTeacher) and teacher.wording != "exact" else ()
+
+
+def taken(env: Env, means: str, action: str) -> str:
+    """What the step in force means once its action is known: of the exact steps that serve it equally, the one that the action
+    takes; else `means`, the expert's own."""
+    expert = env.expert
+    found = expert.equal(action.strip()) if means and isinstance(expert, FlexibleExpert) else ""
+    return found if found and expert and expert.plan()[:1] == [means] else means
 
 
 def subgoals(env: Env) -> Plan:

@@ -547,3 +547,25 @@ def test_an_invalid_value_is_refused_with_its_key(key: str, value: Any) -> None:
 def test_missing_games_are_refused_in_one_line(tmp_path: Any) -> None:
     with pytest.raises(UserError, match=r"^env\.data_dir=.*alfworld-download$"):
         alfworld(engine="textworld", data_dir=str(tmp_path))
+
+
+def test_any_unseen_place_is_another_place_but_none_that_was_left_closed() -> None:
+    env = load("alfworld", split="dev")
+    for task in env.tasks[:40]:
+        env.reset(options={"task": task})
+        expert = env.expert
+        assert isinstance(expert, AlfWorldExpert)
+        closed = [place for place in expert.notes.places if expert.notes.closed(place)]
+        if len(closed) < 2 or not all(expert.equal(f"go to {place}") for place in closed[:2]):
+            continue
+        env.step(f"go to {closed[0]}")
+        here = env.expert
+        assert isinstance(here, AlfWorldExpert)
+        assert here.equal(f"open {closed[0]}") == f"look inside {closed[0]}"
+        assert bool(here.equal(f"go to {closed[1]}")) == (here.loose()[0] == "check another place")
+        env.step(f"go to {closed[1]}")
+        there = env.expert
+        assert isinstance(there, AlfWorldExpert)
+        assert there.equal(f"go to {closed[0]}") in ("", there.plan()[0])
+        return
+    raise AssertionError("no task begins so")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pilotrl import envs
 from pilotrl.audit.adversarial import planted
 from pilotrl.cli.compose import composed_job, parse
-from pilotrl.envs import Env
+from pilotrl.envs import Env, FlexibleExpert
 from pilotrl.envs.toy import ToyEnv
 from pilotrl.rewards.judge.grading import due, grade
 from pilotrl.rewards.judge.rule import RuleJudge
@@ -65,11 +66,32 @@ def test_the_experts_action_has_full_marks_under_loose_steps(world: tuple[str, E
         assert {turn.adherence for turn in episode.turns} == {2}
 
 
-def test_any_action_earns_the_same_under_either_wording(world: tuple[str, Env]) -> None:
-    """Also one that would have done as well as the expert's."""
-    draws = [judged(*world, writer, by_chance, 10) for writer in (EXACT, LOOSE)]
-    exact, loose = ([[turn.adherence for turn in e.turns] for e in episodes] for episodes in draws)
-    assert exact == loose
+def test_any_action_earns_the_same_under_either_wording_unless_it_serves_as_well(world: tuple[str, Env]) -> None:
+    exact, loose = (judged(*world, writer, by_chance, 10) for writer in (EXACT, LOOSE))
+    for one, other in zip(exact, loose, strict=True):
+        for t, (strictly, loosely) in enumerate(zip(one.turns, other.turns, strict=True)):
+            own = strictly.adherence if loosely.meant == strictly.plan[t] else 2 * loosely.valid
+            assert loosely.adherence == own
+
+
+def test_an_action_that_serves_as_well_has_full_marks_under_a_loose_step(world: tuple[str, Env]) -> None:
+    """Wherever an expert knows of such, it is not the expert's, and it does not lead astray."""
+    name, env = world
+    others = [0]
+
+    def act(_env: str, _step: str, _seen: str, actions: Sequence[str], draw: Random) -> str:
+        expert = env.expert
+        assert expert is not None
+        known = [action for action in actions if isinstance(expert, FlexibleExpert) and expert.equal(action)]
+        chosen = draw.choice([action for action in known if action != expert.action()] or [expert.action()])
+        others[0] += chosen != expert.action()
+        return chosen
+
+    episodes = judged(name, env, LOOSE, act, 20)
+    turns = [turn for episode in episodes for turn in episode.turns]
+    assert all(turn.valid and turn.adherence == 2 for turn in turns)
+    assert (others[0] > 0) == (name != "toy")
+    assert solved(episodes) > 0.3 + solved(judged(name, env, LOOSE, by_chance, 20))
 
 
 def test_a_rule_translates_exact_steps_and_not_loose_ones(world: tuple[str, Env]) -> None:

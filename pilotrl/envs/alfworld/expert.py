@@ -22,6 +22,14 @@ HABIT = 8.0
 IMAGINED = "?"
 """Suffix of the name of a thing that was not seen yet."""
 DEEDS = {"clean": "wash", "heat": "warm", "cool": "chill"}
+WHAT = {
+    "check": "check another place",
+    "open": "look inside it",
+    "take": "get what is wanted",
+    "use": "switch it on",
+    "look": "survey the room",
+}
+"""Loose steps that say the same whatever the task is."""
 
 
 class Move(NamedTuple):
@@ -46,6 +54,18 @@ class AlfWorldExpert:
         """The same steps without names of things and places."""
         return [step for _, step, _ in self._steps()]
 
+    def equal(self, action: str) -> str:
+        """Another unseen place, or the closed one here; another of the wanted things; another tool or place of the kind."""
+        moves = [] if _finished(self.notes) else _choices(self.notes)
+        found = (move for move in moves if self._serves(move, moves[0]) and self._command(move) == action)
+        return next(map(_step, found), "")
+
+    def _serves(self, move: Move, best: Move) -> bool:
+        """Whether a move serves as well as the expert's: not one away from a place that it would open, nor to one left closed."""
+        if best.verb != "check":
+            return move.verb == best.verb
+        return move == best or move.verb == "open" or not self.notes.shut.get(move.place, False)
+
     def subgoals(self) -> list[str]:
         """Get the thing, treat it, bring it to its place: what each step is for."""
         return [step for *_, step in self._steps()]
@@ -55,7 +75,7 @@ class AlfWorldExpert:
         notes, steps = self.notes.copy(), list[tuple[str, str, str]]()
         while not _finished(notes) and len(steps) < HORIZON:
             move = _next(notes)
-            steps.append((_step(move), _loose(notes), _subgoal(notes)))
+            steps.append((_step(move), _loose(notes, move), _subgoal(notes)))
             if move.verb == "look":  # nowhere left to look: no further steps are known
                 break
             _imagine(notes, move)
@@ -125,16 +145,22 @@ def _step(move: Move) -> str:
     }[verb]
 
 
-def _loose(notes: Notes) -> str:
-    """What the next moves are for: a loose plan step."""
+def _loose(notes: Notes, move: Move) -> str:
+    """A move as a loose plan step: what it is for, without names of things and places."""
     hand, goal = notes.hand, notes.goal
+    if move.verb in WHAT:
+        return WHAT[move.verb]
+    if hand is not None and kind(hand) != goal.thing:
+        return "walk to where this can stay" if move.verb == "go" else "get rid of this"
+    if move.verb in TOOLS:
+        return f"{DEEDS[move.verb]} it"
+    if move.verb == "put":
+        return "place it where it belongs"
     if hand is None:
-        return "find the thing that is wanted"
-    if kind(hand) != goal.thing:
-        return "get rid of this"
+        return "walk to what is wanted"
     if not _treated(notes, hand):
-        return f"{DEEDS[goal.type]} it"
-    return "bring it to the lamp and light that" if goal.type == "light" else "bring it where it belongs"
+        return f"walk to where one can {DEEDS[goal.type]} it"
+    return "walk to the light" if goal.type == "light" else "walk to where it belongs"
 
 
 def _subgoal(notes: Notes) -> str:
@@ -180,6 +206,11 @@ def _there(notes: Notes, thing: str) -> bool:
 
 def _next(notes: Notes) -> Move:
     """The next move of an efficient agent."""
+    return _choices(notes)[0]
+
+
+def _choices(notes: Notes) -> list[Move]:
+    """The moves that get what is needed next, the most efficient first."""
     if notes.hand is None:
         return _fetch(notes)
     if kind(notes.hand) != notes.goal.thing:
@@ -189,65 +220,66 @@ def _next(notes: Notes) -> Move:
     return _light(notes) if notes.goal.type == "light" else _deliver(notes, notes.hand)
 
 
-def _fetch(notes: Notes) -> Move:
+def _fetch(notes: Notes) -> list[Move]:
     """Take a wanted thing: of those seen the one with the least effort, or search for one."""
     target = _target(notes) if notes.goal.type == "two" else None
     seen = {thing: place for thing, place in notes.where(notes.goal.thing).items() if place != target}
     if not seen:
         return _search(notes, notes.goal.thing)
-    thing = min(seen, key=lambda thing: (_effort(notes, seen[thing]) - 2 * _treated(notes, thing), thing))
-    return _at(notes, seen[thing], Move("take", thing, seen[thing]))
+    things = sorted(seen, key=lambda thing: (_effort(notes, seen[thing]) - 2 * _treated(notes, thing), thing))
+    return [_at(notes, seen[thing], Move("take", thing, seen[thing])) for thing in things]
 
 
-def _treat(notes: Notes, thing: str) -> Move:
+def _treat(notes: Notes, thing: str) -> list[Move]:
     tools = [place for place in notes.reachable() if kind(place) == TOOLS[notes.goal.type]]
-    if not tools:
-        return Move("look")
-    place = min(tools, key=lambda place: (place != notes.at, _number(place)))
-    return Move(notes.goal.type, thing, place) if place == notes.at else Move("go", place=place)
+    tools.sort(key=lambda place: (place != notes.at, _number(place)))
+    deed = notes.goal.type
+    return [Move(deed, thing, place) if place == notes.at else Move("go", place=place) for place in tools] or [
+        Move("look")
+    ]
 
 
-def _light(notes: Notes) -> Move:
+def _light(notes: Notes) -> list[Move]:
     """Carry the thing to a lamp, which must be in the same place, and switch it on."""
-    lamps = notes.where(notes.goal.place)
-    if not lamps:
+    seen = notes.where(notes.goal.place)
+    if not seen:
         return _search(notes, notes.goal.place)
-    lamp = min(lamps, key=lambda lamp: (lamps[lamp] != notes.at, lamp not in notes.lit, lamp))
-    return Move("use", lamp) if lamps[lamp] == notes.at else Move("go", place=lamps[lamp])
+    lamps = sorted(seen, key=lambda lamp: (seen[lamp] != notes.at, lamp not in notes.lit, lamp))
+    return [Move("use", lamp) if seen[lamp] == notes.at else Move("go", place=seen[lamp]) for lamp in lamps]
 
 
-def _deliver(notes: Notes, thing: str) -> Move:
-    place = _target(notes)
-    return _at(notes, place, Move("put", thing, place)) if place else Move("look")
+def _deliver(notes: Notes, thing: str) -> list[Move]:
+    return [_at(notes, place, Move("put", thing, place)) for place in _targets(notes)] or [Move("look")]
 
 
 def _target(notes: Notes) -> str | None:
-    """The target place: one that has a wanted thing already, else the one with the least effort."""
+    return next(iter(_targets(notes)), None)
+
+
+def _targets(notes: Notes) -> list[str]:
+    """Target places: if any has a wanted thing already, the one with the most; else all, the one with the least effort first."""
     goal = notes.goal
     able = [place for place in notes.reachable() if kind(place) == goal.place and notes.takes(place, goal.thing)]
     count = {place: len(_ready(notes, place)) if goal.type == "two" else 0 for place in able}
-    begun = any(count.values())  # then it does not depend on where the agent is
-    return min(
-        able, key=lambda place: (-count[place], 0 if begun else _effort(notes, place), _number(place)), default=None
-    )
+    if any(count.values()):  # then it does not depend on where the agent is
+        return [min(able, key=lambda place: (-count[place], _number(place)))]
+    return sorted(able, key=lambda place: (_effort(notes, place), _number(place)))
 
 
-def _put_away(notes: Notes, thing: str) -> Move:
+def _put_away(notes: Notes, thing: str) -> list[Move]:
     """Put down a thing that is not wanted, with the least effort."""
     able = [place for place in notes.reachable() if can_hold(kind(place), kind(thing)) and notes.takes(place, thing)]
-    if not able:
-        return Move("look")
-    place = min(able, key=lambda place: (_effort(notes, place), _number(place)))
-    return _at(notes, place, Move("put", thing, place))
+    able.sort(key=lambda place: (_effort(notes, place), _number(place)))
+    return [_at(notes, place, Move("put", thing, place)) for place in able] or [Move("look")]
 
 
-def _search(notes: Notes, wanted: str) -> Move:
+def _search(notes: Notes, wanted: str) -> list[Move]:
     """Look into the unseen place with the highest probability for its effort."""
-    left = [place for place in notes.reachable() if place not in notes.inside]
-    if not left:
-        return Move("look")
-    place = min(left, key=lambda place: (-_chance(notes, place, wanted) / _effort(notes, place), _number(place)))
-    return Move("open", place=place) if place == notes.at else Move("check", place=place)
+    chance = {place: _chance(notes, place, wanted) for place in notes.reachable() if place not in notes.inside}
+    left = sorted(chance, key=lambda place: (-chance[place] / _effort(notes, place), _number(place)))
+    return [Move("open", place=place) if place == notes.at else Move("check", place=place) for place in left] or [
+        Move("look")
+    ]
 
 
 def _chance(notes: Notes, place: str, wanted: str) -> float:

@@ -58,6 +58,11 @@ class BabyAiExpert:
         """The same steps without directions and names of things."""
         return [step for _, step, _ in self._steps()]
 
+    def equal(self, action: str) -> str:
+        """Another thing that is asked for, another way there that is as short, or one on which as much comes into view."""
+        found = (move for move in _choices(self.mind) if move.action == action)
+        return next((_step(self.mind, move, first=True) for move in found), "")
+
     def subgoals(self) -> list[str]:
         """What the mission asks for, a part at a time."""
         return [step for *_, step in self._steps()]
@@ -165,6 +170,11 @@ def _hoped(mind: Mind, due: Goal) -> list[tuple[str, str, str]]:
 
 def _next(mind: Mind) -> Move:
     """The next move of an efficient agent."""
+    return _choices(mind)[0]
+
+
+def _choices(mind: Mind) -> list[Move]:
+    """The moves of an efficient agent that are equally good; the expert makes the first."""
     verb, what, near = _due(mind)
     if verb == "go to":
         return _reach(mind, mind.where(what)) or _look(mind)
@@ -177,29 +187,29 @@ def _next(mind: Mind) -> Move:
     return _bring(mind, near)
 
 
-def _fetch(mind: Mind, what: Kind) -> Move:
+def _fetch(mind: Mind, what: Kind) -> list[Move]:
     """Pick up a thing, after putting down what is carried."""
     if mind.carrying is not None and mind.where(what):
         return _put_down(mind)
     return _reach(mind, mind.where(what), "pickup") or _look(mind)
 
 
-def _open(mind: Mind, doors: list[Cell]) -> Move:
+def _open(mind: Mind, doors: list[Cell]) -> list[Move]:
     """Open one of some doors, from in front of it; a locked one needs its key. (Walking through would miss the end.)"""
     for cell in doors:
         door = mind.cells[cell]
         if door and door.state == "locked" and (mind.carrying is None or mind.carrying[:2] != ("key", door.color)):
             return _fetch(mind, Kind(door.color, "key", None))
-    return (_now(mind, "toggle") if mind.pose.front in doors else None) or _reach(mind, doors) or _look(mind)
+    return (_now(mind, "toggle") if mind.pose.front in doors else []) or _reach(mind, doors) or _look(mind)
 
 
-def _put_down(mind: Mind) -> Move:
+def _put_down(mind: Mind) -> list[Move]:
     """Put down what is carried: here if the cell in front is free, else after a turn or a step."""
     way = _search(mind, REACH, lambda at, pose: at.cells.get(pose.front, WALL) is None)
     return _now(mind, "drop") or way or _any(mind)
 
 
-def _bring(mind: Mind, near: Kind) -> Move:
+def _bring(mind: Mind, near: Kind) -> list[Move]:
     """Put what is carried next to one of some things."""
     beside_it = {cell for there in mind.where(near) for cell in beside(there) if mind.cells.get(cell, WALL) is None}
     if mind.pose.front in beside_it and (drop := _now(mind, "drop")):
@@ -210,17 +220,17 @@ def _bring(mind: Mind, near: Kind) -> Move:
 WALL = object()
 
 
-def _now(mind: Mind, action: str) -> Move | None:
+def _now(mind: Mind, action: str) -> list[Move]:
     way = commands(mind.view()).ways.get(action)
-    return Move(action, way) if way else None
+    return [Move(action, way)] if way else []
 
 
-def _any(mind: Mind) -> Move:
-    return Move("turn left", Way([LEFT]))
+def _any(mind: Mind) -> list[Move]:
+    return [Move("turn left", Way([LEFT]))]
 
 
-def _reach(mind: Mind, cells: list[Cell], verb: str = "go to") -> Move | None:
-    """The shortest action with this verb on one of the cells if one is possible now; else a move that leads there."""
+def _reach(mind: Mind, cells: list[Cell], verb: str = "go to") -> list[Move]:
+    """Actions with this verb on one of the cells if any is possible now, the shortest first; else moves that lead there."""
 
     def able(at: Mind, pose: Pose) -> dict[str, Way]:
         if not any(_in_square(pose, cell) for cell in cells):
@@ -230,9 +240,8 @@ def _reach(mind: Mind, cells: list[Cell], verb: str = "go to") -> Move | None:
         return {name: way for name, way in named.items() if _open_to(at, pose, way)}
 
     if found := able(mind, mind.pose):
-        action = min(found, key=lambda name: (len(found[name].moves), name))
-        return Move(action, found[action])
-    return _search(mind, REACH, lambda at, pose: bool(able(at, pose))) if cells else None
+        return [Move(name, found[name]) for name in sorted(found, key=lambda name: (len(found[name].moves), name))]
+    return _search(mind, REACH, lambda at, pose: bool(able(at, pose))) if cells else []
 
 
 def _in_square(pose: Pose, cell: Cell) -> bool:
@@ -240,17 +249,16 @@ def _in_square(pose: Pose, cell: Cell) -> bool:
     return 0 <= ahead <= 6 and -3 <= right <= 3
 
 
-def _look(mind: Mind) -> Move:
+def _look(mind: Mind) -> list[Move]:
     """Explore: for the most new cells a turn; else go to where any new cell comes into view; else unlock a door."""
     gains = [(mind_there.unknown(pose) / turns, move) for mind_there, pose, turns, move in _poses(mind, AROUND)]
-    gain, move = max(gains, key=lambda pair: pair[0])
-    if gain >= 1:
-        return move._replace(looks=True)
-    far = _search(mind, 3 * REACH, lambda at, pose: at.unknown(pose) > 0)
-    return far._replace(looks=True) if far else _unlock(mind)
+    most = max(gain for gain, _ in gains)
+    found = [move for gain, move in gains if gain == most >= 1]
+    found = found or _search(mind, 3 * REACH, lambda at, pose: at.unknown(pose) > 0)
+    return [move._replace(looks=True) for move in found] or _unlock(mind)
 
 
-def _unlock(mind: Mind) -> Move:
+def _unlock(mind: Mind) -> list[Move]:
     """Fetch a key and open a locked door, behind which there are unseen cells."""
     for cell, door in mind.cells.items():
         if door and door.state == "locked":
@@ -259,12 +267,19 @@ def _unlock(mind: Mind) -> Move:
                 return _reach(mind, [cell], "toggle") or _any(mind)
             if mind.where(key):
                 return _put_down(mind) if mind.carrying else _reach(mind, mind.where(key), "pickup") or _any(mind)
-    return _any(mind)._replace(looks=True)
+    return [move._replace(looks=True) for move in _any(mind)]
 
 
-def _search(mind: Mind, turns: int, wanted: Callable[[Mind, Pose], bool]) -> Move | None:
-    """The first action of a shortest sequence to a pose that is `wanted`; None if that takes more than `turns`."""
-    return next((move for at, pose, _, move in _poses(mind, turns) if wanted(at, pose)), None)
+def _search(mind: Mind, turns: int, wanted: Callable[[Mind, Pose], bool]) -> list[Move]:
+    """First actions of the shortest sequences to poses that are `wanted`; none if that takes more than `turns`."""
+    found: dict[str, Move] = {}
+    least = turns
+    for at, pose, count, move in _poses(mind, turns):
+        if count > least:
+            break
+        if move.action not in found and wanted(at, pose):
+            found[move.action], least = move, count
+    return [*found.values()]
 
 
 def _poses(mind: Mind, most: int) -> Iterator[tuple[Mind, Pose, int, Move]]:

@@ -7,7 +7,6 @@ the next plan differs.
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -109,6 +108,10 @@ class IqaExpert:
             "report the result",
         ]
 
+    def equal(self, action: str) -> str:
+        """Another closed piece in front, or the beginning of another way to something new that is as short."""
+        return _step(action) if action in _choices(self.notes) else ""
+
     def subgoals(self) -> list[str]:
         """Look for the thing until the answer is certain, then report it."""
         asked, thing, container = self.notes.question
@@ -164,29 +167,34 @@ def _step(action: str) -> str:
 
 def _next(notes: Notes) -> str | None:
     """The next action of an efficient agent; None when it would answer."""
+    return next(iter(_choices(notes)), None)
+
+
+def _choices(notes: Notes) -> list[str]:
+    """The actions of an efficient agent that are equally good; none when it would answer."""
     if notes.answer() is not None:
-        return None
-    for piece in notes.wanted():
-        if notes.closed[piece] == notes.pose:
-            return f"open {piece}"
+        return []
+    if here := [f"open {piece}" for piece in notes.wanted() if notes.closed[piece] == notes.pose]:
+        return here
     unseen, faced = notes.unseen(), {notes.closed[piece] for piece in notes.wanted()}
     return _towards(notes, lambda pose: pose in faced or bool(unseen & sight(notes.size, pose).keys()))
 
 
-def _towards(notes: Notes, wanted: Callable[[Pose], bool]) -> str | None:
-    """The first action of a shortest path to a pose that is `wanted`; None if there is none."""
-    queue = deque([(notes.pose, "")])
-    known = {notes.pose}
-    while queue:
-        pose, first = queue.popleft()
-        if first and wanted(pose):
-            return first
-        for action in ("move ahead", "turn left", "turn right"):
-            there = _after(pose, action)
-            if there not in known and notes.size.floor((there.x, there.y)):
-                known.add(there)
-                queue.append((there, first or action))
-    return None
+def _towards(notes: Notes, wanted: Callable[[Pose], bool]) -> list[str]:
+    """The first actions of all shortest paths to poses that are `wanted`; none if there is none."""
+    edge, known = {notes.pose: {"": None}}, {notes.pose}
+    while edge:
+        if found := [first for pose, firsts in edge.items() for first in firsts if first and wanted(pose)]:
+            return list(dict.fromkeys(found))
+        beyond: dict[Pose, dict[str, None]] = {}
+        for pose, firsts in edge.items():
+            for action in ("move ahead", "turn left", "turn right"):
+                there = _after(pose, action)
+                if there not in known and notes.size.floor((there.x, there.y)):
+                    beyond.setdefault(there, {}).update(dict.fromkeys(first or action for first in firsts))
+        known |= beyond.keys()
+        edge = beyond
+    return []
 
 
 def _after(pose: Pose, action: str) -> Pose:

@@ -19,7 +19,7 @@ class ToolsExpert:
         """A step for each call from here on. A number that is not known yet is called by where it comes from."""
         reads, sums = self._missing()
         steps = [_reading(read) for read in reads]
-        steps += [f"use {op.tool} on {self._named(op.left)} and {self._named(op.right)}" for op in sums]
+        steps += [self._calculating(op) for op in sums]
         steps += [] if self.world.over else [self._handing_in()]
         return [f"{step} again" for step in steps[:1] if self._refused()] + steps[int(self._refused()) :]
 
@@ -29,6 +29,14 @@ class ToolsExpert:
         steps = ["find out what the task still needs"] * len(reads) + ["work out what is known"] * len(sums)
         steps += [] if self.world.over else ["give the result where it belongs"]
         return [f"{step} once more" for step in steps[:1] if self._refused()] + steps[int(self._refused()) :]
+
+    def equal(self, action: str) -> str:
+        """Another place that is to be read, another calculation whose numbers are known."""
+        reads, sums = self._missing()
+        steps = {written(read.call, self.form): _reading(read) for read in reads}
+        if not reads:
+            steps = {written(call, self.form): self._calculating(op) for op in sums if (call := self._calculation(op))}
+        return "" if self._refused() else steps.get(action, "")
 
     def action(self) -> str:
         """The next call. Raises RuntimeError once the episode has ended."""
@@ -57,10 +65,9 @@ class ToolsExpert:
         if reads:
             return reads[0].call
         if sums:
-            a, b = self._value(sums[0].left), self._value(sums[0].right)
-            assert a is not None
-            assert b is not None
-            return Call(sums[0].tool, (a, b))
+            call = self._calculation(sums[0])
+            assert call is not None
+            return call
         day = self.world.told[self._place(self.goal.day)] if self.goal.day else None
         value = self._value(self.goal.value)
         assert value is not None
@@ -92,6 +99,14 @@ class ToolsExpert:
             return None if entry is None or isinstance(entry, Read) else number_of(entry)
         a, b = self._value(expr.left), self._value(expr.right)
         return None if a is None or b is None else self.world.sums.get((expr.tool, min(a, b), max(a, b)))
+
+    def _calculation(self, op: Op) -> Call | None:
+        """The call for a calculation, if both of its numbers are known."""
+        a, b = self._value(op.left), self._value(op.right)
+        return None if a is None or b is None else Call(op.tool, (a, b))
+
+    def _calculating(self, op: Op) -> str:
+        return f"use {op.tool} on {self._named(op.left)} and {self._named(op.right)}"
 
     def _named(self, expr: Expr) -> str:
         """A number, or where it will come from."""

@@ -40,6 +40,15 @@ class TextCraftExpert:
         gets, crafts = self._missing()
         return ["prepare what the goal still needs"] * (len(gets) + len(crafts) - 1) + ["make the goal"] * bool(crafts)
 
+    def equal(self, action: str) -> str:
+        """Any ingredient to collect, and any that can be made now."""
+        gets, crafts = self._missing()
+        stock = Counter({spoken(item): count for item, count in self.world.inventory.items()})
+        able = [(way, using) for way, using in crafts[:-1] if all(stock[name] >= count for count, name in using)]
+        steps = {_get(name, count): f"collect {count} {name}" for name, count in gets.items()}
+        steps |= {_craft(way, using): f"make {way.number} {way.item}" for way, using in able}
+        return steps.get(action, "")
+
     def subgoals(self) -> list[str]:
         """Collect all that is needed; then make each ingredient of the goal, with all that it takes, and the goal."""
         gets, crafts = self._missing()
@@ -56,10 +65,8 @@ class TextCraftExpert:
             raise RuntimeError("the episode has ended: there is no next action")
         gets, crafts = self._missing()
         if gets:
-            name, count = next(iter(gets.items()))
-            return f"get {count} {name}"
-        way, using = crafts[0]
-        return f"craft {way.number} {way.item} using " + ", ".join(f"{count} {name}" for count, name in using)
+            return _get(*next(iter(gets.items())))
+        return _craft(*crafts[0])
 
     def thought(self) -> str:
         """The latest item, and the first two that the goal still lacks: `have 4 oak log; goal lacks oak planks`."""
@@ -81,6 +88,14 @@ class TextCraftExpert:
         work = _Work(ways_of(tuple(self.world.commands)), self.world.inventory)
         work.make(spoken(self.world.goal), 1)
         return work.gets, work.crafts
+
+
+def _get(name: str, count: int) -> str:
+    return f"get {count} {name}"
+
+
+def _craft(way: Way, using: list[tuple[int, str]]) -> str:
+    return f"craft {way.number} {way.item} using " + ", ".join(f"{count} {name}" for count, name in using)
 
 
 class _Work:

@@ -31,6 +31,11 @@ class WordleExpert:
         fits = "try one that fits all marks"
         return [fits if step or self.history else "try the word that tells most" for step in range(len(self.plan()))]
 
+    def equal(self, action: str) -> str:
+        """Any word that fits all marks; the first guess has none yet."""
+        word = action.replace(" ", "")
+        return f"guess {word}" if self.history and word in left(self.rules, self.words, self.history) else ""
+
     def action(self) -> str:
         """The next guess, letter by letter. Raises RuntimeError once the word is found."""
         if self.solved:
