@@ -159,7 +159,7 @@ def memory(
         weights=weights / parts,
         gradients=gradients / parts,
         optimizer=2 * learned / parts,
-        activations=row * (blocks + trained * 5 * 4 * config.vocab_size),
+        activations=row * blocks + 5 * 4 * min(row * trained * config.vocab_size, policy.WHOLE),
         cache=sets * slots * -(-length // 256) * 256 * config.num_hidden_layers * 2 * narrow * size
         if memory_gb is None
         else memory_gb * 1e9,

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pilotrl import PACKAGE
@@ -21,6 +23,10 @@ from pilotrl.types import Role
 
 ROLES = get_args(Role)
 """Names of the adapters, or of the models, if each role has its own."""
+
+
+WHOLE = 2**27
+"""Numbers, in distributions over the vocabulary, that are computed at once: half a gigabyte in float32."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +72,15 @@ class Policy(nn.Module):
         """Score a micro-batch's trained tokens and calls, at the temperature they were sampled with."""
         trie = Trie(micro_batch.fresh, micro_batch.lengths, micro_batch.path)
         model = self.model if micro_batch.adapter is None else self.for_role(micro_batch.adapter)
-        hidden = model.get_decoder()(
-            input_ids=micro_batch.ids[None], position_ids=micro_batch.position[None], use_cache=False, trie=trie
-        ).last_hidden_state[0]
+        inputs = {"input_ids": micro_batch.ids[None], "position_ids": micro_batch.position[None], "trie": trie}
+        hidden = model.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
         states, state = torch.unique(micro_batch.token_state, return_inverse=True)
-        logits = model.get_output_embeddings()(hidden[states])
-        logprobs = (logits.float() / temperature).log_softmax(-1)
-        chosen = logprobs[state, micro_batch.sampled]
-        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            entropy = -(logprobs.exp() * logprobs).sum(-1)[state]
-        if self.value is None:
-            return ForwardOutput(chosen, entropy, chosen.new_empty(0))
+        head: Any = partial(distributed, model.get_output_embeddings(), temperature, entropy_gradient)
+        head = head if len(states) <= (size := WHOLE // model.config.vocab_size) else partial(in_parts, head, size)
+        chosen, entropy = head(hidden[states], state, micro_batch.sampled)
         # One value a call; the value loss has no gradient into the language model.
-        state = hidden[micro_batch.call_state].detach().float()
-        return ForwardOutput(chosen, entropy, self.value(state)[:, 0])
+        read = hidden[micro_batch.call_state].detach().float()
+        return ForwardOutput(chosen, entropy, chosen.new_empty(0) if self.value is None else self.value(read)[:, 0])
 
     @torch.no_grad()
     def reference(self, micro_batch: MicroBatch, temperature: float) -> Tensor:
@@ -112,6 +113,24 @@ class Policy(nn.Module):
         for name, parameter in self.model.named_parameters():
             if owner := _owner(name):
                 parameter.requires_grad_(owner in roles)
+
+
+def distributed(head: Any, temperature: float, gradient: bool, hidden: Tensor, state: Tensor, sampled: Tensor) -> Any:
+    """[N] log-probabilities of sampled tokens and [N] entropies, by the hidden [S, h] states from which they were sampled."""
+    logprobs = (head(hidden).float() / temperature).log_softmax(-1)
+    seen = logprobs if gradient else logprobs.detach()
+    return logprobs[state, sampled], -(seen.exp() * seen).sum(-1)[state]
+
+
+def in_parts(head: Any, size: int, hidden: Tensor, state: Tensor, sampled: Tensor) -> Any:
+    """As `distributed`, `size` states at a time: the backward pass computes their distributions again, and holds one part's."""
+    found, order = list[Any](), list[Tensor]()
+    for first in range(0, len(hidden), size):
+        order.append(((state >= first) & (state < first + size)).nonzero()[:, 0])
+        asked = hidden[first : first + size], state[order[-1]] - first, sampled[order[-1]]
+        found.append(checkpoint(head, *asked, use_reentrant=False, preserve_rng_state=False))
+    place = torch.cat(order).argsort()
+    return tuple(torch.cat(values)[place] for values in zip(*found, strict=True))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,26 @@ def test_scores_are_those_of_a_plain_forward_pass(tiny: Path, model: Any, temper
     assert len(scored.values) == 0
 
 
+@pytest.mark.parametrize("entropy", [False, True])
+def test_distributions_in_parts_have_the_same_scores_and_gradient(
+    model: Any, entropy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, found = Policy(model, critic=False), []
+    for states in (100, 2):
+        monkeypatch.setattr("pilotrl.models.policy.WHOLE", states * model.config.vocab_size)
+        scored = policy(micro_batch(ROWS, CALLS), 0.7, entropy_gradient=entropy)
+        policy.zero_grad()
+        (scored.logprobs.sum() + (scored.entropy.square().sum() if entropy else 0)).backward()
+        grads = [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+        found.append((scored, grads))
+    (whole, gradient), (parts, same) = found
+    torch.testing.assert_close(parts.logprobs, whole.logprobs)
+    torch.testing.assert_close(parts.entropy, whole.entropy)
+    assert parts.entropy.requires_grad == whole.entropy.requires_grad == entropy
+    assert gradient
+    torch.testing.assert_close(same, gradient)
+
+
 def test_the_value_head_starts_at_zero_and_has_no_gradient_into_the_policy(model: Any) -> None:
     both = Policy(model, critic=True)
     values = both(micro_batch(ROWS, CALLS), 1.0).values
