@@ -46,7 +46,6 @@ def updated(folder: str, count: int) -> None:
     torch.set_num_threads(1)
     run = RunFolder(Path(folder))
     batch, _ = batch_file.read(min(run.calls.glob("step-*.safetensors")))
-    batch.ranks = count
     module, seconds, passes = Run(stored_config(run), run, None).module(), list[float](), 0
     scored, step = module.scored, module.training_step
 
@@ -65,6 +64,8 @@ def updated(folder: str, count: int) -> None:
     several = {"devices": count, "strategy": "ddp" if count > 1 else "auto", "accelerator": "cpu"}
     trainer = Trainer(max_epochs=1, logger=False, use_distributed_sampler=False, **several, **silent)  # type: ignore[arg-type]
     batches: Any = [replace(batch, version=version, step=version) for version in range(TIMES)]
+    for one in batches:
+        one.ranks = count
     trainer.fit(module, DataLoader(batches, batch_size=None))
     if trainer.is_global_zero:
         print(f"{count} ranks: {min(seconds):.2f} seconds an update, {passes // TIMES} passes of each rank", flush=True)

@@ -97,7 +97,7 @@ class Batch:
         rows.sort(key=lambda i: (adapters[i] or "", texts[i]))
         alike = [common(texts[a], texts[b]) if adapters[a] == adapters[b] else None for a, b in pairwise(rows)]
         lengths = [len(texts[row]) for row in rows]
-        ends = cut(lengths, alike, even(lengths, alike, tokens, self.ranks) if self.ranks > 1 else tokens)
+        ends = cut(lengths, alike, tokens, even(lengths, alike, tokens, self.ranks) if self.ranks > 1 else math.inf)
         return [self.micro_batch(rows[start:end]) for start, end in pairwise(ends)]
 
     def micro_batch(self, rows: Sequence[int]) -> MicroBatch:
@@ -191,20 +191,20 @@ def collate(
     )
 
 
-def cut(lengths: Sequence[int], alike: Sequence[int | None], tokens: int) -> list[int]:
-    """Where pieces begin, and the last ends. alike: how many tokens rows share with the next; None: another adapter's."""
-    starts, size = list[int](), 0.0
+def cut(lengths: Sequence[int], alike: Sequence[int | None], tokens: int, run: float) -> list[int]:
+    """Where pieces begin, and the last ends. alike: tokens that rows share with the next (None: another adapter's), run once."""
+    starts, size, fresh = list[int](), 0.0, 0
     for row, (length, same) in enumerate(zip(lengths, [None, *alike], strict=False)):
-        size += length - (same or 0) + (same or 0) / COPY
-        if same is None or size > tokens:
-            starts, size = [*starts, row], length
+        size, fresh = size + length - (same or 0) * (1 - 1 / COPY), fresh + length - (same or 0)
+        if same is None or size > tokens or fresh > run:
+            starts, size, fresh = [*starts, row], length, length
     return [*starts, len(lengths)]
 
 
 def even(lengths: Sequence[int], alike: Sequence[int | None], tokens: int, ranks: int) -> int:
-    """The fewest tokens a piece for which no rank has more pieces than with `tokens`."""
-    most = math.ceil((len(cut(lengths, alike, tokens)) - 1) / ranks) * ranks
-    return bisect_left(range(tokens), True, key=lambda fewer: len(cut(lengths, alike, fewer)) - 1 <= most)
+    """The fewest tokens that a piece runs for which no rank has more pieces than without a bound on them: what takes time."""
+    most = math.ceil((len(cut(lengths, alike, tokens, math.inf)) - 1) / ranks) * ranks
+    return bisect_left(range(sum(lengths)), True, key=lambda run: len(cut(lengths, alike, tokens, run)) - 1 <= most)
 
 
 def rows_of(calls: Sequence[Call]) -> list[list[Call]]:
