@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy
+from pilotrl.training import batch as batches
 from pilotrl.training.algorithms import grpo
 from pilotrl.training.batch import Batch, collate, rows_of
 from pilotrl.types import Call, Ending, Episode, Outcome, Role, Task, Turn
@@ -268,6 +269,13 @@ def test_ranks_get_as_many_micro_batches_each_and_none_larger_than_need_be(
         assert len(alone) == 1
         assert len(several) == count
         assert sizes[1][-1] - sizes[1][0] <= max(len(row) for row in batch.rows)  # alike to a row
+
+
+def test_pieces_for_ranks_are_alike_in_what_they_run() -> None:
+    """Nine rows of 100 tokens share 99, 108 in all; then come four of 40. Copies of what is shared take room, but no time."""
+    rows = [100] * 9 + [40] * 4, [99] * 8 + [0] * 4
+    assert batches.cut(*rows, 1000, batches.even(*rows, 1000, 2)) == [0, 10, 13]
+    assert batches.cut(*rows, 210, batches.even(*rows, 210, 2)) == [0, 9, 13]  # where there is no such room
 
 
 def test_rows_are_a_trie_whose_paths_spell_them() -> None:
