@@ -234,6 +234,7 @@ class VllmEngine:
                 seed=0,
                 worker_extension_cls="pilotrl.engine.vllm.Receiver",
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **more,
             )
             try:

@@ -4,8 +4,7 @@
 
 Sixteen conversations of three turns begin as episodes in WebShop do; every reply has 24 tokens, and every observation 48. Both
 engines keep what a conversation began with; `generate` pads on the left and begins each turn anew. How long new weights take is
-measured apart. Best of two, by the clock, with `trainer.threads` threads for all but vLLM, which takes the cores that the process
-may use.
+measured apart. Best of two, by the clock, with `trainer.threads` threads; vLLM has as many in its own process.
 """
 
 from __future__ import annotations
