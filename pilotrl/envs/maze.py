@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
+from itertools import pairwise
 from random import Random
 from typing import Any, NamedTuple
 
@@ -179,28 +180,26 @@ class MazeExpert:
 
     def plan(self) -> list[str]:
         """A step for each move from here to the goal, as if all unseen cells were free."""
-        return [_step(move) for move, _ in self._way()]
+        return [move.replace("move", "go") for move, _ in self._way(self.walk.position)]
 
     def loose(self) -> list[str]:
         """The same steps without directions."""
-        here, steps = self.walk.position, list[str]()
-        for _, cell in self._way():
-            steps.append(self._loose(here, cell))
-            here = cell
-        return steps
+        cells = [self.walk.position, *(cell for _, cell in self._way(self.walk.position))]
+        return [self._loose(*pair) for pair in pairwise(cells)]
 
     def equal(self, action: str) -> str:
         """Another move with which a shortest way begins, and of which `loose` says the same."""
-        here, (_, best), far = self.walk.position, self._way()[0], self._far()
+        here, (own, *later) = self.walk.position, self._way(self.walk.position)
         cell = _beside(here, MOVES.get(action, (0, 0)))
-        same = far.get(cell) == far[best] and self._loose(here, cell) == self._loose(here, best)
-        return _step(action) if same else ""
+        short = cell not in self.walk.walls and len(self._way(cell)) == len(later)
+        return action.replace("move", "go") if short and self._loose(here, cell) == self._loose(here, own[1]) else ""
 
     def _loose(self, here: Cell, cell: Cell) -> str:
         """A move to the next cell as a loose plan step."""
+        if cell in self.walk.been:
+            return "go back to where you have been"
         near = _apart(cell, self.walk.goal) < _apart(here, self.walk.goal)
-        new = "get nearer the goal" if near else "get around the wall"
-        return "go back to where you have been" if cell in self.walk.been else new
+        return "get nearer the goal" if near else "get around the wall"
 
     def subgoals(self) -> list[str]:
         """A step for each straight part of the way: `plan` says the same of all its moves."""
@@ -210,7 +209,7 @@ class MazeExpert:
         """The next move. RuntimeError on the goal."""
         if self.walk.solved:
             raise RuntimeError("the episode has ended: there is no next action")
-        return self._way()[0][0]
+        return self._way(self.walk.position)[0][0]
 
     def thought(self) -> str:
         """On which sides of here the goal and walls are: `goal is down and right; walls left, up`."""
@@ -224,23 +223,14 @@ class MazeExpert:
     def detour(self) -> None:
         """None: every action counts here."""
 
-    def _far(self) -> dict[Cell, int]:
-        """Moves to the goal, from cells no further than here."""
-        return _distances(self.walk.goal, lambda cell: cell not in self.walk.walls, self.walk.position)
-
-    def _way(self) -> list[tuple[str, Cell]]:
-        """Moves from here to the goal, each with the cell that it leads to."""
-        here, way, far = self.walk.position, list[tuple[str, Cell]](), self._far()
+    def _way(self, here: Cell) -> list[tuple[str, Cell]]:
+        """Moves to the goal, each with the cell that it leads to."""
+        way, far = list[tuple[str, Cell]](), _distances(self.walk.goal, lambda cell: cell not in self.walk.walls, here)
         while here != self.walk.goal:
             steps = {name: _beside(here, move) for name, move in MOVES.items()}
             name = next(name for name, cell in steps.items() if far.get(cell) == far[here] - 1)
             way, here = [*way, (name, steps[name])], steps[name]
         return way
-
-
-def _step(move: str) -> str:
-    """A move as a plan step, in other words than its own."""
-    return move.replace("move", "go")
 
 
 def resolve(observation: str, action: str, reply: str = "") -> str:
