@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pilotrl import PACKAGE
 from pilotrl.models import policy
 from pilotrl.models.micro_batch import MicroBatch
-from pilotrl.models.policy import Policy, weights_sha256
+from pilotrl.models.policy import Policy, distributed, in_parts, weights_sha256
 
 
 def micro_batch(rows: list[list[int]], calls: list[tuple[int, int, int]]) -> MicroBatch:
@@ -83,6 +84,14 @@ def test_distributions_in_parts_have_the_same_scores_and_gradient(
     assert parts.entropy.requires_grad == whole.entropy.requires_grad == entropy
     assert gradient
     torch.testing.assert_close(same, gradient)
+
+
+def test_distributions_in_parts_come_in_the_order_of_their_tokens() -> None:
+    torch.manual_seed(0)
+    head = partial(distributed, torch.nn.Linear(8, 30), 0.7, False)
+    given = torch.randn(5, 8), torch.tensor([4, 0, 3, 0, 2, 1]), torch.tensor([1, 2, 3, 4, 5, 6])
+    for part, whole in zip(in_parts(head, 2, *given), head(*given), strict=True):
+        torch.testing.assert_close(part, whole)
 
 
 def test_the_value_head_starts_at_zero_and_has_no_gradient_into_the_policy(model: Any) -> None:
