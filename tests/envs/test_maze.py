@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from pilotrl.envs import load
-from pilotrl.envs.maze import MOVES, ORIGINAL_GOAL, Maze, MazeExpert, Walk, grid, resolve, scene, solvable
+from pilotrl.envs.maze import Maze, resolve
+from pilotrl.envs.maze.expert import MazeExpert
+from pilotrl.envs.maze.tasks import ORIGINAL_GOAL, grid, scene, solvable
+from pilotrl.envs.maze.walk import MOVES, Walk
 from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.types import UserError
 
