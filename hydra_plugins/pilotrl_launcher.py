@@ -24,7 +24,7 @@ class Patient:
     config: Any
     params: dict[str, Any]
 
-    def slurm(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run the jobs that are not finished, and return their results; a job without one is listed in `slurm.reasons`."""
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = {number: list(words) for number, words in enumerate(job_overrides, initial_job_idx)}

@@ -9,7 +9,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -187,42 +188,62 @@ SMALL = (
     "model.max_action_tokens=8",
     *(f"train.{key}" for key in ("steps=4", "tasks=2", "group_size=4", "minibatches=2", "micro_tokens=512")),
     *(f"panel.{key}" for key in ("tasks=2", "samples=1", "greedy=false")),
-    *("checkpoint.every=1", "trainer.threads=1", "seed=range(8)", "hydra/launcher=local"),
+    *("checkpoint.every=1", "trainer.threads=1", "hydra.sweep.dir=sweep", "hydra/launcher=local"),
 )
 DEADLY = '''
-"""ToyEnv, but job 3 is killed when it plays after its first checkpoint, once."""
+"""ToyEnv, but job 1 is killed when it plays after its first checkpoint, once."""
 import os, pathlib, signal
 from pilotrl.envs.toy import ToyEnv
-from tests.conftest import RESULTS
 
 class Deadly(ToyEnv):
     def reset(self, **given):
         folder = pathlib.Path(os.environ.get("PILOTRL_RUN", "."))
         died = folder / "died"
-        if folder.name == "3" and list(folder.glob("checkpoints/*.ckpt")) and not died.exists():
+        if folder.name == "1" and list(folder.glob("checkpoints/*.ckpt")) and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().reset(**given)
 '''
 
 
-@pytest.mark.slow
-def test_eight_jobs_at_once_on_one_fresh_sqlite_file(tiny: Path, tmp_path: Path) -> None:
+Sweeping = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def pilotrl(tiny: Path, tmp_path: Path) -> Sweeping:
+    """Runs a command of whole processes, one of which is killed."""
     (tmp_path / "deadly.py").write_text(DEADLY)
     paths = os.pathsep.join([str(PACKAGE.parent), str(tmp_path)])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
-    def pilotrl(*words: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pilotrl", *words]
         return subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
 
-    first = pilotrl("-m", *SMALL, f"model.path={tiny}", "hydra.sweep.dir=sweep")
+    return partial(run, "-m", *SMALL, f"model.path={tiny}")
+
+
+def test_a_killed_job_ends_no_other_and_alone_is_started_again(pilotrl: Sweeping, tmp_path: Path) -> None:
+    words = "train.steps=2", "seed=0,1", "tracking.uri=off"
+    first = pilotrl(*words)
+    assert (first.returncode, first.stderr.count("Traceback")) == (1, 0), first.stderr
+    assert "pilotrl: sweep/1 (seed=1): was killed or cancelled; its last words are in" in first.stderr
+    whole, killed = RunFolder(tmp_path / "sweep" / "0"), RunFolder(tmp_path / "sweep" / "1")
+    assert (whole.finished, killed.finished) == (True, False)
+    before = whole.summary.read_bytes()
+    again = pilotrl(*words)
+    assert again.returncode == 0, again.stderr
+    assert (whole.summary.read_bytes(), killed.finished) == (before, True)
+
+
+@pytest.mark.slow
+def test_eight_jobs_at_once_on_one_fresh_sqlite_file(pilotrl: Sweeping, tmp_path: Path) -> None:
+    first = pilotrl("seed=range(8)")
     assert first.returncode == 1, first.stderr
-    assert "pilotrl: sweep/3 (seed=3): was killed or cancelled; its last words are in" in first.stderr
+    assert "pilotrl: sweep/1 (seed=1): was killed or cancelled; its last words are in" in first.stderr
     assert "1 of 8 jobs are not finished" in first.stderr
     assert "success in 7 of 8 jobs of sweep" in first.stdout  # said by the process that waits
-    (line,) = re.findall(r"^  python -m pilotrl (.*)$", first.stderr, re.MULTILINE)
-    again = pilotrl(*shlex.split(line))
+    again = pilotrl("seed=range(8)")
     assert again.returncode == 0, again.stderr
     client = MlflowClient(f"sqlite:///{tmp_path}/multirun/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("pilotrl").experiment_id])  # type: ignore[union-attr]
