@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -97,6 +98,15 @@ def _own_folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, module in [*sys.modules.items()]:
         if (file := getattr(module, "__file__", None)) and Path(file).resolve().parent in own:
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _no_log_stays_open() -> Iterator[None]:
+    """What Hydra made the process log to is closed; pytest's own handlers are of other classes."""
+    yield
+    for handler in [one for one in logging.root.handlers if type(one) in (logging.FileHandler, logging.StreamHandler)]:
+        logging.root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sys
@@ -67,13 +66,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> Itera
     for name in ("config.json", "tokenizer.json"):
         Path("run/policy", name).write_text("{}")
     save_file({}, "run/policy/model.safetensors")
-    before = [*logging.root.handlers]
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")
         yield tmp_path
-    for handler in [h for h in logging.root.handlers if h not in before]:
-        logging.root.removeHandler(handler)
-        handler.close()
 
 
 def told(command: str, words: list[str]) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -43,17 +42,13 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     stub = Runs()
     monkeypatch.setitem(sys.modules, "pilotrl.runs.run", SimpleNamespace(run=stub.run))  # type: ignore[misc]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pilotrl"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    before = [*logging.root.handlers]
-    yield stub
-    for handler in [h for h in logging.root.handlers if h not in before]:
-        logging.root.removeHandler(handler)
-        handler.close()
+    return stub
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from pilotrl import PACKAGE
 from pilotrl.__main__ import main
 from pilotrl.cli import slurm
+from pilotrl.config import trust
 from pilotrl.store.run_folder import RUN, RunFolder
 
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
@@ -211,6 +212,7 @@ def alone(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def run(seed: int) -> RunFolder:
         folder = tmp_path_factory.mktemp("alone")
+        trust.add(["slowly"])
         job = composed_job(parse([]), [*command, f"seed={seed}", "tracking.uri=off"])
         running.run(job.config, folder)
         return RunFolder(folder)

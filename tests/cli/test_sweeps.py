@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,17 +50,13 @@ SUMMARY = {
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     stub = Runs()
     monkeypatch.setitem(sys.modules, "pilotrl.runs.run", SimpleNamespace(run=stub.run))  # type: ignore[misc]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pilotrl"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    before = [*logging.root.handlers]
-    yield stub
-    for handler in [h for h in logging.root.handlers if h not in before]:
-        logging.root.removeHandler(handler)
-        handler.close()
+    return stub
 
 
 def test_a_failed_job_stops_no_other_and_the_command_goes_on_with_it(

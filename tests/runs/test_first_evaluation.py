@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,9 @@ OWN, TEACHERS = "own plans, sampled", "teacher's plans, sampled"
 
 
 @pytest.fixture(scope="module")
-def sweep(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
+def sweep(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
     """Folder of a sweep over seeds and algorithms, and which jobs have played which protocols, in order."""
-    place, handlers, played = tmp_path_factory.mktemp("sweep"), [*logging.root.handlers], list[tuple[str, str]]()
+    place, played = tmp_path_factory.mktemp("sweep"), list[tuple[str, str]]()
     keep = TrainSetup.run_episodes
 
     def counted(self: TrainSetup, *given: Any) -> Any:
@@ -47,10 +46,7 @@ def sweep(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         patch.setattr(running, "learning_curve", lambda *given: None)
         swept = ("seed=0,1", "algorithm=grpo,ppo", "hydra.sweep.dir=all")
         assert main(["-m", *WORDS, f"model.path={warm}", *swept]) == 0
-    yield place / "all", played
-    for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
-        logging.root.removeHandler(handler)
-        handler.close()
+    return place / "all", played
 
 
 def test_only_the_first_job_plays_what_all_begin_with(sweep: tuple[Path, list[tuple[str, str]]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -45,7 +44,6 @@ Play = Callable[..., Path]
 @pytest.fixture(scope="module")
 def play(warm: Path) -> Iterator[Play]:
     """Gives the command of a chain in a folder."""
-    handlers = [*logging.root.handlers]
 
     def command(folder: Path, *words: str) -> Path:
         assert main(words or [*SMALL, f"model.path={warm}", f"hydra.run.dir={folder}"]) == 0
@@ -56,9 +54,6 @@ def play(warm: Path) -> Iterator[Play]:
         for module in (running, progressive):
             patch.setattr(module, "learning_curve", lambda *given: None)  # a second a picture
         yield command
-    for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
-        logging.root.removeHandler(handler)
-        handler.close()
 
 
 @pytest.fixture(scope="module")
