@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 AHEAD = 4
@@ -135,10 +137,16 @@ class Trie:
         whole = partial(torch.ones, dtype=torch.bool, device=self.path.device)
         return [None if new == length else whole(new, length).tril(length - new) for new, length in sizes]
 
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Where new tokens, and all tokens, of each row begin and end: int32 [rows + 1] each, made once for all layers."""
+        sizes = (torch.tensor([0, *counts], device=self.path.device) for counts in (self.fresh, self.lengths))
+        new, all_of_them = (size.cumsum(0, dtype=torch.int32) for size in sizes)
+        return new, all_of_them
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Causal attention of packed queries [1, heads, T, dim] within their rows; returns [1, T, heads, dim]."""
-        group = query.shape[1] // key.shape[1]
-        keys, values = (x[:, :, self.path].repeat_interleave(group, dim=1) for x in (key, value))
+        keys, values = (x[:, :, self.path].repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
         packed = (query, self.fresh), (keys, self.lengths), (values, self.lengths)
         rows = (torch.split(x, n, dim=2) for x, n in packed)
         seen = [
@@ -147,6 +155,20 @@ class Trie:
             if q.shape[2]
         ]
         return torch.cat(seen, dim=2).transpose(1, 2)
+
+    def at_once(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """The same in one call for all rows: the last of its queries sees all of a row, each one before it a token less."""
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key[:, :, self.path], value[:, :, self.path]))
+        sizes: Any = (*self.ends, max(self.fresh), max(self.lengths))
+        seen: Any = varlen_attn(q, k, v, *sizes, scale=scale, window_size=(-1, 0), enable_gqa=True)
+        return seen[None]  # type: ignore[no-any-return]
+
+
+def flash_attention_takes(query: Tensor) -> bool:
+    """Whether torch has the kernel of `Trie.at_once`, and it computes in these numbers, on this card and with such heads."""
+    known, dim = "window_size" in signature(varlen_attn).parameters, query.shape[3]  # torch 2.10 has it without
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return known and half and dim % 8 == 0 and dim <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def attend(
@@ -164,7 +186,8 @@ def attend(
     if cache is not None:
         return cache.attend(int(module.layer_idx), query, key, value, scaling), None  # type: ignore[arg-type]
     rows = trie or Trie([query.shape[2]], [query.shape[2]], torch.arange(query.shape[2], device=query.device))
-    return rows.attend(query, key, value, scaling), None
+    way = rows.at_once if query.is_cuda and flash_attention_takes(query) else rows.attend
+    return way(query, key, value, scaling), None
 
 
 AttentionInterface.register("pilotrl", attend)
