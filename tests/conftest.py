@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -107,6 +108,13 @@ def _no_log_stays_open() -> Iterator[None]:
     for handler in [one for one in logging.root.handlers if type(one) in (logging.FileHandler, logging.StreamHandler)]:
         logging.root.removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture(autouse=True)
+def _slow_ones_take_their_time(request: pytest.FixtureRequest) -> None:
+    """The limit that pytest sets on a test that hangs is for the others."""
+    if request.node.get_closest_marker("slow"):
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session", autouse=True)
