@@ -24,6 +24,8 @@ AHEAD = 4
 """New tokens a step of a sequence in decoding, at most; a sequence with more is in prefill."""
 BLOCK = 32
 """Decoding reads so many neighbouring slots together, up to the longest of them."""
+WINDOWED = "window_size" in signature(varlen_attn).parameters
+"""Whether this torch's `varlen_attn` takes the arguments of 2.13."""
 
 
 @dataclass(frozen=True)
@@ -157,18 +159,18 @@ class Trie:
         return torch.cat(seen, dim=2).transpose(1, 2)
 
     def at_once(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """The same in one call for all rows: the last of its queries sees all of a row, each one before it a token less."""
+        """The same by one call of flash attention, whose causal mask is aligned to the end of each row."""
         q, k, v = (x[0].transpose(0, 1) for x in (query, key[:, :, self.path], value[:, :, self.path]))
         sizes: Any = (*self.ends, max(self.fresh), max(self.lengths))
-        seen: Any = varlen_attn(q, k, v, *sizes, scale=scale, window_size=(-1, 0), enable_gqa=True)
-        return seen[None]  # type: ignore[no-any-return]
+        seen: Tensor = varlen_attn(q, k, v, *sizes, scale=scale, window_size=(-1, 0), enable_gqa=True)  # type: ignore[assignment]
+        return seen[None]
 
 
 def flash_attention_takes(query: Tensor) -> bool:
-    """Whether torch has the kernel of `Trie.at_once`, and it computes in these numbers, on this card and with such heads."""
-    known, dim = "window_size" in signature(varlen_attn).parameters, query.shape[3]  # torch 2.10 has it without
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    return known and half and dim % 8 == 0 and dim <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    """Whether the kernel of `Trie.at_once` computes in these numbers, with such heads and on this card."""
+    half, dim = query.dtype in (torch.float16, torch.bfloat16), query.shape[3]
+    fits = WINDOWED and half and dim % 8 == 0 and dim <= 256
+    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def attend(

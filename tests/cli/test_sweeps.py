@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,11 +84,11 @@ def test_a_failed_job_stops_no_other_and_the_command_goes_on_with_it(
     assert "pilotrl: 1 of 3 jobs are not finished" in err
     assert "Traceback" in Path("sweep/1/pilotrl.log").read_text()
     runs.bad, runs.seeds = None, []
-    (line,) = re.findall(r"^  python -m pilotrl (.*)$", err, re.MULTILINE)
-    assert main(shlex.split(line)) == 0
+    line = goes_on(err)
+    assert main(line) == 0
     assert "success in 3 of 3 jobs of sweep" in capsys.readouterr().out
     assert runs.seeds == [1]
-    assert main(shlex.split(line)) == 0
+    assert main(line) == 0
     assert runs.seeds == [1]
 
 
@@ -215,30 +214,35 @@ def pilotrl(tiny: Path, tmp_path: Path) -> Sweeping:
         command = [sys.executable, "-m", "pilotrl", *words]
         return subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
 
-    return partial(run, "-m", *SMALL, f"model.path={tiny}")
+    return run
 
 
-def test_a_killed_job_ends_no_other_and_alone_is_started_again(pilotrl: Sweeping, tmp_path: Path) -> None:
-    words = "train.steps=2", "seed=0,1", "tracking.uri=off"
-    first = pilotrl(*words)
+def goes_on(said: str) -> list[str]:
+    """The words of the command that a sweep names at its end."""
+    (line,) = re.findall(r"^  python -m pilotrl (.*)$", said, re.MULTILINE)
+    return shlex.split(line)
+
+
+def test_a_killed_job_ends_no_other_and_alone_is_started_again(pilotrl: Sweeping, tiny: Path, tmp_path: Path) -> None:
+    first = pilotrl("-m", *SMALL, f"model.path={tiny}", "train.steps=2", "seed=0,1", "tracking.uri=off")
     assert (first.returncode, first.stderr.count("Traceback")) == (1, 0), first.stderr
     assert "pilotrl: sweep/1 (seed=1): was killed or cancelled; its last words are in" in first.stderr
     whole, killed = RunFolder(tmp_path / "sweep" / "0"), RunFolder(tmp_path / "sweep" / "1")
     assert (whole.finished, killed.finished) == (True, False)
     before = whole.summary.read_bytes()
-    again = pilotrl(*words)
+    again = pilotrl(*goes_on(first.stderr))
     assert again.returncode == 0, again.stderr
     assert (whole.summary.read_bytes(), killed.finished) == (before, True)
 
 
 @pytest.mark.slow
-def test_eight_jobs_at_once_on_one_fresh_sqlite_file(pilotrl: Sweeping, tmp_path: Path) -> None:
-    first = pilotrl("seed=range(8)")
+def test_eight_jobs_at_once_on_one_fresh_sqlite_file(pilotrl: Sweeping, tiny: Path, tmp_path: Path) -> None:
+    first = pilotrl("-m", *SMALL, f"model.path={tiny}", "seed=range(8)")
     assert first.returncode == 1, first.stderr
     assert "pilotrl: sweep/1 (seed=1): was killed or cancelled; its last words are in" in first.stderr
     assert "1 of 8 jobs are not finished" in first.stderr
     assert "success in 7 of 8 jobs of sweep" in first.stdout  # said by the process that waits
-    again = pilotrl("seed=range(8)")
+    again = pilotrl(*goes_on(first.stderr))
     assert again.returncode == 0, again.stderr
     client = MlflowClient(f"sqlite:///{tmp_path}/multirun/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("pilotrl").experiment_id])  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The maze environment."""
+"""The maze environment: `reset`, `step` and the arguments."""
 
 from __future__ import annotations
 
