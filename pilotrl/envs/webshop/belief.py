@@ -48,7 +48,12 @@ class Reading:
 
     def best(self, listed: list[Product]) -> Product | None:
         """The most likely product of a page, the first among equals; None if none is likely enough."""
-        return min(filter(self.likely, listed), key=self._rank, default=None)
+        return next(iter(self.likeliest(listed)), None)
+
+    def likeliest(self, listed: list[Product]) -> list[Product]:
+        """The products of a page that are the most likely; none if none is likely enough."""
+        ranks = {product: self._rank(product) for product in listed if self.likely(product)}
+        return [product for product, rank in ranks.items() if rank == min(ranks.values())]
 
     def _rank(self, product: Product) -> tuple[bool, int]:
         """Sort key: opened products that may still fit first; then by the number of missing attributes."""

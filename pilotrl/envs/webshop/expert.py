@@ -44,6 +44,17 @@ class WebShopExpert:
         """The same steps without what is typed or clicked."""
         return [move.loose for move in self._moves()]
 
+    def equal(self, action: str) -> str:
+        """Another product of the page that is as likely, another option that is still to be chosen."""
+        moves = self._moves()
+        if moves and moves[0].loose == BEST:
+            moves = self._openings()
+        elif moves and moves[0].loose == ORDER:
+            moves = [move for move in moves if move.step != self._take] or moves
+        else:
+            moves = moves[:1]
+        return next((move.step for move in moves if move.action == action), "")
+
     def subgoals(self) -> list[str]:
         """Find a product that fits, choose its options, buy it."""
         wanted = ", ".join(map(self._named, self.goal.options.values()))
@@ -110,11 +121,14 @@ class WebShopExpert:
         return [move, self._open_best(), *self._finish(None)]
 
     def _from_results(self) -> list[Move]:
-        listed = self.session.listed()
-        best = self.reading.best(listed)
-        if best is None:
-            return self._elsewhere()
-        return [self._open(best, f"click[{self.session.handles()[listed.index(best)]}]"), *self._finish(best)]
+        best = self.reading.best(self.session.listed())
+        return self._elsewhere() if best is None else [self._openings()[0], *self._finish(best)]
+
+    def _openings(self) -> list[Move]:
+        """Moves to open the products of the page that are the most likely."""
+        listed = zip(self.session.listed(), self.session.handles(), strict=True)
+        best = self.reading.likeliest(self.session.listed())
+        return [self._open(product, f"click[{handle}]") for product, handle in listed if product in best]
 
     def _elsewhere(self) -> list[Move]:
         """Moves when no product here is worth opening: to an earlier page that has one, the next page, or another search."""
