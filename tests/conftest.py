@@ -184,6 +184,7 @@ def adaplan(chat: Chat) -> AgentSpec:
         candidates=1,
         graded=False,
         detours=0.0,
+        own_actions=0.0,
         loose=0.0,
         max_length=512,
         max_tokens=LIMITS,

@@ -136,7 +136,8 @@ def _acting(config: Config) -> dict[str, Rule]:
         "stage.demonstrations": at_least(1),
         "stage.detours": within(0, 1),
         "stage.loose": within(0, 1),
-        "stage.observation_weight": _observation_weight(config.stage.actor),
+        "stage.own_actions": _of_demonstrations(config.stage.actor),
+        "stage.observation_weight": _of_demonstrations(config.stage.actor),
         "stage.agents": any_of(search_path.options("agent")),
         "curriculum.name": a_name(),
         "curriculum.turns": (
@@ -150,7 +151,7 @@ def _acting(config: Config) -> dict[str, Rule]:
     }
 
 
-def _observation_weight(actor: str) -> Rule:
+def _of_demonstrations(actor: str) -> Rule:
     holds, allowed = within(0, 1 if actor == "expert" else 0)
     return holds, allowed if actor == "expert" else "0, but in demonstrations (stage.actor=expert)"
 

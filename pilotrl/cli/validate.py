@@ -144,6 +144,10 @@ def check_stage(config: Config) -> None:
     if train.resample and (config.stage.actor == "expert" or size < 2):
         why = f"train.group_size={size}" if size < 2 else "stage.actor=expert"
         raise UserError(f"train.resample={train.resample}: with {why} no group has rewards that differ; set it to 0")
+    if config.stage.own_actions and config.stage.observation_weight:
+        weight, share = config.stage.observation_weight, config.stage.own_actions
+        why = f"with stage.own_actions={share} the policy's own words would be learned as observations"
+        raise UserError(f"stage.observation_weight={weight}: {why}; set it to 0")
     if config.stage.actor == "policy" and config.train.validate_every:
         often = config.train.validate_every
         raise UserError(

@@ -132,6 +132,8 @@ class Stage:
     """Share of turns at which a demonstrating expert looks at something else first, where the environment has such a thing."""
     loose: float = MISSING
     """Share of demonstrations whose plans are worded loosely, by experts that can: only following them is demonstrated."""
+    own_actions: float = MISSING
+    """Share of a demonstration's actions that are the policy's own: what the expert would do there is learned all the same."""
     observation_weight: float = MISSING
     """Weight of a token that no role said, against 1 for one of a trained role; 0 but for demonstrations."""
     order: list[str] = MISSING

@@ -50,6 +50,8 @@ class AgentSpec:
     """Share of an expert's actions, where it knows of a detour, that are one."""
     loose: float
     """Share of demonstrations whose plans are worded loosely."""
+    own_actions: float
+    """Share of a demonstration's actions that are the policy's own, beside the expert's that is recorded."""
     max_length: int
     max_tokens: dict[Role, int]
     adapters: dict[Role, str | None]

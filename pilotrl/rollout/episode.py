@@ -128,10 +128,13 @@ class EpisodeRunner:
         ask = self._executor_prompt()
         self.means = serving(self.env, self.left) if self.lasting else "".join(self.meant[self.turn - 1 : self.turn])
         if self.agent.demonstrates:
-            return self._demonstrate(ask)
+            own = Random(seed_of(*self.key, self.turn, "own")).random() < self.agent.own_actions
+            action = self._demonstrate(ask, followed=not own)
+            if action is None or not own:
+                return action
         if (call := (yield from self._call("executor", ask))) is None:
             return None
-        self._record(ask, call)
+        self._record(ask, call, learned=not self.agent.demonstrates)
         self.reply_text = self.agent.chat.decode(call.ids)
         action, self.unread = self.form.read(self.reply_text, call.stop == "length")
         self.well_formed &= not self.unread
@@ -207,16 +210,17 @@ class EpisodeRunner:
         self.episode.calls += [call for call in calls if call is not best]
         return best
 
-    def _record(self, ask: str, call: Call) -> None:
-        self.episode.calls.append(call)
-        self.context.replied(ask, "plan" if call.role == "planner" else "action", call.ids)
+    def _record(self, ask: str, call: Call, learned: bool = True, followed: bool = True) -> None:
+        self.episode.calls += [call] * learned
+        if followed:
+            self.context.replied(ask, "plan" if call.role == "planner" else "action", call.ids)
 
     def _expert(self) -> Expert:
         if (expert := self.env.expert) is None:
             raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
         return expert
 
-    def _record_text(self, role: Role, ask: str, *pieces: str, learned: bool = True) -> bool:
+    def _record_text(self, role: Role, ask: str, *pieces: str, learned: bool = True, followed: bool = True) -> bool:
         """Add a reply of teacher or expert: text, markup, text, ... Calls if demonstrated and `learned`. False: no room."""
         if not (self.agent.demonstrates and learned):
             self.context.replied(ask, "plan" if role == "planner" else "action", "".join(pieces))
@@ -225,11 +229,11 @@ class EpisodeRunner:
         if len(prompt) + len(ids) > self.agent.max_length:
             return False
         where = self.agent.version, self.agent.adapters[role], self.turn, self.lasting
-        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, *where))
+        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, *where), followed=followed)
         return True
 
-    def _demonstrate(self, ask: str) -> str | None:
-        """The expert's action, or a detour of it; None if the context is full.
+    def _demonstrate(self, ask: str, followed: bool) -> str | None:
+        """The expert's action, or a detour of it; None if the context is full. followed: it is carried out.
 
         The random draw is seeded by task and paradigm, so that a demonstration is the same in every epoch.
         """
@@ -238,7 +242,7 @@ class EpisodeRunner:
         action = (draw.random() < agent.detours and expert.detour()) or expert.action()
         pieces = self.form.written(action, thought_of(expert) if agent.thinks else "")
         self.reply_text = "".join(pieces)
-        return action if self._record_text("executor", ask, *pieces) else None
+        return action if self._record_text("executor", ask, *pieces, followed=followed) else None
 
 
 def _worded(agent: AgentSpec, task: Task, env: Env) -> AgentSpec:

@@ -34,7 +34,7 @@ def run_episodes(
     on_done: OnDone = lambda episode: None,
 ) -> list[Episode]:
     """Run all episodes; returns them in the order of `specs`. `key` seeds them, such as (run seed, "train", step)."""
-    if asking := [spec.agent for spec in specs if not spec.agent.demonstrates]:
+    if asking := [spec.agent for spec in specs if not spec.agent.demonstrates or spec.agent.own_actions]:
         phase("sync")(engine.take)(asking[0].version)
     scheduler = RolloutScheduler(specs, Worlds(phase("environment")(make_env), engine.slots), engine, key, on_done)
     with phase("environment"), closing(scheduler.worlds), phase("generate"):

@@ -257,7 +257,7 @@ class Run:
             split=split,
             make_env=lambda: setup.env(split),
             engine=setup.engine,
-            agent_specs=setup.agent_specs(),
+            agent_specs=[replace(one, own_actions=0.0) if validates else one for one in setup.agent_specs()],
             scoring=setup.scoring,
             trains=config.stage.trains,
             observation_weight=0.0 if validates else config.stage.observation_weight,

@@ -80,6 +80,7 @@ class EvalSetup:
             graded=not teacher_plans,
             detours=config.stage.detours,
             loose=config.stage.loose,
+            own_actions=config.stage.own_actions,
             max_length=config.model.max_length,
             max_tokens=reply_tokens(config),
             adapters={role: None if config.model.roles == "shared" else role for role in get_args(Role)},
