@@ -6,7 +6,7 @@ from typing import Any
 
 SHAPES: dict[str, tuple[str, int, int, int, int, int, int, bool]] = {
     "tiny": ("llama", 256, 32, 64, 2, 2, 1, True),
-    "nano": ("llama", 2048, 128, 352, 4, 4, 2, True),
+    "nano": ("llama", 2048, 128, 384, 4, 4, 2, True),
     "smollm2-135m": ("llama", 49152, 576, 1536, 30, 9, 3, True),
     "qwen2.5-0.5b": ("qwen2", 151936, 896, 4864, 24, 14, 2, True),
     "qwen2.5-7b": ("qwen2", 152064, 3584, 18944, 28, 28, 4, False),
