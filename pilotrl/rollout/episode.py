@@ -56,7 +56,7 @@ class EpisodeRunner:
         self.steps: Plan = ()
         self.meant: Plan = ()
         self.current = 1  # number of the step in force
-        self.well_formed, self.reply_text, self.unread, self.means = True, "", "", ""
+        self.well_formed, self.own, self.reply_text, self.unread, self.means = True, False, "", "", ""
 
     @property
     def turn(self) -> int:
@@ -105,7 +105,7 @@ class EpisodeRunner:
             raise UserError(f"teacher: gave {steps!r} for a plan; must be a sequence of steps")
         meaning = () if self.lasting else meant(teacher, self.env)
         said = KEEP if again and tuple(steps) == self.left else number(tuple(steps), self.current)
-        return tuple(steps), meaning, self._record_text("planner", ask, said, learned=not meaning)
+        return tuple(steps), meaning, self._told(ask, said, learned=not meaning)
 
     def _parsed(self, call: Call) -> Plan | None:
         """The steps that a planner's call wrote; None if they cannot be parsed."""
@@ -127,11 +127,8 @@ class EpisodeRunner:
         """The action for this turn; None if the context is full."""
         ask = self._executor_prompt()
         self.means = serving(self.env, self.left) if self.lasting else "".join(self.meant[self.turn - 1 : self.turn])
-        if self.agent.demonstrates:
-            own = Random(seed_of(*self.key, self.turn, "own")).random() < self.agent.own_actions
-            action = self._demonstrate(ask, followed=not own)
-            if action is None or not own:
-                return action
+        if self.agent.demonstrates and ((action := self._demonstrate(ask)) is None or not self.own):
+            return action
         if (call := (yield from self._call("executor", ask))) is None:
             return None
         self._record(ask, call, learned=not self.agent.demonstrates)
@@ -210,39 +207,50 @@ class EpisodeRunner:
         self.episode.calls += [call for call in calls if call is not best]
         return best
 
-    def _record(self, ask: str, call: Call, learned: bool = True, followed: bool = True) -> None:
+    def _record(self, ask: str, call: Call, learned: bool = True) -> None:
         self.episode.calls += [call] * learned
-        if followed:
-            self.context.replied(ask, "plan" if call.role == "planner" else "action", call.ids)
+        self.context.replied(ask, "plan" if call.role == "planner" else "action", call.ids)
 
     def _expert(self) -> Expert:
         if (expert := self.env.expert) is None:
             raise UserError(f"stage.planner=teacher: {self.episode.task.env} ships no expert; set stage.planner=policy")
         return expert
 
-    def _record_text(self, role: Role, ask: str, *pieces: str, learned: bool = True, followed: bool = True) -> bool:
-        """Add a reply of teacher or expert: text, markup, text, ... Calls if demonstrated and `learned`. False: no room."""
+    def _told(self, ask: str, said: str, learned: bool) -> bool:
+        """Add a plan that the teacher wrote; as a call if it is demonstrated and `learned`. False: the context has no room."""
         if not (self.agent.demonstrates and learned):
-            self.context.replied(ask, "plan" if role == "planner" else "action", "".join(pieces))
+            self.context.replied(ask, "plan", said)
             return True
+        if call := self._shown("planner", ask, said):
+            self._record(ask, call)
+        return call is not None
+
+    def _shown(self, role: Role, ask: str, *pieces: str) -> Call | None:
+        """A reply of the expert: text, markup, text, ... None if the context has no room for it."""
         prompt, ids = self.context.prompt(ask, self.steps if role == "planner" else ()), self.agent.chat.reply(*pieces)
         if len(prompt) + len(ids) > self.agent.max_length:
-            return False
+            return None
         where = self.agent.version, self.agent.adapters[role], self.turn, self.lasting
-        self._record(ask, Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, *where), followed=followed)
-        return True
+        return Call(role, prompt, ids, [0.0] * len(ids), "end", self.steps, *where)
 
-    def _demonstrate(self, ask: str, followed: bool) -> str | None:
-        """The expert's action, or a detour of it; None if the context is full. followed: it is carried out.
+    def _demonstrate(self, ask: str) -> str | None:
+        """The expert's action, or a detour of it; None if the context is full. At some turns the policy's `own` one follows.
 
-        The random draw is seeded by task and paradigm, so that a demonstration is the same in every epoch.
+        The draw of a detour is seeded by task and paradigm, so that a demonstration is the same in every epoch.
         """
         agent, expert = self.agent, self._expert()
+        self.own = Random(seed_of(*self.key, self.turn, "own")).random() < agent.own_actions
         draw = Random(seed_of(self.episode.task.id, agent.plans, agent.thinks, self.turn, "detour"))
         action = (draw.random() < agent.detours and expert.detour()) or expert.action()
         pieces = self.form.written(action, thought_of(expert) if agent.thinks else "")
         self.reply_text = "".join(pieces)
-        return action if self._record_text("executor", ask, *pieces, followed=followed) else None
+        if (call := self._shown("executor", ask, *pieces)) is None:
+            return None
+        if self.own:
+            self.episode.calls.append(call)
+        else:
+            self._record(ask, call)
+        return action
 
 
 def _worded(agent: AgentSpec, task: Task, env: Env) -> AgentSpec:
