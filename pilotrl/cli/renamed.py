@@ -51,7 +51,7 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
             **agent,
         }
     if isinstance(stage := held.get("stage"), dict) and "detours" in stage:
-        held["stage"] = {"loose": 0.0, **stage}
+        held["stage"] = {"loose": 0.0, "own_actions": 0.0, **stage}
     if "train" in held:  # no older run ended for its broken episodes, replaced groups, or was played by older weights
         held["train"] = {"max_broken": 1.0, "resample": 0, "lag": 0, **(held["train"] or {})}
     if str((held.get("teacher") or {}).get("_target_")).endswith(".ExpertTeacher"):
