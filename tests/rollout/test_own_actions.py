@@ -40,7 +40,7 @@ def test_the_policy_acts_and_the_expert_is_recorded(agent_spec: AgentSpec) -> No
 
 
 def test_the_expert_goes_on_from_wherever_the_policy_went(agent_spec: AgentSpec) -> None:
-    """Of half of the turns that are the policy's none is learned, and the expert's are those of the state that was reached."""
+    """Half of the turns are the policy's; the expert's action is that of the state which was reached."""
     episodes = played(agent_spec, 0.5)
     turns = [turn for episode in episodes for turn in episode.turns]
     assert 0.35 < sum(turn.action == "wait" for turn in turns) / len(turns) < 0.65

@@ -65,6 +65,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     "lasting": ("stage=adherence", "agent.steps=subgoal", "model.lora.rank=null"),
     "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
     "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
+    "own actions": (
+        "stage=warmstart",
+        "stage.own_actions=0.5",
+        "stage.observation_weight=0",
+        "model.lora.rank=null",
+        *(f"train.{key}" for key in ("muon_lr=null", "validate_every=1", "validate_tasks=2", "patience=0")),
+    ),
     "sft": (
         "stage=warmstart",
         "stage.observation_weight=0",
@@ -169,6 +176,19 @@ def test_measuring_drift_changes_nothing_else(whole: Whole, play: Play, tmp_path
     assert {f"drift/{role}": kl for role, kl in summaries[1]["drift"].items()} == drifts[-1]
 
 
+def test_held_out_demonstrations_are_the_experts_alone(play: Play, tmp_path: Path) -> None:
+    """Whoever acts in training: so their losses compare."""
+    losses = [
+        [
+            line["valid/loss"]
+            for line in metrics(play(tmp_path / share, "own actions", *same, f"stage.own_actions={share}"))
+        ]
+        for same in [("train.lr=1e-30", "train.steps=1")]
+        for share in ("0", "1")
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_another_seed_gives_another_run(whole: Whole, play: Play, tmp_path: Path) -> None:
     other = play(tmp_path / "other", "grpo", "seed=1")
     summaries = [json.loads(RunFolder(folder).summary.read_text()) for folder in (whole("grpo"), other)]
@@ -215,9 +235,12 @@ def test_an_interrupted_run_ends_like_one_that_never_was(
     assert result(play(tmp_path, "grpo")) == result(whole("grpo"))
 
 
-def test_steps_that_last_are_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:
-    interrupted(play, tmp_path, "lasting", "after_step", 4)
-    assert result(play(tmp_path, "lasting")) == result(whole("lasting"))
+@pytest.mark.parametrize("kind", ["lasting", "own actions"])
+def test_steps_that_last_and_demonstrations_of_own_actions_are_resumed_too(
+    whole: Whole, play: Play, tmp_path: Path, kind: str
+) -> None:
+    interrupted(play, tmp_path, kind, "after_step", 4)
+    assert result(play(tmp_path, kind)) == result(whole(kind))
 
 
 def test_the_value_head_is_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ class Reading:
     def likeliest(self, listed: list[Product]) -> list[Product]:
         """The products of a page that are the most likely; none if none is likely enough."""
         ranks = {product: self._rank(product) for product in listed if self.likely(product)}
-        return [product for product, rank in ranks.items() if rank == min(ranks.values())]
+        least = min(ranks.values(), default=None)
+        return [product for product, rank in ranks.items() if rank == least]
 
     def _rank(self, product: Product) -> tuple[bool, int]:
         """Sort key: opened products that may still fit first; then by the number of missing attributes."""

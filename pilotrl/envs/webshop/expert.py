@@ -48,7 +48,7 @@ class WebShopExpert:
         """Another product of the page that is as likely, another option that is still to be chosen."""
         moves = self._moves()
         if moves and moves[0].loose == BEST:
-            moves = self._openings()
+            moves = self._openings(self.reading.likeliest(self.session.listed()))
         elif moves and moves[0].loose == ORDER:
             moves = [move for move in moves if move.step != self._take] or moves
         else:
@@ -122,13 +122,12 @@ class WebShopExpert:
 
     def _from_results(self) -> list[Move]:
         best = self.reading.best(self.session.listed())
-        return self._elsewhere() if best is None else [self._openings()[0], *self._finish(best)]
+        return self._elsewhere() if best is None else [*self._openings([best]), *self._finish(best)]
 
-    def _openings(self) -> list[Move]:
-        """Moves to open the products of the page that are the most likely."""
+    def _openings(self, products: list[Product]) -> list[Move]:
+        """Moves to open products of the page."""
         listed = zip(self.session.listed(), self.session.handles(), strict=True)
-        best = self.reading.likeliest(self.session.listed())
-        return [self._open(product, f"click[{handle}]") for product, handle in listed if product in best]
+        return [self._open(product, f"click[{handle}]") for product, handle in listed if product in products]
 
     def _elsewhere(self) -> list[Move]:
         """Moves when no product here is worth opening: to an earlier page that has one, the next page, or another search."""
