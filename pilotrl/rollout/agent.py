@@ -78,7 +78,9 @@ class EpisodeSpec:
 
 
 RunEpisodes = Callable[[Sequence[EpisodeSpec], Callable[[], Env], Engine, Key, OnDone], list[Episode]]
-"""The signature of `run_episodes`."""
+"""The signature of `run_episodes`, ..."""
+Asked = tuple[Sequence[EpisodeSpec], Callable[[], Env], Engine, Key, OnDone]
+"""... and what it is given."""
 
 
 def seed_of(*key: int | str) -> int:

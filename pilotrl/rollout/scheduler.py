@@ -32,9 +32,10 @@ def run_episodes(
     engine: Engine,
     key: Key,
     on_done: OnDone = lambda episode: None,
+    taken: bool = False,
 ) -> list[Episode]:
-    """Run all episodes; returns them in the order of `specs`. `key` seeds them, such as (run seed, "train", step)."""
-    if asking := [spec.agent for spec in specs if not spec.agent.demonstrates or spec.agent.own_actions]:
+    """Run episodes, in the order of `specs`. `key` seeds them: (run seed, "train", step). taken: the engine has the weights."""
+    if not taken and (asking := [one.agent for one in specs if not one.agent.demonstrates or one.agent.own_actions]):
         phase("sync")(engine.take)(asking[0].version)
     scheduler = RolloutScheduler(specs, Worlds(phase("environment")(make_env), engine.slots), engine, key, on_done)
     with phase("environment"), closing(scheduler.worlds), phase("generate"):

@@ -40,6 +40,7 @@ from pilotrl.runs.describe import as_dict, environments
 from pilotrl.store.reading import check_policy
 from pilotrl.teacher import Teacher, expert_of
 from pilotrl.training import algorithms
+from pilotrl.training.ahead import Ahead
 from pilotrl.training.algorithms import Algorithm
 from pilotrl.training.data import Scoring
 from pilotrl.types import Episode, Role
@@ -148,7 +149,8 @@ class TrainSetup(EvalSetup):
         """What decides on the episodes of a step, beside the schedule of tasks: keywords of `Rollouts`."""
         train, curriculum = self.config.train, self.config.curriculum
         horizon = partial(max_turns, list(curriculum.turns), train.steps)
-        given = {"resample": train.resample, "lag": train.lag, "max_turns": horizon}
+        ahead = Ahead() if train.lag and getattr(self.engine, "copies", False) else None
+        given = {"resample": train.resample, "lag": train.lag, "max_turns": horizon, "ahead": ahead}
         return given if curriculum.easy is None else {**given, "pools": self.pools}
 
     def run_episodes(self, *given: Any) -> list[Episode]:

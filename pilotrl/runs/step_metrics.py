@@ -128,7 +128,8 @@ def clock_metrics(
         "seconds/step": seconds,
         **{f"seconds/{phase}": of_phase for phase, of_phase in spent.items()},
         "seconds/slowest_episode": slow.seconds,
-        "speed/generate": counted["tokens/generated"] / (spent["generate"] or math.nan),
+        "speed/generate": counted["tokens/generated"]
+        / (spent["generate"] + counted.get("seconds/ahead", 0) or math.nan),
         "speed/train": counted["tokens/trained"] / (spent["train"] or math.nan),
         **gpu_memory(device),
     }

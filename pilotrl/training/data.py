@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from statistics import stdev
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,12 @@ from pilotrl.rewards.judge import Judge, RemoteJudge
 from pilotrl.rewards.judge.grading import begin, grade
 from pilotrl.rewards.terms import Term, score
 from pilotrl.rollout import stopwatch
-from pilotrl.rollout.agent import AgentSpec, EpisodeSpec, RunEpisodes
+from pilotrl.rollout.agent import AgentSpec, Asked, EpisodeSpec, RunEpisodes
 from pilotrl.rollout.curriculum import Pools
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.task_schedule import schedule, spare
 from pilotrl.training import ranks
+from pilotrl.training.ahead import Ahead
 from pilotrl.training.algorithms.credit.group import FLOOR
 from pilotrl.training.batch import Batch, collate
 from pilotrl.types import Episode, Role, Task, UserError
@@ -118,6 +120,7 @@ class Rollouts(IterableDataset[Batch]):
         lag: int = 0,
         max_turns: Callable[[int], int | None] = lambda step: None,
         pools: Pools | None = None,
+        ahead: Ahead | None = None,
         run_episodes: RunEpisodes = run_episodes,
     ) -> None:
         self.env, self.split, self.make_env, self.engine = env, split, make_env, engine
@@ -125,8 +128,8 @@ class Rollouts(IterableDataset[Batch]):
         self.steps, self.tasks, self.group_size, self.seed = steps, tasks, group_size, seed
         self.shuffle_rewards, self.version, self.on_episode = shuffle_rewards, version, on_episode
         self.observation_weight, self.finished, self.run_episodes = observation_weight, finished, run_episodes
-        self.resample, self.lag, self.max_turns, self.pools = resample, lag, max_turns, pools
-        self.names = make_env().tasks[:first]
+        self.resample, self.lag, self.max_turns, self.pools, self.ahead = resample, lag, max_turns, pools, ahead
+        self.names, self.draw = make_env().tasks[:first], pools.draw if pools else schedule
 
     def __len__(self) -> int:
         return self.steps
@@ -134,13 +137,18 @@ class Rollouts(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.version(), self.steps):
             if self.finished():
-                return
-            yield self.batch(step)
+                break
+            batch = self.batch(step)
+            if self.ahead and step + 1 < self.steps:
+                self.begin(step + 1)
+            yield batch
+        if self.ahead:
+            self.ahead.wait()
 
     def batch(self, step: int) -> Batch:
         """Play one step's groups and turn them into tensors."""
-        chosen, version = self.pools.draw if self.pools else schedule, max(0, self.version() - self.lag)
-        names = dict(enumerate(chosen(self.names, self.seed, step, self.tasks)))
+        version = max(0, self.version() - self.lag)
+        names = dict(enumerate(self.draw(self.names, self.seed, step, self.tasks)))
         episodes = self.play(names, step, version)
         discarded = self.replace_alike(episodes, names, step, version) if self.resample else []
         if self.pools:
@@ -151,6 +159,14 @@ class Rollouts(IterableDataset[Batch]):
         if self.shuffle_rewards:
             shuffle_rewards(batch, self.seed)
         return batch
+
+    def begin(self, step: int) -> None:
+        """Have a step played meanwhile by the present weights, which with a lag are those that play it."""
+        assert self.ahead
+        version = self.version()
+        names = dict(enumerate(self.draw(self.names, self.seed, step, self.tasks)))
+        stopwatch.phase("sync")(self.engine.take)(version)
+        self.ahead.begin(self.asked(names, step, version))
 
     def replace_alike(self, episodes: list[Episode], names: dict[int, str], step: int, version: int) -> list[Episode]:
         """In place of groups whose rewards do not differ play groups on other tasks, up to `resample` times: n + tasks in place
@@ -167,24 +183,28 @@ class Rollouts(IterableDataset[Batch]):
         return discarded
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """To log of a step: what was replaced, and what could not be; the pools."""
+        """To log of a step: what was replaced, and what could not be; the pools; for how long it was played meanwhile."""
         discarded, missing = {episode.group for episode in batch.discarded}, alike(batch.episodes)
         replaced = {"train/groups_discarded": len(discarded), "train/groups_missing": len(missing)}
-        return (replaced if self.resample else {}) | (self.pools.sizes() if self.pools else {})
+        ahead = {"seconds/ahead": self.ahead.seconds} if self.ahead else {}
+        return (replaced if self.resample else {}) | (self.pools.sizes() if self.pools else {}) | ahead
 
     def play(self, names: Mapping[int, str], step: int, version: int) -> list[Episode]:
         """Groups by number, each on the task of a name: played and scored by the ranks, each a share, and known to all."""
-        specs = ranks.share(self.specs(names, step, version))
-        done = iter(range(1, len(specs) + 1))
+        episodes = (self.ahead and self.ahead.wait()) or self.run_episodes(*self.asked(names, step, version))
+        stopwatch.phase("judge")(self.scoring)(episodes)
+        check_starts(episodes := ranks.everyones(episodes))
+        return episodes
+
+    def asked(self, names: Mapping[int, str], step: int, version: int) -> Asked:
+        """What `run_episodes` is given for this rank's share of the groups."""
+        specs, done = ranks.share(self.specs(names, step, version)), count(1)
 
         def on_done(episode: Episode) -> None:
             self.scoring.begin(episode)
             self.on_episode(step, next(done), len(specs))
 
-        episodes = self.run_episodes(specs, self.make_env, self.engine, (self.seed, self.split, step), on_done)
-        stopwatch.phase("judge")(self.scoring)(episodes)
-        check_starts(episodes := ranks.everyones(episodes))
-        return episodes
+        return specs, self.make_env, self.engine, (self.seed, self.split, step), on_done
 
     def specs(self, names: Mapping[int, str], step: int, version: int) -> list[EpisodeSpec]:
         """Of all groups, in order."""

@@ -349,15 +349,17 @@ def gone(numbers: Sequence[int], within: float = 20.0) -> bool:
 
 
 @pytest.mark.slow
-def test_a_run_is_the_same_again_whatever_ended_it_in_between(tmp_path: Path) -> None:
-    """Its engine killed, then itself: each time it goes on, and the weights are those of a run that nobody disturbed."""
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_run_is_the_same_again_whatever_ended_it_in_between(tmp_path: Path, lag: int) -> None:
+    """Its engine killed, then itself: each time it goes on, and the weights are those of a run that nobody disturbed. With a lag
+    the engine plays while the run learns."""
     from pilotrl.store.run_folder import RunFolder
 
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    finished(tmp_path, *RUN, f"hydra.run.dir={whole}")
+    finished(tmp_path, *RUN, f"train.lag={lag}", f"hydra.run.dir={whole}")
     assert not place(whole, 0).exists()
 
-    run = begun(tmp_path, *RUN, f"hydra.run.dir={torn}")
+    run = begun(tmp_path, *RUN, f"train.lag={lag}", f"hydra.run.dir={torn}")
     until(lambda: [*torn.glob("checkpoints/*.ckpt")], run)
     engines = children(run.pid)
     os.kill(core_of(run), signal.SIGKILL)

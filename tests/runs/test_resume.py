@@ -62,6 +62,11 @@ KINDS: dict[str, tuple[str, ...]] = {
         "train.minibatches=1",
     ),
     "lagged": ("stage=adherence", "algorithm=ppo", "model.lora.rank=4", "train.lr=3e-2", "train.lag=1"),
+    "ahead": (
+        *("stage=adherence", "model.lora.rank=4", "train.lr=3e-2", "train.lag=1", "train.resample=1"),
+        *("curriculum.easy=0.5", "curriculum.hard=0.5", "engine.name=copying", "engine.slots=16"),
+        "engine._target_=tests.engine.copying_engine.CopyingEngine",
+    ),
     "lasting": ("stage=adherence", "agent.steps=subgoal", "model.lora.rank=null"),
     "separate": ("stage=adherence", "model.lora.rank=4", "model.roles=separate"),
     "isolated": ("stage=adherence", "model.roles=isolated", "model.lora.rank=null"),
@@ -295,6 +300,14 @@ def test_the_weights_of_a_step_ago_are_resumed_too(whole: Whole, play: Play, tmp
     torch.testing.assert_close(kept["recomputed"], kept["logprobs"], atol=1e-4, rtol=0)
     moved = [line["train/kl"] for line in metrics(tmp_path)]
     assert min(moved[1:]) > 1e-5, "else any weights would do"
+
+
+def test_what_is_played_meanwhile_is_resumed_too(whole: Whole, play: Play, tmp_path: Path) -> None:
+    """The step after a checkpoint, which was being played when the run ended, is played again."""
+    interrupted(play, tmp_path, "ahead", "display.update", 3)
+    assert result(play(tmp_path, "ahead")) == result(whole("ahead"))
+    lines = [json.loads(line) for line in RunFolder(tmp_path).metrics.read_text().splitlines()]
+    assert [line["seconds/ahead"] > 0 for line in lines] == [False, True, False, True, True]
 
 
 def test_a_run_that_stops_by_itself_stops_there_when_interrupted_too(whole: Whole, play: Play, tmp_path: Path) -> None:
