@@ -114,11 +114,12 @@ class VllmEngine:
         """Does nothing: vLLM keeps its memory."""
 
     def close(self) -> None:
-        """End vLLM's processes, without which this one would not exit, and remove the folder of weights."""
+        """Remove the folder of weights, and end vLLM's processes, without which this one would not exit; that takes seconds, in
+        which some press Ctrl-C again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.engine_core.shutdown()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def submit(self, request: Request) -> None:
         from vllm import SamplingParams
