@@ -12,6 +12,7 @@ raises RuntimeError. An environment that fails, such as a server that is down, r
 
 Some attributes may be missing. `concurrent = True`, of the class, says that `reset`, `step` and `close` may run in a thread
 beside those of other instances, and end by themselves in time; they then do while the model generates for other episodes.
+`main_thread = True` says that it can be used in the main thread alone.
 `close()` gives back what the environment holds, such as a session of a server: after its last episode, or its failure.
 `level(task)` is a name for tasks that are alike, such as their difficulty: success is then shown by level too.
 `chance`, of the class, is what a player who does not read earns on average in its default settings; 0 where it is missing.
@@ -177,6 +178,11 @@ class Mixed(Protocol):
 def concurrent(env: Env, task: str | None = None) -> bool:
     """Whether an environment, of a mixture the one that the task is of, may answer in a thread beside others."""
     return bool(getattr(env.environment(task) if task and isinstance(env, Mixed) else env, "concurrent", False))
+
+
+def main_thread(env: Env) -> bool:
+    """Whether an environment, or one of a mixture, can be used in the main thread alone."""
+    return bool(getattr(env, "main_thread", False))
 
 
 def chance(env: Env, task: str | None = None) -> float:

@@ -58,8 +58,16 @@ class Mixture:
     @property
     def concurrent(self) -> bool:
         """Whether one of its environments is; `pilotrl.envs.concurrent` says it of a task's."""
+        return self._any("concurrent")
+
+    @property
+    def main_thread(self) -> bool:
+        """Whether one of its environments can be used there alone."""
+        return self._any("main_thread")
+
+    def _any(self, attribute: str) -> bool:
         classes = [trust.find("_target_", str(settings["_target_"])) for settings in self._members.values()]
-        return any(getattr(one, "concurrent", False) for one in classes)
+        return any(getattr(one, attribute, False) for one in classes)
 
     def probe(self) -> None:
         """Probes those of its environments that are on a server. Raises UserError if one does not answer."""

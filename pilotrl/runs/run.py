@@ -71,7 +71,7 @@ def run(config: Config, path: Path) -> None:
     folder.check_version()
     if _get_rank():  # as Lightning reads it from the environment of its own or of the cluster's launcher
         other = Run(config, folder, None)
-        with closing(other.setup.engine), stopwatch.limited(config.trainer.deadline):
+        with closing(other.setup), stopwatch.limited(config.trainer.deadline):
             other.train(checkpoint.latest(folder))
         return
     with folder.lock(), folder.complains(), Display(brief=bool(sweep_progress.here)) as display:
@@ -83,7 +83,7 @@ def run(config: Config, path: Path) -> None:
             one = Run(config, folder, display)
             for line in remarks(config, one.panel):
                 print(line)
-            with closing(one.setup.engine), stopwatch.limited(config.trainer.deadline):
+            with closing(one.setup), stopwatch.limited(config.trainer.deadline):
                 summary = one.execute()
         display.finish(summary, path, config.tracking.uri)
 

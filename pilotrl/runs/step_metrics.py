@@ -114,12 +114,14 @@ def clock_metrics(
 
     lap: of the stopwatch, seconds and those of each phase. counted: with the step's tokens. device: of the weights."""
     seconds, spent = lap
+    ahead = counted.get("seconds/ahead", 0.0)
+    phases = ", ".join(f"{phase} {of_phase:.1f}" for phase, of_phase in spent.items())
     slow = max(episodes, key=lambda episode: episode.seconds)
     log.info(
         "step %d: %.1f s (%s); slowest episode: %s, sample %d, %.1f s",
         step,
         seconds,
-        ", ".join(f"{phase} {of_phase:.1f}" for phase, of_phase in spent.items()),
+        phases + (f", ahead {ahead:.1f}" if ahead else ""),
         slow.task.id,
         slow.sample,
         slow.seconds,
@@ -128,8 +130,7 @@ def clock_metrics(
         "seconds/step": seconds,
         **{f"seconds/{phase}": of_phase for phase, of_phase in spent.items()},
         "seconds/slowest_episode": slow.seconds,
-        "speed/generate": counted["tokens/generated"]
-        / (spent["generate"] + counted.get("seconds/ahead", 0) or math.nan),
+        "speed/generate": counted["tokens/generated"] / (spent["generate"] + ahead or math.nan),
         "speed/train": counted["tokens/trained"] / (spent["train"] or math.nan),
         **gpu_memory(device),
     }

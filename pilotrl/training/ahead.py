@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 
 from pilotrl.rollout import stopwatch
 from pilotrl.rollout.agent import Asked
@@ -21,21 +22,35 @@ class Ahead:
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1, "ahead")
         self.begun: Future[tuple[list[Episode], float]] | None = None
-        self.seconds = 0.0
+        self.progress, self.seconds = Event(), 0.0
 
     def begin(self, asked: Asked) -> None:
         """The engine has taken the weights that are to play, and is the thread's until the episodes were waited for."""
+        specs, make_env, engine, key, on_done = asked
+
+        def note(episode: Episode) -> None:
+            on_done(episode)
+            self.progress.set()
 
         def run() -> tuple[list[Episode], float]:
             began = time.perf_counter()
-            return run_episodes(*asked, taken=True), time.perf_counter() - began
+            return run_episodes(specs, make_env, engine, key, note, taken=True), time.perf_counter() - began
 
         self.begun = self.thread.submit(run)
+        self.begun.add_done_callback(lambda _: self.progress.set())
 
     def wait(self) -> list[Episode]:
-        """The episodes that were begun, once; else none. Raises what running them has raised."""
+        """The episodes that were begun, once; else none. Raises what running them has raised. Each one that ends is a new phase,
+        so that a deadline is one for an episode."""
         begun, self.begun = self.begun, None
         if begun is None:
             return []
-        episodes, self.seconds = stopwatch.phase("wait")(begun.result)()
+        while not begun.done():
+            stopwatch.phase("wait")(self.progress.wait)()
+            self.progress.clear()
+        episodes, self.seconds = begun.result()
         return episodes
+
+    def close(self) -> None:
+        """Wait until what was begun has ended, in an engine that is closed already."""
+        self.thread.shutdown()

@@ -137,13 +137,11 @@ class Rollouts(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.version(), self.steps):
             if self.finished():
-                break
+                return
             batch = self.batch(step)
             if self.ahead and step + 1 < self.steps:
                 self.begin(step + 1)
             yield batch
-        if self.ahead:
-            self.ahead.wait()
 
     def batch(self, step: int) -> Batch:
         """Play one step's groups and turn them into tensors."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from threading import Event, current_thread, main_thread
+from threading import Event, Semaphore, Timer, current_thread, main_thread
 from typing import Any
 
 import pytest
 
+from pilotrl.cli.compose import composed_job, parse
+from pilotrl.envs.toy import ToyEnv
+from pilotrl.rollout import stopwatch
 from pilotrl.rollout.curriculum import Pools
+from pilotrl.runs.setup import TrainSetup
+from pilotrl.training import ahead as ahead_module
 from pilotrl.training.ahead import Ahead
 from pilotrl.training.batch import Batch
-from pilotrl.types import Reply, RunFailed
+from pilotrl.types import Episode, Reply, RunFailed, Task
 from tests.conftest import Training
 from tests.engine.copying_engine import CopyingEngine
 
@@ -99,11 +105,52 @@ def test_what_ends_playing_ends_the_run(training: Make) -> None:
     assert run.module.version == 1
 
 
-def test_a_run_that_stops_by_itself_leaves_the_engine_to_who_comes_next(training: Make) -> None:
-    run = ahead(training(lag=1, steps=5))
-    run.source.finished = lambda: bool(run.module.version == 2)
-    run.fit()
-    assert run.module.version == 2
-    assert run.source.ahead
-    assert run.source.ahead.begun is None
-    assert 0 <= run.success() <= 1
+def test_each_episode_that_ends_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a deadline is one for an episode, as it is for a call of an environment where nothing is played meanwhile."""
+    entered, phase, waited, noted = Semaphore(0), stopwatch.phase, Ahead(), list[Episode]()
+
+    def play(specs: Any, make_env: Any, engine: Any, key: Any, on_done: Any, taken: bool) -> list[Episode]:
+        assert taken
+        for _ in range(3):
+            assert entered.acquire(timeout=LONG)
+            on_done(episode)
+        return [episode] * 3
+
+    def counted(name: stopwatch.Phase) -> Any:
+        entered.release()
+        return phase(name)
+
+    episode = Episode(Task("toy", "t", "train", 0), 0, 0, "")
+    monkeypatch.setattr(ahead_module, "run_episodes", play)
+    monkeypatch.setattr(stopwatch, "phase", counted)
+    waited.begin(([], lambda: None, None, (), noted.append))  # type: ignore[arg-type]
+    assert waited.wait() == noted == [episode] * 3
+    assert waited.wait() == []
+
+
+def test_who_closes_it_waits_for_what_is_being_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environments are closed there, and a process that ends would take their sessions with it."""
+    ended, closed, one = Event(), Event(), Ahead()
+
+    def play(*_: Any, **__: Any) -> list[Episode]:
+        assert ended.wait(LONG)
+        closed.set()
+        return []
+
+    monkeypatch.setattr(ahead_module, "run_episodes", play)
+    one.begin(([], lambda: None, None, (), lambda _: None))  # type: ignore[arg-type]
+    Timer(0.2, ended.set).start()
+    one.close()
+    assert closed.is_set()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_environment_for_the_main_thread_is_played_there(
+    alone: bool, warm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyEnv, "main_thread", alone, raising=False)
+    engine = (f"engine._target_={CopyingEngine.__module__}.CopyingEngine", "engine.name=copying", "engine.slots=16")
+    words = ["env=worlds", "env.trains=[toy,iqa]", "env.holds_out=[]", "stage=adherence", f"model.path={warm}", *engine]
+    setup = TrainSetup.of(composed_job(parse([]), [*words, "train.lag=1"]).config, tmp_path)
+    with closing(setup):
+        assert (setup.sampling()["ahead"] is None) == alone

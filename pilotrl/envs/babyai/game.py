@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-from contextlib import redirect_stdout
 from functools import cache
 from typing import Any
 
@@ -40,8 +38,7 @@ class Game:
             self._levels[level] = _made(level)
         self.grid = self._levels[level]
         try:
-            with redirect_stdout(io.StringIO()):  # minigrid prints every mission that it rejects
-                seen, _ = self.grid.reset(seed=seed)
+            seen, _ = self.grid.reset(seed=seed)
         except Exception as error:  # any error of minigrid's generators
             raise WorldError(f"minigrid cannot make {level} {seed}: {error}") from error
         self._image = seen["image"]
@@ -91,7 +88,9 @@ def _made(level: str) -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import minigrid  # noqa: F401, registers its levels
     from gymnasium.envs.registration import load_env_creator, registry
+    from minigrid.envs.babyai.core import roomgrid_level
 
+    vars(roomgrid_level)["print"] = lambda *_: None  # of every mission that it rejects; stdout is for other threads too
     spec = max(
         (spec for spec in registry.values() if spec.name == f"BabyAI-{level}"), key=lambda spec: spec.version or 0
     )

@@ -44,6 +44,7 @@ class Verifiers:
     """
 
     expert: Expert | None = None
+    main_thread = True
 
     def __init__(
         self,
