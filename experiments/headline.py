@@ -206,8 +206,7 @@ seed over tasks alone; * where it holds after Holm's correction for all changes 
 rewards permuted in each group. *Greedy*: each task once, without sampling. *A rule*: a few lines that see the teacher's current
 step and what is listed, and no model. BabyAI and Maze are held out: the shipped model has never seen them. Where the second
 table has `train.tasks=4`, steps have half as many tasks as by default, and evaluation sets 64 tasks, twice each, in place of
-128, four times each: episodes there are long. Seconds include what else the machine did. Revisions before d1b3405 gave full marks
-under a loose step to the expert's own choice alone."""
+128, four times each: episodes there are long. Seconds include what else the machine did."""
     made = [
         f"| {one['world']} | {one['seed']} | {one['arm']} | `{one['git_revision'][:7]}` | {one['seconds']:.0f} |"
         f" {' '.join(one['words'])} | `{one['weights_sha256'][:12]}` |"
