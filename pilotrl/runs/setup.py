@@ -146,22 +146,22 @@ class TrainSetup(EvalSetup):
         return Pools(curriculum.easy or 0.0, curriculum.hard or 0.0)
 
     @cached_property
-    def ahead(self) -> Ahead | None:
-        """Plays a step while the one before is learned from; None where the weights that learn play, or without a lag."""
-        copied = self.config.train.lag and getattr(self.engine, "copies", False)
-        return Ahead() if copied and not envs.main_thread(self.env("train")) else None
+    def ahead(self) -> Ahead:
+        """Plays a step while the one before is learned from, where that is possible."""
+        return Ahead()
 
     def close(self) -> None:
         """Nothing more will be played: also what is being played ends, and its environments are closed."""
         self.engine.close()
-        if self.ahead:
-            self.ahead.close()
+        self.ahead.close()
 
     def sampling(self) -> dict[str, Any]:
         """What decides on the episodes of a step, beside the schedule of tasks: keywords of `Rollouts`."""
         train, curriculum = self.config.train, self.config.curriculum
         horizon = partial(max_turns, list(curriculum.turns), train.steps)
-        given = {"resample": train.resample, "lag": train.lag, "max_turns": horizon, "ahead": self.ahead}
+        copied = train.lag and getattr(self.engine, "copies", False)
+        ahead = self.ahead if copied and not envs.main_thread(self.env("train")) else None
+        given = {"resample": train.resample, "lag": train.lag, "max_turns": horizon, "ahead": ahead}
         return given if curriculum.easy is None else {**given, "pools": self.pools}
 
     def run_episodes(self, *given: Any) -> list[Episode]:
