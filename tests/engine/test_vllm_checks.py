@@ -107,3 +107,15 @@ def test_each_rank_of_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
     names = {vllm.place(tmp_path / run, rank) for run in ("a", "b") for rank in (0, 1)}
     assert len(names) == 4
     assert vllm.place(tmp_path / "a", 0) in names
+
+
+def test_the_folder_of_weights_is_gone_before_anything_is_waited_for(tmp_path: Path) -> None:
+    """Who presses Ctrl-C again while vLLM ends leaves nothing in memory."""
+    there, engine = list[bool](), vllm.VllmEngine.__new__(vllm.VllmEngine)
+    engine.folder = tmp_path / "weights"
+    engine.folder.mkdir()
+    core = SimpleNamespace(shutdown=lambda: there.append(engine.folder.exists()))
+    engine.engine = SimpleNamespace(engine_core=core)
+    engine.close()
+    engine.close()
+    assert there == [False]

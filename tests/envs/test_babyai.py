@@ -213,3 +213,10 @@ SEEN = "red ball 1 4 ahead 3 left; grey closed door 1 1 ahead; facing wall 6 ahe
 )
 def test_actions_are_judged_by_what_they_refer_to(step: str, action: str, grade: int) -> None:
     assert RuleJudge(resolve=resolve).grade([(step, SEEN, action)]) == [grade]
+
+
+def test_missions_that_minigrid_rejects_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    game = Game()
+    for level, seed in (("MiniBossLevel", 1), ("SynthLoc", 0), ("GoToImpUnlock", 0)):
+        game.start(level, seed)
+    assert capsys.readouterr().out == ""
