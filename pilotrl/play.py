@@ -5,7 +5,8 @@ Type an action. `?` lists the actions, `plan` shows the expert's plan, `hint` it
     python -m pilotrl.play env=alfworld env.split=dev rule=64 teacher.wording=loose
 
 Nobody types: 64 tasks are played under the expert's plans by a rule, which turns steps into actions by string replacement; and,
-to compare, by the listed actions at random and by the first of them. Printed is how many each solves.
+to compare, by the listed actions at random, by the first of them, and by one action at every turn: of the eight that are listed
+most often at the start the one with the most adherence. Printed is how many each solves, and its adherence by the judge of rules.
 
     python -m pilotrl.play env=alfworld cheat=64
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, cast
@@ -25,20 +27,26 @@ from rich.console import Console
 from rich.markup import escape
 
 from pilotrl import envs, teacher
+from pilotrl.analysis.statistics import MEASURES, per_task
 from pilotrl.analysis.terminal import guarded
 from pilotrl.cli.compose import composed_job, key_of, parse
 from pilotrl.cli.exit_codes import ended
 from pilotrl.cli.signals import at_once
 from pilotrl.cli.validate import check
+from pilotrl.config import trust
 from pilotrl.config.schema import Config
-from pilotrl.envs import Env, Info
+from pilotrl.envs import Env, Info, begun
+from pilotrl.rewards.judge.grading import grade
+from pilotrl.rewards.judge.rule import RuleJudge
 from pilotrl.rollout import cheats
-from pilotrl.rollout.rules import RULES, by_chance, by_order, by_rule, played
+from pilotrl.rollout.rules import RULES, Player, always, by_chance, by_order, by_rule, played
 from pilotrl.rollout.task_schedule import drawn
 from pilotrl.store.text import printable
 from pilotrl.teacher import ExpertTeacher
 from pilotrl.types import Task, UserError
 
+CONSTANTS = 8
+"""Actions that are tried as the one action of every turn."""
 HELP = "Type an action, or: ? (what can be done), plan, hint, quit"
 
 
@@ -79,7 +87,7 @@ def _help(env: Env, info: Info, topic: str) -> str:
 
 
 def follow(env: Env, config: Config, count: str, console: Console) -> None:
-    """Prints how many of so many tasks players without a model solve. Raises UserError for invalid arguments."""
+    """Prints what players without a model solve of so many tasks, and their adherence. Raises UserError for invalid arguments."""
     name, kind = envs.name_of(config.env), envs.class_of(config.env)
     number = _number("rule", count)
     try:
@@ -89,9 +97,26 @@ def follow(env: Env, config: Config, count: str, console: Console) -> None:
     if kind not in RULES or not isinstance(writer, ExpertTeacher):
         raise UserError(f"rule={count}: is for teacher=expert and one of env={', '.join(sorted(RULES))}")
     tasks = [Task(kind, task, config.env["split"], 0) for task in drawn(name, env.tasks, number)]
+    judge = RuleJudge(resolve=trust.beside("env._target_", str(config.env["_target_"]), "resolve"))
+
+    def measured(player: Player) -> tuple[float, float]:
+        episodes = [played(env, task, writer, player) for task in tasks]
+        grade(judge, episodes, unselected=False)
+        adherence, success = (fmean(per_task(episodes, MEASURES[key]).values()) for key in ("adherence", "success"))
+        return adherence, success
+
+    def show(called: str, adherence: float, success: float) -> None:
+        solved = f"{success * len(tasks):.0f} of {len(tasks)} solved, {100 * success:.1f} %"
+        console.print(
+            f"{printable(called):<20} {solved}; adherence {100 * adherence:.1f} %", markup=False, soft_wrap=True
+        )
+
     for called, player in {"rule": by_rule, "any listed action": by_chance, "first listed action": by_order}.items():
-        solved = sum(played(env, task, writer, player).outcome == "solved" for task in tasks)
-        console.print(f"{called:<20} {solved} of {len(tasks)} solved, {100 * solved / len(tasks):.1f} %")
+        show(called, *measured(player))
+    listed = Counter(str(action) for task in tasks for action in begun(env, task.id)[1]["actions"])
+    constants = {action: measured(always(action)) for action, _ in listed.most_common(CONSTANTS)}
+    best = max(constants, key=constants.__getitem__)
+    show(f"always {best}", *constants[best])
 
 
 def cheat(env: Env, config: Config, count: str, console: Console) -> None:

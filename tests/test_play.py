@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
+from statistics import fmean
 
 import pytest
 from rich.console import Console
 
 from pilotrl import play
 from pilotrl.envs import load
+from pilotrl.envs.toy import COLORS as BUTTONS
 from pilotrl.envs.toy import ToyEnv
+from pilotrl.rollout.task_schedule import drawn
 
 TASK = load("toy").tasks[0]
 COLORS = TASK.split("-")
@@ -55,3 +59,20 @@ def test_nothing_is_shown_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch
 def test_what_a_user_got_wrong_is_one_line(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert play.main(["env=toy", line] if not line.startswith("env=") else [line]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_players_without_a_model_are_held_against_the_teachers_plans(capsys: pytest.CaptureFixture[str]) -> None:
+    """The expert's exact steps are translated; one button at every turn is right as often as it is due."""
+    assert play.main(["env=toy", "env.split=dev", "rule=8", "teacher.wording=exact"]) == 0
+    rule, _, _, constant = capsys.readouterr().out.splitlines()
+    assert rule == f"{'rule':<20} 8 of 8 solved, 100.0 %; adherence 100.0 %"
+
+    def earned(color: str, task: str) -> float:
+        """The share of an episode's turns that press the button that is due: it ends with the first that is not."""
+        wrong = next((at for at, due in enumerate(task.split("-")) if due != color), None)
+        return 1.0 if wrong is None else wrong / (wrong + 1)
+
+    tasks = drawn("toy", load("toy", split="dev").tasks, 8)
+    most = max(fmean(earned(color, task) for task in tasks) for color in BUTTONS)
+    assert re.fullmatch(rf"always press\[\w+\] +\d of 8 solved, .*; adherence {100 * most:.1f} %", constant)
+    assert 0 < most < 0.5

@@ -48,15 +48,22 @@ def _rejected(episode: Episode) -> float | None:
     return _mean([not turn.valid for turn in episode.turns if turn.adherence == FULL])
 
 
+def _repeated(episode: Episode) -> float | None:
+    """The share of turns whose action was taken before in the episode."""
+    taken = [turn.action for turn in episode.turns]
+    return _mean([action in taken[:t] for t, action in enumerate(taken)])
+
+
 PROBES: dict[str, Callable[[Episode], float | None]] = {
     "without_step": _without,
     "vacuous": _share(lambda step: step.vacuous),
     "nameless": _share(lambda step: step.nameless),
     "restated": _restated,
     "rejected": _rejected,
+    "repeated": _repeated,
 }
-"""Measures of plans that say little, each a share of an episode: of its turns, current steps, current steps, and plans; and of
-marks for nothing: of its turns with full marks."""
+"""Measures of plans that say little, each a share of an episode: of its turns, current steps, current steps, and plans; of
+marks for nothing: of its turns with full marks; and of its turns, of actions that say nothing new."""
 JUDGED = ("adherence", "plan_quality")
 GRADED = (*JUDGED, "correctness")
 MEASURES = {key: PANEL[key] for key in ("success", *GRADED)} | PROBES

@@ -37,6 +37,7 @@ WORDS = {
     "nameless": "steps that name nothing",
     "restated": "plans that restate the task",
     "rejected": "full marks, rejected by the environment",
+    "repeated": "actions taken before",
 }
 
 

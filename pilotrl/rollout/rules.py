@@ -151,6 +151,11 @@ def by_order(env: str, step: str, seen: str, actions: Sequence[str], draw: Rando
     return actions[0]
 
 
+def always(action: str) -> Player:
+    """One action, whatever is asked for."""
+    return lambda env, step, seen, actions, draw: action
+
+
 def played(env: Env, task: Task, writer: ExpertTeacher, player: Player, plans: str = "always") -> Episode:
     """One episode of such a player under the expert's plans, written at the turns that `plans` says, as of `agent.plans`."""
     text, info = begun(env, task.id)

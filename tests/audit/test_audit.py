@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score
 from pilotrl.analysis.statistics import paired
 from pilotrl.audit.__main__ import main, resolver
 from pilotrl.audit.adversarial import regraded
-from pilotrl.audit.episodes import read
+from pilotrl.audit.episodes import MEASURES, read
 from pilotrl.audit.findings import alarms
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.engine.scripted import ScriptedPolicy
@@ -28,10 +28,12 @@ from pilotrl.envs import load, textcraft, webshop, wordle
 from pilotrl.envs.toy import COLORS
 from pilotrl.prompts.parsing import number
 from pilotrl.rewards.judge.rule import RuleJudge
+from pilotrl.rollout import rules
 from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.store.records import from_record, to_record
 from pilotrl.store.run_folder import RunFolder
+from pilotrl.teacher import ExpertTeacher
 from pilotrl.types import Episode, Task
 from tests.conftest import scoring
 from tests.endpoint.server import HTML, said, serving, verdict
@@ -160,6 +162,17 @@ def test_evaluation_and_training_episodes_are_kept_apart(run: Any) -> None:
     assert (first["first"], last["last"]) == (1, 8)
     assert (first["restated"], last["restated"]) == (0, 1)
     assert first["success"] < last["success"]
+
+
+def test_a_player_of_one_action_is_seen_by_its_repetitions() -> None:
+    env = load("toy")
+    name = next(name for name in env.tasks if len({*name.split("-")}) == 3)
+
+    def repeated(player: rules.Player) -> float | None:
+        return MEASURES["repeated"](rules.played(env, Task("toy", name, "train", 0), ExpertTeacher("exact"), player))
+
+    assert repeated(rules.always("wait")) == (env.max_turns - 1) / env.max_turns
+    assert repeated(rules.by_rule) == 0
 
 
 def test_changes_are_those_of_the_evaluation_set(run: Any) -> None:
