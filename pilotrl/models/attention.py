@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
+from pilotrl.models.blockwise import blockwise, pays
+
 AHEAD = 4
 """New tokens a step of a sequence in decoding, at most; a sequence with more is in prefill."""
 BLOCK = 32
@@ -109,19 +111,34 @@ class Cache:
         self.values[layer][self.slot, :, self.position] = value[0].transpose(0, 1)
         flat = query[0].transpose(0, 1)
         out = torch.empty_like(flat)
+        way = self._attend if query.dtype == torch.float32 else self._in_half
         for span in self.spans:
-            out[span.tokens[span.rows]] = self._attend(span, layer, flat[span.tokens], scale)[span.rows]
+            out[span.tokens[span.rows]] = way(span, layer, flat[span.tokens], scale)[span.rows]
         return out.unsqueeze(0)
 
     def _attend(self, span: Span, layer: int, query: Tensor, scale: float) -> Tensor:
         """[W, n, heads, dim], as the query."""
         count, n, heads, dim = query.shape
-        longest = span.mask.shape[3]
-        keys, values = self.keys[layer][span.slots, :, :longest], self.values[layer][span.slots, :, :longest]
+        keys, values = (kept[layer][span.slots, :, : span.mask.shape[3]] for kept in (self.keys, self.values))
         group = heads // keys.shape[1]
         query = query.view(count, n, -1, group, dim).permute(0, 2, 3, 1, 4).reshape(count, -1, group * n, dim)
         seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=span.mask, scale=scale)
         return seen.view(count, -1, group, n, dim).permute(0, 3, 1, 2, 4).reshape(count, n, heads, dim)
+
+    def _in_half(self, span: Span, layer: int, query: Tensor, scale: float) -> Tensor:
+        """The same in numbers of two bytes: prefill goes by blocks where that pays."""
+        way = self._in_blocks if query.shape[1] > AHEAD and pays(query) else self._attend
+        return way(span, layer, query, scale)
+
+    def _in_blocks(self, span: Span, layer: int, query: Tensor, scale: float) -> Tensor:
+        """The same, a slot at a time."""
+        out, slots = query.new_zeros(query.shape), self.slot[span.tokens[:, 0]].tolist()
+        starts, ends = (self.position[span.tokens[:, place]].tolist() for place in (0, -1))
+        for asked, seen, slot, start, end in zip(query, out, slots, starts, ends, strict=True):
+            new, length = end - start + 1, end + 1
+            keys, values = (kept[layer][slot, :, :length] for kept in (self.keys, self.values))
+            seen[:new] = blockwise(asked[:new].transpose(0, 1), keys, values, scale).transpose(0, 1)
+        return out
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,19 @@ class Trie:
         ]
         return torch.cat(seen, dim=2).transpose(1, 2)
 
+    def in_half(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """The same in numbers of two bytes, by what is fastest on the device."""
+        if query.is_cuda and flash_attention_takes(query):
+            return self.at_once(query, key, value, scale)
+        return (self.in_blocks if pays(query) else self.attend)(query, key, value, scale)
+
+    def in_blocks(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """The same by `blockwise`."""
+        queries = torch.split(query[0], self.fresh, dim=1)
+        keys, values = (torch.split(x[0, :, self.path], self.lengths, dim=1) for x in (key, value))
+        seen = [blockwise(*row, scale) for row in zip(queries, keys, values, strict=True) if row[0].shape[1]]
+        return torch.cat(seen, dim=1).transpose(0, 1)[None]
+
     def at_once(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """The same by one call of flash attention, whose causal mask is aligned to the end of each row."""
         q, k, v = (x[0].transpose(0, 1) for x in (query, key[:, :, self.path], value[:, :, self.path]))
@@ -188,7 +218,7 @@ def attend(
     if cache is not None:
         return cache.attend(int(module.layer_idx), query, key, value, scaling), None  # type: ignore[arg-type]
     rows = trie or Trie([query.shape[2]], [query.shape[2]], torch.arange(query.shape[2], device=query.device))
-    way = rows.at_once if query.is_cuda and flash_attention_takes(query) else rows.attend
+    way = rows.attend if trie is None or query.dtype == torch.float32 else rows.in_half
     return way(query, key, value, scaling), None
 
 

@@ -151,8 +151,6 @@ def memory(
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     wide, narrow = head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads
     block = (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size) * size
-    inputs = [m.in_features for _, m in model.named_modules() if rank and hasattr(m, "lora_A")]
-    block += sum(inputs) // config.num_hidden_layers * (4 if size < 4 else 0)  # LoRA casts its input to float32
     kept = config.hidden_size * size if gradient_checkpointing else block
     blocks = config.num_hidden_layers * kept + (block if gradient_checkpointing else 0)
     return Memory(

@@ -210,6 +210,8 @@ def load_model(
         model = model if rank else model.merge_and_unload().requires_grad_(True)
     elif rank:
         model = adapted(model, rank, alpha, targets)
+    if rank and model.dtype != torch.float32:
+        narrowed(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -238,6 +240,27 @@ def separated(model: Any, path: str, rank: int, alpha: float, targets: Sequence[
         if (Path(own(path, role)) / "adapter_config.json").is_file():
             set_peft_model_state_dict(model, load_peft_weights(own(path, role), device="cpu"), adapter_name=role)
     return model
+
+
+def narrowed(model: Any) -> None:
+    """Has plain adapters multiplied in the model's own dtype, as vLLM does; their weights and moments stay in float32. peft's own
+    way casts what goes into each of them to float32, and keeps it."""
+    from peft.tuners.lora import Linear
+
+    for layer in model.modules():
+        if isinstance(layer, Linear) and not layer.lora_variant and not any(layer.lora_bias.values()):
+            layer.forward = partial(with_adapter, layer)
+
+
+def with_adapter(layer: Any, x: Tensor) -> Tensor:
+    """[..., out] of a layer of peft with the adapter in force, computed in the dtype of x [..., in]."""
+    own: Tensor = layer.base_layer(x)
+    if layer.disable_adapters:
+        return own
+    (name,) = layer.active_adapters
+    down, up = layer.lora_A[name].weight.to(x.dtype), (layer.lora_B[name].weight * layer.scaling[name]).to(x.dtype)
+    inner = nn.functional.linear(x, down)
+    return torch.addmm(own.flatten(0, -2), inner.flatten(0, -2), up.mT).view_as(own)
 
 
 def load_tokenizer(path: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -140,6 +140,37 @@ def test_adapters_of_a_bfloat16_model_learn_in_float32(training: Callable[..., A
     run.fit()
     assert run.module.metrics["train/grad_norm"] > 0
     assert (run.weights() - before).abs().max() == pytest.approx(1e-4, rel=0.1)
+
+
+def test_adapters_are_multiplied_in_the_models_dtype(tiny: Path) -> None:
+    """Log-probabilities and the gradients of the float32 weights differ by rounding; switched off, it is the base model."""
+    exact, narrow = (with_adapters(tiny, dtype) for dtype in ("float32", "bfloat16"))
+    found = list[tuple[Tensor, ...]]()
+    for model in (exact, narrow):
+        stir(model)
+        said = logprobs(model)
+        said[..., 7].sum().backward()
+        found.append((said.detach(), *(p.grad for p in model.parameters() if p.requires_grad)))
+    for true, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.float32
+        assert 0 < (rounded - true).norm() < 0.1 * true.norm()
+    assert any("forward" in vars(layer) for layer in narrow.modules())
+    with narrow.disable_adapter():
+        alone = policy.load_model(str(tiny), "bfloat16")
+        torch.testing.assert_close(logprobs(narrow), logprobs(alone), atol=0, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
+@pytest.mark.parametrize("kind", ["use_dora", "lora_bias"])
+def test_other_kinds_of_adapters_are_pefts_own(tiny: Path, tmp_path: Path, kind: str) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16)
+    made = get_peft_model(base, LoraConfig(r=4, target_modules=TARGETS, task_type="CAUSAL_LM", **{kind: True}))
+    stir(made)
+    made.save_pretrained(tmp_path)
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16), tmp_path)
+    ours = with_adapters(tmp_path, "bfloat16")
+    torch.testing.assert_close(logprobs(ours), logprobs(plain), atol=0.1, rtol=0)
+    assert not any("forward" in vars(layer) for layer in ours.modules())
 
 
 def test_models_that_say_the_same_have_one_hash_however_their_new_adapters_were_drawn(tiny: Path) -> None:

@@ -1,0 +1,108 @@
+"""Attention by blocks, against torch's own of each row: what is seen, its gradients, and where it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pilotrl.engine.local import LocalEngine
+from pilotrl.models import attention, blockwise, policy
+from pilotrl.models.attention import Trie
+from pilotrl.models.micro_batch import MicroBatch, packed
+from pilotrl.models.policy import Policy
+from pilotrl.types import Request
+
+KEYS, DIM, SCALE = 2, 8, 0.3
+
+
+def given(new: int, length: int, group: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(new)
+    shapes = ((KEYS * group, new), (KEYS, length), (KEYS, length))
+    return [torch.randn(*shape, DIM, generator=draw).to(dtype).requires_grad_() for shape in shapes]
+
+
+def by_torch(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    new, length = query.shape[1], key.shape[1]
+    key, value = (x.repeat_interleave(len(query) // len(x), dim=0) for x in (key, value))
+    mask = torch.ones(new, length, dtype=torch.bool).tril(length - new)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+
+
+@pytest.mark.parametrize("block", [1, 7, 192])
+@pytest.mark.parametrize(("new", "length", "group"), [(1, 1, 1), (1, 9, 3), (23, 23, 3), (10, 23, 1), (300, 310, 2)])
+def test_it_is_torchs_own_in_double_precision(
+    new: int, length: int, group: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockwise, "BLOCK", block)
+    found = []
+    for way in (by_torch, blockwise.blockwise):
+        inputs = given(new, length, group)
+        seen = way(*inputs, SCALE)
+        (seen * torch.linspace(-1, 1, seen.numel(), dtype=seen.dtype).view_as(seen)).sum().backward()
+        found.append([seen, *(x.grad for x in inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_query_sees_nothing_later_and_its_gradient_reaches_nothing_later() -> None:
+    query, key, value = given(40, 50, 3)
+    seen = blockwise.blockwise(query, key, value, SCALE)
+    seen[:, 20].sum().backward()  # the 31st of the row
+    assert key.grad is not None
+    assert value.grad is not None
+    assert value.grad[:, :31].abs().min() > 0
+    assert not value.grad[:, 31:].any()
+    assert not key.grad[:, 31:].any()
+
+
+def test_in_bfloat16_it_differs_by_rounding() -> None:
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        inputs = [x.detach().to(dtype).requires_grad_() for x in given(300, 400, 3, torch.bfloat16)]
+        seen = blockwise.blockwise(*inputs, SCALE)
+        seen.square().sum().backward()
+        found.append([x.double() for x in (seen, *(x.grad for x in inputs))])  # type: ignore[union-attr]
+    for true, rounded in zip(*found, strict=True):
+        assert 0 < (rounded - true).norm() < 2**-6 * true.norm()
+
+
+def test_rows_that_share_a_prefix_are_each_by_itself() -> None:
+    rows = packed([[1, 2, 3, 4, 5], [1, 2, 3, 6], [1, 2, 3, 6], [7, 8], [7, 8, 9, 10, 11, 12]])
+    trie = Trie(rows["fresh"], rows["lengths"], rows["path"])
+    inputs = [torch.randn(1, heads, len(rows["ids"]), DIM, dtype=torch.float64) for heads in (6, KEYS, KEYS)]
+    torch.testing.assert_close(trie.in_blocks(*inputs, SCALE), trie.attend(*inputs, SCALE))
+
+
+def test_it_is_for_bfloat16_on_a_cpu() -> None:
+    assert blockwise.pays(torch.empty(1, dtype=torch.bfloat16))
+    assert not blockwise.pays(torch.empty(1))
+    assert not blockwise.pays(torch.empty(1, dtype=torch.bfloat16, device="meta"))
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_what_the_engine_records_is_what_is_recomputed_by_blocks_as_closely_as_without(
+    tiny: Any, rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of sessions in one prefill, one of which goes on after another's prompt."""
+    prompts = [[3 + i % 50 for i in range(70)], [3 + i % 50 for i in range(40)] + [9, 8, 7], [5, 6, 7, 8, 9, 10]]
+    apart = []
+    for by_blocks in (True, False):
+        monkeypatch.setattr(attention, "pays", lambda query, by_blocks=by_blocks: by_blocks)
+        model = policy.load_model(str(tiny), "bfloat16", False, rank, 8.0, ["q_proj", "down_proj"])
+        whole = Policy(model, critic=False)
+        engine = LocalEngine(model=whole.model, end=1, slots=3)
+        for number, prompt in enumerate(prompts):
+            engine.submit(Request((number, 0), prompt, 5, 1.0, 1.0, seed=number))
+        replies = {reply.session[0]: reply for _ in range(6) for reply in engine.step()}
+        most = 0.0
+        for number, prompt in enumerate(prompts):
+            ids, recorded = replies[number].ids, torch.tensor(replies[number].logprobs)
+            row = prompt + ids
+            scored = whole(MicroBatch.of([row], range(len(prompt), len(row))), 1.0).logprobs
+            most = max(most, float((scored.detach() - recorded).abs().max()))
+        apart.append(most)
+    assert apart[0] < 1.5 * apart[1] + 0.02
