@@ -63,7 +63,7 @@ PROBES: dict[str, Callable[[Episode], float | None]] = {
     "repeated": _repeated,
 }
 """Measures of plans that say little, each a share of an episode: of its turns, current steps, current steps, and plans; of
-marks for nothing: of its turns with full marks; and of its turns, of actions that say nothing new."""
+marks for nothing: of its turns with full marks. The last is not of plans: the share of its turns whose action is not new."""
 JUDGED = ("adherence", "plan_quality")
 GRADED = (*JUDGED, "correctness")
 MEASURES = {key: PANEL[key] for key in ("success", *GRADED)} | PROBES

@@ -19,7 +19,7 @@ from pilotrl.engine.local import LocalEngine
 from pilotrl.models import model_info
 from pilotrl.models.kl import k3
 from pilotrl.models.micro_batch import MicroBatch
-from pilotrl.models.policy import Policy, adapted, learned
+from pilotrl.models.policy import Policy, adapted, learned, narrowed
 from pilotrl.models.published import SHAPES, architecture
 from pilotrl.types import Request, UserError
 
@@ -84,7 +84,7 @@ class Bench:
                 self.config, dtype=getattr(torch, self.options.dtype), attn_implementation="pilotrl"
             )
             rank = self.options.rank
-            return Policy(adapted(model, rank, 2.0 * rank, TARGETS) if rank else model, critic=False)
+            return Policy(narrowed(adapted(model, rank, 2.0 * rank, TARGETS)) if rank else model, critic=False)
 
     def machine(self) -> dict[str, Any]:
         """Peak of a matrix product, in the dtype of the weights, and how fast memory is copied."""

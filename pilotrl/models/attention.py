@@ -132,12 +132,13 @@ class Cache:
 
     def _in_blocks(self, span: Span, layer: int, query: Tensor, scale: float) -> Tensor:
         """The same, a slot at a time."""
-        out, slots = query.new_zeros(query.shape), self.slot[span.tokens[:, 0]].tolist()
+        out, slots = torch.empty_like(query), self.slot[span.tokens[:, 0]].tolist()
         starts, ends = (self.position[span.tokens[:, place]].tolist() for place in (0, -1))
         for asked, seen, slot, start, end in zip(query, out, slots, starts, ends, strict=True):
             new, length = end - start + 1, end + 1
             keys, values = (kept[layer][slot, :, :length] for kept in (self.keys, self.values))
             seen[:new] = blockwise(asked[:new].transpose(0, 1), keys, values, scale).transpose(0, 1)
+            seen[new:] = seen[new - 1].clone()  # as `Span.tokens` repeats the last one, both are written to its place
         return out
 
 

@@ -48,7 +48,7 @@ class Blockwise(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.scale = scale
-        out = torch.empty_like(query)
+        out = query.new_empty(*query.shape[:3], value.shape[2])
         for head, some, seen, shares in blocks(query, key, scale):
             out[head, :, some] = (shares.to(value.dtype) @ value[head, :seen]).view_as(out[head, :, some])
         return out
@@ -56,11 +56,10 @@ class Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value = ctx.saved_tensors
-        dim = query.shape[3]
         wide = torch.promote_types(query.dtype, torch.float32)
         to_query, to_key, to_value = torch.empty_like(query), *(torch.zeros_like(x, dtype=wide) for x in (key, value))
         for head, some, seen, shares in blocks(query, key, ctx.scale):
-            asked, came = (x[head, :, some].reshape(-1, dim) for x in (query, gradient))
+            asked, came = (x[head, :, some].flatten(0, 1) for x in (query, gradient))
             to_value[head, :seen] += shares.to(came.dtype).mT @ came
             to_shares = (came @ value[head, :seen].mT).to(wide)
             to_scores = torch._softmax_backward_data(to_shares, shares, -1, wide).to(came.dtype)
@@ -70,7 +69,8 @@ class Blockwise(torch.autograd.Function):
 
 
 def blockwise(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """[heads, n, dim] of the last n of a row, with gradient: query [heads, n, dim]; key and value [heads of keys, L, dim]."""
+    """[heads, n, dim] of the last n of a row, with gradient: query [heads, n, dim]; key and value [heads of keys, L, dim],
+    where that of values may be another."""
     seen: Tensor = Blockwise.apply(query.reshape(len(key), -1, *query.shape[1:]), key, value, scale)  # type: ignore[no-untyped-call]
     return seen.flatten(0, 1)
 

@@ -210,8 +210,7 @@ def load_model(
         model = model if rank else model.merge_and_unload().requires_grad_(True)
     elif rank:
         model = adapted(model, rank, alpha, targets)
-    if rank and model.dtype != torch.float32:
-        narrowed(model)
+    model = narrowed(model) if rank else model
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -242,14 +241,16 @@ def separated(model: Any, path: str, rank: int, alpha: float, targets: Sequence[
     return model
 
 
-def narrowed(model: Any) -> None:
-    """Has plain adapters multiplied in the model's own dtype, as vLLM does; their weights and moments stay in float32. peft's own
-    way casts what goes into each of them to float32, and keeps it."""
+def narrowed(model: Any) -> Any:
+    """The model, with plain adapters multiplied in its own dtype, as vLLM does; their weights and moments stay in float32.
+
+    peft's own way casts what goes into each of them to float32, and keeps it."""
     from peft.tuners.lora import Linear
 
-    for layer in model.modules():
+    for layer in model.modules() if model.dtype != torch.float32 else ():
         if isinstance(layer, Linear) and not layer.lora_variant and not any(layer.lora_bias.values()):
             layer.forward = partial(with_adapter, layer)
+    return model
 
 
 def with_adapter(layer: Any, x: Tensor) -> Tensor:

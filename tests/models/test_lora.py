@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pilotrl.engine.local import LocalEngine
 from pilotrl.models import policy
+from pilotrl.models.micro_batch import MicroBatch
 from pilotrl.models.policy import Policy, acting_sha256, learned, weights_sha256
 from pilotrl.types import Request
 
@@ -158,6 +160,21 @@ def test_adapters_are_multiplied_in_the_models_dtype(tiny: Path) -> None:
     with narrow.disable_adapter():
         alone = policy.load_model(str(tiny), "bfloat16")
         torch.testing.assert_close(logprobs(narrow), logprobs(alone), atol=0, rtol=0)
+
+
+def test_each_role_has_its_own_adapter_in_bfloat16_and_the_reference_has_none(tiny: Path) -> None:
+    made = policy.load_model(str(tiny), "bfloat16", True, 4, 8.0, TARGETS, roles="separate")
+    whole = Policy(made, critic=False)
+    stir(made)
+    row = MicroBatch.of([IDS[0].tolist()], range(2, 9), "planner")
+    planner, executor = (whole(replace(row, adapter=role), 1.0).logprobs for role in ("planner", "executor"))
+    assert (planner - executor).abs().max() > 0.1
+    base = Policy(policy.load_model(str(tiny), "bfloat16"), critic=False)
+    alone = base(replace(row, adapter=None), 1.0).logprobs
+    torch.testing.assert_close(whole.reference(row, 1.0), alone.detach(), atol=0, rtol=0)
+    planner.sum().backward()
+    learning = {name for name, p in whole.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learning == {name for name, p in whole.named_parameters() if p.requires_grad and ".planner." in name}
 
 
 @pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
