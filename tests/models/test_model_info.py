@@ -18,6 +18,7 @@ from pilotrl.__main__ import main
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.engine.local import LocalEngine
 from pilotrl.models import model_info, policy
+from pilotrl.models.attention import Trie
 from pilotrl.models.policy import Policy
 from pilotrl.runs.setup import memory
 from pilotrl.training.lag import Lagged
@@ -47,7 +48,7 @@ def folder_of(architecture: Any, folder: Path, **unlike: Any) -> Any:
 
 
 def kept_for_backward(model: Any, rows: int, length: int) -> int:
-    """Bytes that a forward pass of the decoder keeps, beside the weights."""
+    """Bytes that a forward pass of the decoder in training keeps, beside the weights."""
     held: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -55,7 +56,9 @@ def kept_for_backward(model: Any, rows: int, length: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.get_decoder()(input_ids=torch.ones(rows, length, dtype=torch.long), use_cache=False)
+        places = torch.arange(length).repeat(rows)[None]
+        trie = Trie([length] * rows, [length] * rows, torch.arange(rows * length))
+        model.get_decoder()(input_ids=torch.ones_like(places), position_ids=places, trie=trie, use_cache=False)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in weights)
 
