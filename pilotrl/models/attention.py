@@ -126,7 +126,7 @@ class Cache:
         return seen.view(count, -1, group, n, dim).permute(0, 3, 1, 2, 4).reshape(count, n, heads, dim)
 
     def _in_half(self, span: Span, layer: int, query: Tensor, scale: float) -> Tensor:
-        """The same in numbers of two bytes: prefill goes by blocks where that pays."""
+        """The same where numbers are not float32: prefill goes by blocks where that pays."""
         way = self._in_blocks if query.shape[1] > AHEAD and pays(query) else self._attend
         return way(span, layer, query, scale)
 
@@ -177,7 +177,7 @@ class Trie:
         return torch.cat(seen, dim=2).transpose(1, 2)
 
     def in_half(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """The same in numbers of two bytes, by what is fastest on the device."""
+        """The same where numbers are not float32, by what is fastest on the device."""
         if query.is_cuda and flash_attention_takes(query):
             return self.at_once(query, key, value, scale)
         return (self.in_blocks if pays(query) else self.attend)(query, key, value, scale)
