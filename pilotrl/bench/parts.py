@@ -136,7 +136,8 @@ class Bench:
     def held(self, batch: MicroBatch) -> dict[str, float]:
         """Memory of a pass against the estimate that a run prints, in GB; on GPUs, where it can be told exactly."""
         options = self.options
-        sizes: dict[str, Any] = {"row": len(batch.ids), "trained": 1 / TRAINED, "slots": 0, "length": 0}
+        sizes: dict[str, Any] = {"row": len(batch.ids), "trained": 1 / TRAINED, "slots": 0, "length": options.length}
+        sizes["cpu"] = self.device.type == "cpu"
         estimate = model_info.memory(self.config, options.dtype, False, options.rank, 32.0, TARGETS, **sizes)
         expected = {"estimate_gb": (estimate.weights + estimate.gradients + estimate.activations) / 1e9}
         if self.device.type != "cuda":

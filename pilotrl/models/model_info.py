@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pilotrl.models import policy
+from pilotrl.models import blockwise, policy
 from pilotrl.models.published import PUBLISHED
 from pilotrl.prompts.chat import Chat
 from pilotrl.types import NotHere, UserError
@@ -125,13 +125,15 @@ def memory(
     memory_gb: float | None = None,
     card: float | None = None,
     lagged: bool = False,
+    cpu: bool = False,
 ) -> Memory:
     """The memory that a run needs on each device with a model of this transformers configuration.
 
     `row`: tokens of a forward pass in training, of which the share `trained` is trained; the engine's KV cache has `slots`
     of `length` tokens; there are `sets` of trainable parameters (two, if each role has its own), `learning` of which are
     trained. Of several `ranks` each has everything, or a part of the weights if `sharded`, which are then in float32. An
-    engine with `memory_gb` for its own cache has a copy of the weights; `lagged` keeps what is learned once more.
+    engine with `memory_gb` for its own cache has a copy of the weights; `lagged` keeps what is learned once more. On a `cpu`
+    attention in bfloat16 keeps its distributions.
     """
     model = shaped(config, torch.float32 if sharded else getattr(torch, dtype))
     model = policy.adapted(model, rank, alpha, targets) if rank else model
@@ -150,7 +152,8 @@ def memory(
         gradients += learned  # laid out in one piece, which ranks add up
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     wide, narrow = head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads
-    block = (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size) * size
+    seen = config.num_attention_heads * min(length, blockwise.LONG) if cpu and dtype == "bfloat16" else 0
+    block = (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size + seen) * size
     kept = config.hidden_size * size if gradient_checkpointing else block
     blocks = config.num_hidden_layers * kept + (block if gradient_checkpointing else 0)
     return Memory(

@@ -117,9 +117,9 @@ class Policy(nn.Module):
 
 def distributed(head: Any, temperature: float, gradient: bool, hidden: Tensor, state: Tensor, sampled: Tensor) -> Any:
     """[N] log-probabilities of sampled tokens and [N] entropies, by the hidden [S, h] states from which they were sampled."""
-    logprobs = (head(hidden).float() / temperature).log_softmax(-1)
-    seen = logprobs if gradient else logprobs.detach()
-    return logprobs[state, sampled], -(seen.exp() * seen).sum(-1)[state]
+    logprobs = head(hidden).float().div_(temperature).log_softmax(-1)
+    weighed = logprobs.exp() * logprobs if gradient else (seen := logprobs.detach()).exp().mul_(seen)
+    return logprobs[state, sampled], -weighed.sum(-1)[state]
 
 
 def in_parts(head: Any, size: int, hidden: Tensor, state: Tensor, sampled: Tensor) -> Any:

@@ -304,6 +304,7 @@ def memory(config: Config, about: Any = None) -> Memory:
         memory_gb=copied,
         card=card(trainer.accelerator),
         lagged=bool(config.train.lag),
+        cpu=trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.accelerator.is_available()),
     )
 
 

@@ -34,12 +34,14 @@ def by_torch(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
+@pytest.mark.parametrize("long", [0, 2048])
 @pytest.mark.parametrize("block", [1, 7, 192])
 @pytest.mark.parametrize(("new", "length", "group"), [(1, 1, 1), (1, 9, 3), (23, 23, 3), (10, 23, 1), (300, 310, 2)])
 def test_it_is_torchs_own_in_double_precision(
-    new: int, length: int, group: int, block: int, monkeypatch: pytest.MonkeyPatch
+    new: int, length: int, group: int, block: int, long: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blockwise, "BLOCK", block)
+    monkeypatch.setattr(blockwise, "LONG", long)
     found = []
     for way in (by_torch, blockwise.blockwise):
         inputs = given(new, length, group)
@@ -70,6 +72,56 @@ def test_in_bfloat16_it_differs_by_rounding() -> None:
         found.append([x.double() for x in (seen, *(x.grad for x in inputs))])  # type: ignore[union-attr]
     for true, rounded in zip(*found, strict=True):
         assert 0 < (rounded - true).norm() < 2**-6 * true.norm()
+
+
+def test_what_is_computed_again_for_the_backward_pass_is_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for long in (400, 401):
+        monkeypatch.setattr(blockwise, "LONG", long)
+        inputs = [x.detach().requires_grad_() for x in given(300, 400, 3, torch.bfloat16)]
+        seen = blockwise.blockwise(*inputs, SCALE)
+        found.append([seen, *torch.autograd.grad(seen.square().sum(), inputs)])
+    for again, kept in zip(*found, strict=True):
+        assert torch.equal(again, kept)
+
+
+def test_scores_are_not_rounded_to_bfloat16() -> None:
+    """Those of a query differ by about 1 and are all beyond 200, as with the large biases of some models: rounded they would be
+    off by up to a half."""
+    query, key, value = (x.detach().float() for x in given(100, 100, 3, torch.bfloat16))
+    query[:, :, 0], key[:, :, 0] = 16, 48
+    seen = blockwise.blockwise(query.bfloat16(), key.bfloat16(), value.bfloat16(), SCALE)
+    true = by_torch(*(x.bfloat16().double() for x in (query, key, value)), SCALE)
+    assert (seen.double() - true).norm() < 2**-7 * true.norm()
+
+
+def test_what_values_have_in_common_does_not_blur_the_gradient_of_queries() -> None:
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        query, key, value = (x.detach() for x in given(300, 300, 3))
+        inputs = [x.bfloat16().to(dtype).requires_grad_() for x in (6 * query, key, value + 8)]
+        seen = blockwise.blockwise(*inputs, SCALE)
+        (seen * torch.linspace(-1, 1, seen.numel()).bfloat16().to(dtype).view_as(seen)).sum().backward()
+        found.append(inputs[0].grad.double())  # type: ignore[union-attr]
+    true, rounded = found
+    assert (rounded - true).norm() < 2**-6 * true.norm()
+
+
+def test_it_has_no_second_derivative() -> None:
+    inputs = given(5, 5, 1)
+    (first,) = torch.autograd.grad(blockwise.blockwise(*inputs, SCALE).square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_no_other_product_is_of_rounded_factors() -> None:
+    before, draw = torch.backends.mkldnn.matmul.fp32_precision, torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 200, 200, generator=draw)
+    blockwise.blockwise(*given(20, 20, 3, torch.bfloat16), SCALE).sum().backward()
+    with pytest.raises(ValueError, match="gone"), blockwise.factors_in_bfloat16():
+        raise ValueError("gone")
+    assert ((first @ second).double() - first.double() @ second.double()).abs().max() < 1e-3
+    assert torch.backends.mkldnn.matmul.fp32_precision == before != "bf16"
 
 
 def test_rows_that_share_a_prefix_are_each_by_itself() -> None:

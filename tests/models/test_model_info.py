@@ -17,7 +17,7 @@ from pilotrl import PACKAGE
 from pilotrl.__main__ import main
 from pilotrl.cli.compose import composed_job, parse
 from pilotrl.engine.local import LocalEngine
-from pilotrl.models import model_info, policy
+from pilotrl.models import blockwise, model_info, policy
 from pilotrl.models.attention import Trie
 from pilotrl.models.policy import Policy
 from pilotrl.runs.setup import memory
@@ -70,14 +70,14 @@ def test_the_estimate_is_a_close_bound_on_what_is_taken(
 ) -> None:
     config = folder_of(architecture, tmp_path, head_dim=32)
     how: Any = (dtype, False, rank, 16.0, TARGETS)
-    said = model_info.memory(config, *how, row=128, trained=0.0, slots=3, length=200)
+    said = model_info.memory(config, *how, row=200, trained=0.0, slots=3, length=200, cpu=True)
     model = Policy(policy.load_model(str(tmp_path), *how), critic=False).model
-    taken = kept_for_backward(model, 2, 64)
+    taken = kept_for_backward(model, 1, 200)
     assert taken < said.activations < 1.6 * taken
     assert said.weights == sum(p.numel() * p.element_size() for p in model.parameters())
     learned = [p for p in model.parameters() if p.requires_grad]
     assert said.gradients == sum(p.numel() * p.element_size() for p in learned)
-    lagged = model_info.memory(config, *how, row=128, trained=0.0, slots=3, length=200, lagged=True)
+    lagged = model_info.memory(config, *how, row=200, trained=0.0, slots=3, length=200, lagged=True)
     kept = sum(held.numel() * held.element_size() for held in Lagged(model, 1).buffers())
     assert (lagged.weights - said.weights, lagged.gradients) == (kept, said.gradients)
     optimizer = torch.optim.AdamW(learned)
@@ -99,6 +99,27 @@ def test_the_estimate_knows_gradient_checkpointing_and_the_logits_of_trained_tok
     model = policy.load_model(str(tmp_path), "float32", gradient_checkpointing=True)
     assert kept_for_backward(Policy(model, critic=False).model, 2, 64) < said[0] < said[1] / 2
     assert said[2] - said[1] >= 4 * 4 * 128 * 300
+
+
+def test_the_estimate_knows_that_a_cpu_keeps_what_attention_saw_in_bfloat16(tmp_path: Path) -> None:
+    """Of all three blocks, 4 heads and 200 tokens, who see up to 200 each, in 2 bytes; of a long context, nothing more."""
+    config = folder_of(LlamaForCausalLM, tmp_path)
+    model = Policy(policy.load_model(str(tmp_path), "bfloat16"), critic=False).model
+
+    def said(length: int, checkpointing: bool = False, dtype: str = "bfloat16") -> float:
+        how: Any = (config, dtype, checkpointing, None, 1.0, [])
+        sizes: Any = {"row": 200, "trained": 0.0, "slots": 1, "length": length}
+        there, elsewhere = (model_info.memory(*how, **sizes, cpu=cpu).activations for cpu in (True, False))
+        return there - elsewhere
+
+    assert said(200) == 3 * 4 * 200 * 200 * 2
+    assert said(200, checkpointing=True) == said(200) / 3
+    assert said(10_000) == said(blockwise.LONG) > said(200)
+    assert said(200, dtype="float32") == 0
+    kept = kept_for_backward(model, 1, 200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockwise, "LONG", 200)
+        assert said(200) / 2 < kept - kept_for_backward(model, 1, 200) <= said(200)
 
 
 def test_the_estimate_of_an_eight_billion_model_is_what_its_card_says() -> None:
