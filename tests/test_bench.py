@@ -75,6 +75,7 @@ def test_a_part_without_time_or_memory_says_so(monkeypatch: pytest.MonkeyPatch) 
         "out=/nowhere/lines": "out=/nowhere/lines: its folder does not exist",
         "against=verl": "against=verl: there is against=trl",
         "against=trl rows=0": "rows=0: must be a whole number of at least 1",
+        "against=trl steps=some": "steps=some: must be a whole number of at least 1",
         "against=trl train.group_size=1": "train.group_size=1: TRL compares at least 2",
         "against=trl train.minibatches=3": "train.minibatches=3: must divide train.tasks=8",
         "against=trl env=nowhere": "env=nowhere: there is no such option",
@@ -97,18 +98,34 @@ def test_trl_learns_from_the_tokens_that_were_recorded(
     handed: list[dict[str, Any]] = []
     rollout = against_trl.Replay.__call__
     monkeypatch.setattr(against_trl.Replay, "__call__", lambda *given: handed.append(rollout(*given)) or handed[-1])
-    assert bench.main([*BRIEF, "rows=2"]) == 0
+    assert bench.main([*BRIEF, "rows=2", "steps=2"]) == 0
     ours, theirs, ratio = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert (ours["who"], theirs["who"], ratio["who"]) == ("pilotrl", "trl", "ratio")
-    same = ("episodes", "tokens", "updates")
+    same = ("steps", "episodes", "tokens", "updates")
     assert [ours[name] for name in same] == [theirs[name] for name in same]
+    assert (ours["steps"], ours["updates"]) == (2, 4)
+    assert handed.pop(0) == handed[0] != handed[1]
     assert len(handed) == 2
+    assert sum(len(rows["prompt_ids"]) for rows in handed) == ours["episodes"] == 16
+    assert sum(sum(map(sum, rows["env_mask"])) for rows in handed) == ours["tokens"]
     for rows in handed:
-        assert len(rows["prompt_ids"]) == ours["episodes"] == 8
-        assert sum(map(sum, rows["env_mask"])) == ours["tokens"]
         assert [*map(len, rows["env_mask"])] == [*map(len, rows["completion_ids"])]
         assert all(mask[0] and mask[-1] for mask in rows["env_mask"])
         assert len({*rows["earned"]}) > 1
+
+
+def test_steps_that_taught_nothing_are_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter([1.0] * 3)
+    real = against_trl.read_lines
+
+    def spread(path: Path) -> Any:
+        return ({**line, "train/frac_reward_zero_std": next(lines)} for line in real(path))
+
+    monkeypatch.setattr(against_trl, "read_lines", spread)
+    assert bench.main(BRIEF) == 2
+    assert "steps=1: nothing was learned from" in capsys.readouterr().err
 
 
 def test_rows_that_trl_cannot_deal_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,11 @@ that peak and their memory against the estimate, whether engine and trainer agre
 that no time is left for, or that fails, is a line too. Other words: dtype=float32|bfloat16, rank=16 (null: all weights are
 trained), length=1024 (tokens of a row), rows=8 (rows of a batch, and sessions of the engine), threads=N.
 
-    python -m pilotrl.bench against=trl [rows=8] [env=webshop] [model=nano] [KEY=VALUE ...]
+    python -m pilotrl.bench against=trl [steps=1] [rows=8] [env=webshop] [model=nano] [KEY=VALUE ...]
 
-Trains three steps, then has TRL's GRPOTrainer generate and learn from the very episodes of the third: as many tokens, adapters
-and updates, in passes of so many rows. What is typed besides is the run's own (as after `python -m pilotrl`). Three JSON lines:
-seconds of PilotRL, of TRL, and the ratio. Needs `pip install trl`.
+Trains two steps and so many more, then has TRL's GRPOTrainer generate and learn from the very episodes of those: as many tokens,
+adapters and updates, in passes of so many rows. What is typed besides is the run's own (as after `python -m pilotrl`). Three JSON
+lines: seconds of PilotRL, of TRL, and the ratio. Needs `pip install trl`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A training step against one of TRL's GRPOTrainer on the very same episodes: `python -m pilotrl.bench against=trl`.
 
-A run of three steps plays and learns; its third step has been kept, with every call's tokens, and its seconds. TRL then does
-that step twice, with the model that the run began with and adapters of the same shape: for every turn it generates as many
-tokens after the same prompts, with its own code (left padding, nothing kept from the turn before), and what it learns from are
-the recorded tokens and rewards, in as many updates. The second time counts. Environments and judges are left out on both sides.
+A run plays and learns; after two steps the next ones are kept, with every call's tokens, and their seconds. TRL then does those
+steps, with the model that the run began with and adapters of the same shape, the first of them once more before time counts: for
+every turn it generates as many tokens after the same prompts, with its own code (left padding, nothing kept from the turn
+before), and what it learns from are the recorded tokens and rewards, in as many updates. Environments and judges are left out on
+both sides, and steps that taught nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,52 +36,62 @@ from pilotrl.training.batch import Batch
 from pilotrl.types import Call, UserError
 
 AGAINST = "against="
-ROWS = "rows="
-STEPS = 3
-"""Of the run; the last is compared."""
-BRIEF = (
-    f"train.steps={STEPS} checkpoint.calls_every={STEPS} panel.tasks=1 panel.samples=1 panel.greedy=false "
-    "drift.every=0 tracking=off engine=local algorithm.beta=0 train.resample=0"
-).split()
+ROWS, STEPS = "rows=", "steps="
+PARTS = {"generate": "generate", "update": "train"}
+"""Of a step, and their names among the seconds of a run."""
+WARM = 2
+"""Steps of the run before those that are compared."""
+BRIEF = [
+    "checkpoint.calls_every=1",
+    "panel.tasks=1",
+    "panel.samples=1",
+    "panel.greedy=false",
+    "drift.every=0",
+    "tracking=off",
+    "engine=local",
+    "algorithm.beta=0",
+    "train.resample=0",
+]
 
 
 @dataclass
 class Replay:
     """TRL's rollout: generates anew, in its way, and hands over what was recorded."""
 
-    batch: Batch
+    batches: list[Batch]
+    """Of each time, the first of them once more in front."""
     seconds: list[float] = field(default_factory=list)
     """That generating took, each time."""
 
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
-        start = time.perf_counter()
-        for calls in self.turns():
+        start, batch = time.perf_counter(), self.batches[len(self.seconds)]
+        for calls in turns(batch):
             longest = max(len(call.ids) for call in calls)
             trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = longest
             trainer._generate_single_turn([call.prompt for call in calls], None, {}, 1)
         self.seconds.append(time.perf_counter() - start)
-        return self.recorded
+        return recorded(batch)
 
-    @cached_property
-    def recorded(self) -> dict[str, Any]:
-        """One row an episode, with a 1 for every token that is trained."""
-        batch = self.batch
-        first = [batch.token_position[batch.token_row == row].min() for row in range(len(batch.rows))]
-        trained = [torch.zeros(len(row), dtype=torch.long) for row in batch.rows]
-        for row, position in zip(batch.token_row.tolist(), batch.token_position.tolist(), strict=True):
-            trained[row][position] = 1
-        return {
-            "prompt_ids": [row[:begin].tolist() for row, begin in zip(batch.rows, first, strict=True)],
-            "completion_ids": [row[begin:].tolist() for row, begin in zip(batch.rows, first, strict=True)],
-            "env_mask": [row[begin:].tolist() for row, begin in zip(trained, first, strict=True)],
-            "earned": [float(batch.rewards[episode]) for episode in batch.row_episode],
-            "logprobs": None,
-        }
 
-    def turns(self) -> list[list[Call]]:
-        """What the model said in all episodes at once: the first call of each, the second, and so on."""
-        said = [[call for call in episode.calls if call.logprobs] for episode in self.batch.episodes]
-        return [[call for call in calls if call] for calls in zip_longest(*said)]
+def recorded(batch: Batch) -> dict[str, Any]:
+    """One row an episode, with a 1 for every token that is trained."""
+    first = [batch.token_position[batch.token_row == row].min() for row in range(len(batch.rows))]
+    trained = [torch.zeros(len(row), dtype=torch.long) for row in batch.rows]
+    for row, position in zip(batch.token_row.tolist(), batch.token_position.tolist(), strict=True):
+        trained[row][position] = 1
+    return {
+        "prompt_ids": [row[:begin].tolist() for row, begin in zip(batch.rows, first, strict=True)],
+        "completion_ids": [row[begin:].tolist() for row, begin in zip(batch.rows, first, strict=True)],
+        "env_mask": [row[begin:].tolist() for row, begin in zip(trained, first, strict=True)],
+        "earned": [float(batch.rewards[episode]) for episode in batch.row_episode],
+        "logprobs": None,
+    }
+
+
+def turns(batch: Batch) -> list[list[Call]]:
+    """What the model said in all episodes at once: the first call of each, the second, and so on."""
+    said = [[call for call in episode.calls if call.logprobs] for episode in batch.episodes]
+    return [[call for call in calls if call] for calls in zip_longest(*said)]
 
 
 def command(words: Sequence[str]) -> None:
@@ -91,27 +101,39 @@ def command(words: Sequence[str]) -> None:
             raise UserError(f"{word}: there is {AGAINST}trl")
     if importlib.util.find_spec("trl") is None:
         raise UserError(f"{AGAINST}trl: TRL is not installed; pip install trl")
-    given = [word.removeprefix(ROWS) for word in words if word.startswith(ROWS)]
-    if given and not (given[-1].isdecimal() and int(given[-1])):
-        raise UserError(f"{ROWS}{given[-1]}: must be a whole number of at least 1")
-    typed = [word for word in words if not word.startswith((AGAINST, ROWS))] + BRIEF
+    given, steps = number(words, ROWS), number(words, STEPS) or 1
+    typed = [word for word in words if not word.startswith((AGAINST, ROWS, STEPS))] + BRIEF
+    typed.append(f"train.steps={WARM + steps}")
     arguments = parse(typed)
     job = composed_job(arguments, arguments.overrides)
     check(job.config)
-    rows = rows_of(job, int(given[-1]) if given else None)
+    rows = rows_of(job, given)
     with TemporaryDirectory() as place:
         folder = RunFolder(Path(place, "run"))
         run(typed, folder)
-        step = [*read_lines(folder.metrics)][-1]
-        batch, _ = batch_file.read(folder.calls / f"step-{STEPS:06d}.safetensors")
-        check_rows(batch, job)
-        seconds = {"generate_s": step["seconds/generate"], "update_s": step["seconds/train"]}
-        size = {"episodes": len(batch.rows), "tokens": len(batch.logprobs), "updates": job.config.train.minibatches}
-        show({"who": "pilotrl"} | size | seconds)
-        theirs = trl(job, batch, rows, folder)
-        show({"who": "trl", "version": importlib.metadata.version("trl"), "rows": rows} | size | theirs)
+        lines = [line for line in [*read_lines(folder.metrics)][WARM:] if line["train/frac_reward_zero_std"] < 1]
+        if not lines:
+            raise UserError(f"{STEPS}{steps}: nothing was learned from; compare more steps, or another seed")
+        batches = [batch_file.read(folder.calls / f"step-{line['step']:06d}.safetensors")[0] for line in lines]
+        for batch in batches:
+            check_rows(batch, job)
+        count = {"steps": len(lines), "episodes": sum(len(batch.rows) for batch in batches)}
+        count["tokens"] = sum(len(batch.logprobs) for batch in batches)
+        count["updates"] = len(lines) * job.config.train.minibatches
+        seconds = {f"{name}_s": sum(line[f"seconds/{key}"] for line in lines) for name, key in PARTS.items()}
+        show({"who": "pilotrl"} | count | seconds)
+        theirs = trl(job, batches, rows, folder)
+        show({"who": "trl", "version": importlib.metadata.version("trl"), "rows": rows} | count | theirs)
         ratio = {name.removesuffix("_s"): theirs[name] / value for name, value in seconds.items()}
         show({"who": "ratio", **ratio, "step": sum(theirs.values()) / sum(seconds.values())})
+
+
+def number(words: Sequence[str], word: str) -> int | None:
+    """What was typed last after a word. Raises UserError unless it is at least 1."""
+    given = [one.removeprefix(word) for one in words if one.startswith(word)]
+    if given and not (given[-1].isdecimal() and int(given[-1])):
+        raise UserError(f"{word}{given[-1]}: must be a whole number of at least 1")
+    return int(given[-1]) if given else None
 
 
 def run(words: Sequence[str], folder: RunFolder) -> None:
@@ -150,8 +172,8 @@ def check_rows(batch: Batch, job: Job) -> None:
         )
 
 
-def trl(job: Job, batch: Batch, rows: int, folder: RunFolder) -> dict[str, float]:
-    """Seconds of the same step by TRL."""
+def trl(job: Job, batches: list[Batch], rows: int, folder: RunFolder) -> dict[str, float]:
+    """Seconds of the same steps by TRL."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     silence_libraries()
     from datasets import Dataset
@@ -163,7 +185,7 @@ def trl(job: Job, batch: Batch, rows: int, folder: RunFolder) -> dict[str, float
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     train, lora = config.train, config.model.lora
-    passes, ended = len(batch.rows) // rows, list[float]()
+    passes, ended = len(batches[0].rows) // rows, list[float]()
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -172,18 +194,18 @@ def trl(job: Job, batch: Batch, rows: int, folder: RunFolder) -> dict[str, float
     start = model_path(config, folder.path)
     model = AutoModelForCausalLM.from_pretrained(policy.base_of(start), dtype=getattr(torch, config.model.dtype))
     adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=[*lora.targets], task_type="CAUSAL_LM")
-    replay = Replay(batch)
+    replay = Replay([batches[0], *batches])
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=lambda completions, earned, **_: earned,
         args=GRPOConfig(
             output_dir=str(folder.path),
-            max_steps=2 * train.minibatches,
+            max_steps=(1 + len(batches)) * train.minibatches,
             per_device_train_batch_size=rows,
             gradient_accumulation_steps=passes // train.minibatches,
             steps_per_generation=passes,
             num_generations=train.group_size,
-            max_completion_length=max(len(row) for row in batch.rows),
+            max_completion_length=max(len(row) for batch in batches for row in batch.rows),
             learning_rate=train.lr,
             max_grad_norm=train.grad_clip,
             temperature=train.temperature,
@@ -203,8 +225,8 @@ def trl(job: Job, batch: Batch, rows: int, folder: RunFolder) -> dict[str, float
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    whole = ended[-1] - ended[train.minibatches - 1]
-    return {"generate_s": replay.seconds[-1], "update_s": whole - replay.seconds[-1]}
+    whole, generating = ended[-1] - ended[train.minibatches - 1], sum(replay.seconds[1:])
+    return {"generate_s": generating, "update_s": whole - generating}
 
 
 def show(line: dict[str, Any]) -> None:
