@@ -111,7 +111,7 @@ def command(words: Sequence[str]) -> None:
     with TemporaryDirectory() as place:
         folder = RunFolder(Path(place, "run"))
         run(typed, folder)
-        lines = [line for line in [*read_lines(folder.metrics)][WARM:] if line["train/frac_reward_zero_std"] < 1]
+        lines = [line for line in [*read_lines(folder.metrics)][WARM:] if line.get("train/frac_reward_zero_std", 0) < 1]
         if not lines:
             raise UserError(f"{STEPS}{steps}: nothing was learned from; compare more steps, or another seed")
         batches = [batch_file.read(folder.calls / f"step-{line['step']:06d}.safetensors")[0] for line in lines]
