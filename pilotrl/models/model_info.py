@@ -132,7 +132,7 @@ def memory(
     `row`: tokens of a forward pass in training, of which the share `trained` is trained; the engine's KV cache has `slots`
     of `length` tokens; there are `sets` of trainable parameters (two, if each role has its own), `learning` of which are
     trained. Of several `ranks` each has everything, or a part of the weights if `sharded`, which are then in float32. An
-    engine with `memory_gb` for its own cache has a copy of the weights; `lagged` keeps what is learned once more. On a `cpu`
+    engine with `memory_gb` for its own cache has a copy of the weights; `lagged` keeps what is learned once more; on a `cpu`
     attention in bfloat16 keeps its distributions.
     """
     model = shaped(config, torch.float32 if sharded else getattr(torch, dtype))
@@ -154,16 +154,15 @@ def memory(
     wide, narrow = head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads
     seen = config.num_attention_heads * min(length, blockwise.LONG) if cpu and dtype == "bfloat16" else 0
     block = (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size + seen) * size
-    kept = config.hidden_size * size if gradient_checkpointing else block
-    blocks = config.num_hidden_layers * kept + (block if gradient_checkpointing else 0)
+    layers = config.num_hidden_layers
+    blocks = block + layers * config.hidden_size * size if gradient_checkpointing else layers * block
+    keys = sets * slots * -(-length // 256) * 256 * layers * 2 * narrow * size
     return Memory(
         weights=weights / parts,
         gradients=gradients / parts,
         optimizer=2 * learned / parts,
         activations=row * blocks + 5 * 4 * min(row * trained * config.vocab_size, policy.WHOLE),
-        cache=sets * slots * -(-length // 256) * 256 * config.num_hidden_layers * 2 * narrow * size
-        if memory_gb is None
-        else memory_gb * 1e9,
+        cache=keys if memory_gb is None else memory_gb * 1e9,
         copy=copy,
         card=card,
     )
