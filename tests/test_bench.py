@@ -114,18 +114,23 @@ def test_trl_learns_from_the_tokens_that_were_recorded(
         assert len({*rows["earned"]}) > 1
 
 
+@pytest.mark.parametrize("idle", [[0, 0, 1, 0], [0, 0, 1, 1]])
 def test_steps_that_taught_nothing_are_left_out(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    idle: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = iter([1.0] * 3)
-    real = against_trl.read_lines
+    real, shares = against_trl.read_lines, iter(idle)
 
-    def spread(path: Path) -> Any:
-        return ({**line, "train/frac_reward_zero_std": next(lines)} for line in real(path))
+    def lines(path: Path) -> Any:
+        return ({**line, "train/frac_reward_zero_std": next(shares)} for line in real(path))
 
-    monkeypatch.setattr(against_trl, "read_lines", spread)
-    assert bench.main(BRIEF) == 2
-    assert "steps=1: nothing was learned from" in capsys.readouterr().err
+    monkeypatch.setattr(against_trl, "read_lines", lines)
+    ended = bench.main([*BRIEF, "steps=2"])
+    said = capsys.readouterr()
+    if all(idle[2:]):
+        assert (ended, said.out) == (2, "")
+        assert "steps=2: nothing was learned from" in said.err
+    else:
+        assert [json.loads(line).get("steps") for line in said.out.splitlines()] == [1, 1, None]
 
 
 def test_rows_that_trl_cannot_deal_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

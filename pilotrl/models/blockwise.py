@@ -22,6 +22,7 @@ BLOCK = 384
 LONG = 2048
 """Keys of a row from which on nothing is kept for the backward pass: a lower number takes less memory and more time."""
 ALONE = Lock()
+"""Of who has switched `factors_in_bfloat16` on."""
 
 
 class Block(NamedTuple):

@@ -122,6 +122,17 @@ def test_the_estimate_knows_that_a_cpu_keeps_what_attention_saw_in_bfloat16(tmp_
         assert said(200) / 2 < kept - kept_for_backward(model, 1, 200) <= said(200)
 
 
+def test_the_estimate_of_a_run_is_for_its_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(kind: str) -> float:
+        words = [*QUIET, "model.dtype=bfloat16", "model.lora.rank=4", f"trainer.accelerator={kind}"]
+        return memory(composed_job(parse([]), words).config).activations
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert said("auto") == said("cpu") > said("gpu")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert said("auto") == said("gpu")
+
+
 def test_the_estimate_of_an_eight_billion_model_is_what_its_card_says() -> None:
     """Llama 3.1 8B: 8.03e9 weights, 32 layers, 8 heads of keys and values of 128."""
     sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
