@@ -1,6 +1,6 @@
 """Causal attention in bfloat16 on a CPU, by products of whole blocks of queries with all keys that they see.
 
-torch's own kernel there took 2.4 times as long for a row of a thousand tokens with the heads of SmolLM2, and 3.3 times where
+torch's own kernel there took 2.4 times as long for a row of a thousand tokens with the heads of SmolLM2, and 3.1 times where
 300 of them are shared, as it computes what its mask hides (forward and backward, on a processor with AVX512-BF16). Scores are
 float32, as in torch's, and have to be finite. For the backward pass of a row that is not long, distributions over its keys are
 kept; those of a longer one are computed again (FlashAttention, arXiv 2205.14135, section 3.1), to the same bits.
