@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
 from pilotrl import CONF, engine, envs, prompts, teacher
+from pilotrl.cli.machine import found
 from pilotrl.cli.validate import prompt_set
 from pilotrl.config import trust
 from pilotrl.config.instantiate import make
@@ -304,7 +305,7 @@ def memory(config: Config, about: Any = None) -> Memory:
         memory_gb=copied,
         card=card(trainer.accelerator),
         lagged=bool(config.train.lag),
-        cpu=trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.accelerator.is_available()),
+        cpu=found(trainer.accelerator) is None,
     )
 
 

@@ -127,9 +127,10 @@ def test_the_estimate_of_a_run_is_for_its_accelerator(monkeypatch: pytest.Monkey
         words = [*QUIET, "model.dtype=bfloat16", "model.lora.rank=4", f"trainer.accelerator={kind}"]
         return memory(composed_job(parse([]), words).config).activations
 
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert said("auto") == said("cpu") > said("gpu")
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert said("auto") == said("gpu")
 
 
