@@ -19,7 +19,8 @@ from pilotrl.engine.local import LocalEngine
 from pilotrl.models import model_info
 from pilotrl.models.kl import k3
 from pilotrl.models.micro_batch import MicroBatch
-from pilotrl.models.policy import Policy, adapted, learned, narrowed
+from pilotrl.models.narrow import narrowed
+from pilotrl.models.policy import Policy, adapted, learned
 from pilotrl.models.published import SHAPES, architecture
 from pilotrl.types import Request, UserError
 

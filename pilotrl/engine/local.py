@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pilotrl.engine.prompt_lookup import PromptLookup
 from pilotrl.models.attention import AHEAD, Cache
+from pilotrl.models.narrow import lay_out
 from pilotrl.models.prefix import common
 from pilotrl.types import Reply, Request
 
@@ -102,7 +103,9 @@ class LocalEngine:
             self.drafts.forget()  # so that a batch of episodes does not depend on those before it, even by rounding
 
     def take(self, version: int) -> None:
-        """Does nothing: the weights are the learner's, and slots were emptied when their episodes ended."""
+        """Lay out what is frozen, if it is not yet. Else nothing: the weights are the learner's, and slots were emptied when
+        their episodes ended."""
+        lay_out(self.model)
 
     def rest(self) -> None:
         """Does nothing."""

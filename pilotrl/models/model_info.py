@@ -12,6 +12,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pilotrl.models import blockwise, policy
+from pilotrl.models.narrow import is_frozen
 from pilotrl.models.published import PUBLISHED
 from pilotrl.prompts.chat import Chat
 from pilotrl.types import NotHere, UserError
@@ -132,8 +133,8 @@ def memory(
     `row`: tokens of a forward pass in training, of which the share `trained` is trained; the engine's KV cache has `slots`
     of `length` tokens; there are `sets` of trainable parameters (two, if each role has its own), `learning` of which are
     trained. Of several `ranks` each has everything, or a part of the weights if `sharded`, which are then in float32. An
-    engine with `memory_gb` for its own cache has a copy of the weights; `lagged` keeps what is learned once more; on a `cpu`
-    attention in bfloat16 keeps its distributions.
+    engine with `memory_gb` for its own cache has a copy of the weights; `lagged` keeps what is learned once more. On a `cpu`
+    attention in bfloat16 keeps its distributions, and the local engine lays out what is frozen once more.
     """
     model = shaped(config, torch.float32 if sharded else getattr(torch, dtype))
     model = policy.adapted(model, rank, alpha, targets) if rank else model
@@ -141,7 +142,8 @@ def memory(
     learned = learning * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) + (sets - 1) * learned // learning
     weights += learned if lagged else 0
-    copy = 0 if memory_gb is None else sum(p.numel() for p in model.parameters()) * size
+    laid_out = [layer.weight for layer in model.modules() if is_frozen(layer)] if cpu and dtype == "bfloat16" else []
+    copy = sum(p.numel() for p in (laid_out if memory_gb is None else model.parameters())) * size
     gradients, parts = learned, ranks if sharded else 1
     if sharded:
         # Blocks are whole in turn, the next one while one is computed, and their gradients are added in float32.
@@ -150,10 +152,7 @@ def memory(
         gradients += parts * (size + 4) * (root + block)
     elif ranks > 1:
         gradients += learned  # laid out in one piece, which ranks add up
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    wide, narrow = head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads
-    seen = config.num_attention_heads * min(length, blockwise.LONG) if cpu and dtype == "bfloat16" else 0
-    block = (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size + seen) * size
+    narrow, block = _block(config, size, length if cpu and dtype == "bfloat16" else 0)
     layers = config.num_hidden_layers
     blocks = block + layers * config.hidden_size * size if gradient_checkpointing else layers * block
     keys = sets * slots * -(-length // 256) * 256 * layers * 2 * narrow * size
@@ -166,6 +165,14 @@ def memory(
         copy=copy,
         card=card,
     )
+
+
+def _block(config: Any, size: int, seen: int) -> tuple[int, int]:
+    """The width of all heads of keys, and the bytes that a block keeps of a token, with its shares of all keys `seen`."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    wide, narrow = head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads
+    shares = config.num_attention_heads * min(seen, blockwise.LONG)
+    return narrow, (9 * config.hidden_size + 7 * wide + 4 * config.intermediate_size + shares) * size
 
 
 def _units(model: Any) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from pilotrl import PACKAGE
 from pilotrl.models import gguf, sharding
 from pilotrl.models.attention import Trie  # the import registers the attention function `pilotrl`
 from pilotrl.models.micro_batch import MicroBatch
+from pilotrl.models.narrow import narrowed
 from pilotrl.types import Role
 
 ROLES = get_args(Role)
@@ -144,6 +145,9 @@ class RoleModel:
     def device(self) -> torch.device:
         return next(self.policy.parameters()).device
 
+    def modules(self) -> Iterator[nn.Module]:
+        return self.policy.modules()
+
     def __call__(self, **inputs: Any) -> Any:
         return self.policy.for_role(self.role)(**inputs)
 
@@ -239,29 +243,6 @@ def separated(model: Any, path: str, rank: int, alpha: float, targets: Sequence[
         if (Path(own(path, role)) / "adapter_config.json").is_file():
             set_peft_model_state_dict(model, load_peft_weights(own(path, role), device="cpu"), adapter_name=role)
     return model
-
-
-def narrowed(model: Any) -> Any:
-    """The model, with plain adapters multiplied in its own dtype, as vLLM does; their weights and moments stay in float32.
-
-    peft's own way casts what goes into each of them to float32, and keeps it."""
-    from peft.tuners.lora import Linear
-
-    for layer in model.modules() if model.dtype != torch.float32 else ():
-        if isinstance(layer, Linear) and not layer.lora_variant and not any(layer.lora_bias.values()):
-            layer.forward = partial(with_adapter, layer)
-    return model
-
-
-def with_adapter(layer: Any, x: Tensor) -> Tensor:
-    """[..., out] of a layer of peft with the adapter in force, computed in the dtype of x [..., in]."""
-    own: Tensor = layer.base_layer(x)
-    if layer.disable_adapters:
-        return own
-    (name,) = layer.active_adapters
-    down, up = layer.lora_A[name].weight.to(x.dtype), (layer.lora_B[name].weight * layer.scaling[name]).to(x.dtype)
-    inner = nn.functional.linear(x, down)
-    return torch.addmm(own.flatten(0, -2), inner.flatten(0, -2), up.mT).view_as(own)
 
 
 def load_tokenizer(path: str) -> Any:

@@ -19,6 +19,7 @@ from pilotrl.cli.compose import composed_job, parse
 from pilotrl.engine.local import LocalEngine
 from pilotrl.models import blockwise, model_info, policy
 from pilotrl.models.attention import Trie
+from pilotrl.models.narrow import Frozen
 from pilotrl.models.policy import Policy
 from pilotrl.runs.setup import memory
 from pilotrl.training.lag import Lagged
@@ -120,6 +121,22 @@ def test_the_estimate_knows_that_a_cpu_keeps_what_attention_saw_in_bfloat16(tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blockwise, "LONG", 200)
         assert said(200) / 2 < kept - kept_for_backward(model, 1, 200) <= said(200)
+
+
+def test_the_estimate_knows_that_a_cpu_lays_out_what_is_frozen_in_bfloat16(tmp_path: Path) -> None:
+    """The layers of three blocks and the head, in 2 bytes; an engine of its own has a copy of everything instead."""
+    config = folder_of(LlamaForCausalLM, tmp_path)
+    sizes: Any = {"row": 200, "trained": 0.0, "slots": 1, "length": 200}
+
+    def said(dtype: str = "bfloat16", rank: int | None = 8, **how: Any) -> float:
+        return model_info.memory(config, dtype, False, rank, 16.0, TARGETS, **sizes, **how).copy
+
+    model = policy.load_model(str(tmp_path), "bfloat16", False, 8, 16.0, TARGETS)
+    frozen = [layer for layer in model.modules() if isinstance(vars(layer).get("forward"), Frozen)]
+    assert said(cpu=True) == sum(2 * layer.weight.numel() for layer in frozen)
+    assert len(frozen) == 3 * 7 + 1
+    assert said() == said("float32", cpu=True) == said(rank=None, cpu=True) == 0
+    assert said(cpu=True, memory_gb=1.0) == said(memory_gb=1.0) > said(cpu=True)
 
 
 def test_the_estimate_of_a_run_is_for_its_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pilotrl.rollout.agent import AgentSpec, EpisodeSpec
 from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.workers import run_episodes_in_processes
 from pilotrl.runs import setup
-from pilotrl.types import Episode, Task, UserError
+from pilotrl.types import Episode, Reply, Task, UserError
 
 KEY = (1, "train", 0)
 """With another one a draw may fall so close to the edge between two tokens that rounding decides."""
@@ -54,6 +55,24 @@ def test_episodes_do_not_depend_on_the_number_of_workers(agent_spec: AgentSpec, 
     shared = run_episodes_in_processes(specs(agent_spec), make_env, engine, KEY, over.append, workers=2)
     assert said(shared) == said(alone)
     assert Counter(map(id, over)) == Counter(map(id, shared)), "every episode is reported once, as it is returned"
+
+
+def test_weights_are_taken_once_and_what_was_made_of_them_is_shared(agent_spec: AgentSpec, model: Any) -> None:
+    class Taking(LocalEngine):
+        made: int | None = None
+
+        def take(self, version: int) -> None:
+            assert self.made is None, "taken again"
+            self.made = os.getpid()
+
+        def step(self) -> list[Reply]:
+            assert self.made == os.getppid()
+            return super().step()
+
+    engine = Taking(model=model, end=END, slots=8)
+    run_episodes_in_processes(specs(agent_spec), make_env, engine, KEY, lambda episode: None, workers=2)
+    demonstrated = replace(agent_spec, demonstrates=True)  # nobody asks for a word
+    run_episodes_in_processes(specs(demonstrated), make_env, engine, KEY, lambda episode: None, workers=2)
 
 
 def test_workers_are_used_only_while_the_policy_is_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,8 +156,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from pilotrl.models import policy
 from pilotrl.rollout import workers
-def sleep(*given): Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(600)
-workers.run_episodes = sleep
+def sleep(*given, taken): Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(600)
+workers.run_episodes, workers.take_weights = sleep, lambda specs, engine: None
 workers.run_episodes_in_processes([SimpleNamespace(group=i) for i in range(16)], None, None, (), None, workers=2)
 """
 
