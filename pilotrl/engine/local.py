@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pilotrl.engine.prompt_lookup import PromptLookup
 from pilotrl.models.attention import AHEAD, Cache
-from pilotrl.models.narrow import lay_out
+from pilotrl.models.narrow import Frozen
 from pilotrl.models.prefix import common
 from pilotrl.types import Reply, Request
 
@@ -103,9 +103,11 @@ class LocalEngine:
             self.drafts.forget()  # so that a batch of episodes does not depend on those before it, even by rounding
 
     def take(self, version: int) -> None:
-        """Lay out what is frozen, if it is not yet. Else nothing: the weights are the learner's, and slots were emptied when
-        their episodes ended."""
-        lay_out(self.model)
+        """Have frozen layers laid out, if they are not yet: processes that fork from this one share them. Else nothing: the
+        weights are the learner's, and slots were emptied when their episodes ended."""
+        for layer in self.model.modules():
+            if isinstance(frozen := vars(layer).get("forward"), Frozen):
+                frozen.lay_out(layer.weight)
 
     def rest(self) -> None:
         """Does nothing."""

@@ -40,13 +40,6 @@ class Frozen:
         return vars(self) | {"seen": None, "laid_out": None}  # a tensor in such a layout cannot be copied
 
 
-def lay_out(model: Any) -> None:
-    """Make the copies of all frozen layers now: processes that fork from this one then share them."""
-    for module in model.modules():
-        if isinstance(frozen := vars(module).get("forward"), Frozen):
-            frozen.lay_out(module.weight)
-
-
 def laid_out(weight: Tensor) -> Tensor | None:
     """The weight in oneDNN's layout; None where oneDNN has none for it, or torch lacks these functions of its compiler."""
     onednn: Any = torch.backends.mkldnn

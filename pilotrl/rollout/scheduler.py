@@ -35,8 +35,8 @@ def run_episodes(
     taken: bool = False,
 ) -> list[Episode]:
     """Run episodes, in the order of `specs`. `key` seeds them: (run seed, "train", step). taken: the engine has the weights."""
-    if not taken:
-        take_weights(specs, engine)
+    if not taken and (asking := [one.agent for one in specs if not one.agent.demonstrates or one.agent.own_actions]):
+        phase("sync")(engine.take)(asking[0].version)
     scheduler = RolloutScheduler(specs, Worlds(phase("environment")(make_env), engine.slots), engine, key, on_done)
     with phase("environment"), closing(scheduler.worlds), phase("generate"):
         while scheduler.live or scheduler.waiting:
@@ -48,12 +48,6 @@ def run_episodes(
                 scheduler.advance(session, scheduler.pending.pop(session))
     phase("sync")(engine.rest)()
     return [scheduler.done[spec.group, spec.sample] for spec in specs]
-
-
-def take_weights(specs: Sequence[EpisodeSpec], engine: Engine) -> None:
-    """Have the engine take the weights that are to play, if any of these episodes asks it for a word."""
-    if asking := [one.agent for one in specs if not one.agent.demonstrates or one.agent.own_actions]:
-        phase("sync")(engine.take)(asking[0].version)
 
 
 class RolloutScheduler:

@@ -21,7 +21,7 @@ from pilotrl.envs import Env
 from pilotrl.rollout import stopwatch
 from pilotrl.rollout.agent import EpisodeSpec, Key
 from pilotrl.rollout.child import follow
-from pilotrl.rollout.scheduler import run_episodes, take_weights
+from pilotrl.rollout.scheduler import run_episodes
 from pilotrl.rollout.stopwatch import Phase
 from pilotrl.types import Episode
 
@@ -43,7 +43,7 @@ def run_episodes_in_processes(
         return run_episodes(specs, make_env, engine, key, on_done)
     groups = {group: i % workers for i, group in enumerate(dict.fromkeys(spec.group for spec in specs))}
     shares = [[spec for spec in specs if groups[spec.group] == i] for i in range(workers)]  # groups share prefixes
-    take_weights(specs, engine)  # once: forks share what it makes of them
+    stopwatch.phase("sync")(engine.take)(specs[0].agent.version)  # forks share what is made of the weights here
     with stopwatch.phase("wait", watched=False):
         started = [_start(share, make_env, engine, key) for share in shares]
         done: dict[tuple[int, int], Episode] = {}
@@ -107,7 +107,7 @@ def _work(
         engine.settle()
     try:
         with stopwatch.limited(deadline):
-            run_episodes(specs, make_env, engine, key, sender.send, taken=True)
+            run_episodes(specs, make_env, engine, key, sender.send)
         sender.send(stopwatch.lap()[1])
     except Exception as error:
         error.add_note(traceback.format_exc())

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +56,21 @@ def test_episodes_do_not_depend_on_the_number_of_workers(agent_spec: AgentSpec, 
     assert Counter(map(id, over)) == Counter(map(id, shared)), "every episode is reported once, as it is returned"
 
 
-def test_weights_are_taken_once_and_what_was_made_of_them_is_shared(agent_spec: AgentSpec, model: Any) -> None:
+def test_what_is_made_of_the_weights_is_made_before_processes_are_forked(agent_spec: AgentSpec, model: Any) -> None:
     class Taking(LocalEngine):
-        made: int | None = None
+        made: list[int]
 
         def take(self, version: int) -> None:
-            assert self.made is None, "taken again"
-            self.made = os.getpid()
+            self.made.append(os.getpid())
 
         def step(self) -> list[Reply]:
-            assert self.made == os.getppid()
+            assert self.made == [os.getppid(), os.getpid()]
             return super().step()
 
     engine = Taking(model=model, end=END, slots=8)
+    engine.made = []
     run_episodes_in_processes(specs(agent_spec), make_env, engine, KEY, lambda episode: None, workers=2)
-    demonstrated = replace(agent_spec, demonstrates=True)  # nobody asks for a word
-    run_episodes_in_processes(specs(demonstrated), make_env, engine, KEY, lambda episode: None, workers=2)
+    assert engine.made == [os.getpid()]
 
 
 def test_workers_are_used_only_while_the_policy_is_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,9 +154,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from pilotrl.models import policy
 from pilotrl.rollout import workers
-def sleep(*given, taken): Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(600)
-workers.run_episodes, workers.take_weights = sleep, lambda specs, engine: None
-workers.run_episodes_in_processes([SimpleNamespace(group=i) for i in range(16)], None, None, (), None, workers=2)
+def sleep(*given): Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(600)
+workers.run_episodes = sleep
+specs = [SimpleNamespace(group=i, agent=SimpleNamespace(version=0)) for i in range(16)]
+workers.run_episodes_in_processes(specs, None, SimpleNamespace(take=print), (), None, workers=2)
 """
 
 
