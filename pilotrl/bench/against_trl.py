@@ -60,17 +60,19 @@ class Replay:
 
     batches: list[Batch]
     """Of each time, the first of them once more in front."""
+    handed: list[dict[str, Any]]
+    """What was recorded of each."""
     seconds: list[float] = field(default_factory=list)
     """That generating took, each time."""
 
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
-        start, batch = time.perf_counter(), self.batches[len(self.seconds)]
-        for calls in turns(batch):
+        start, index = time.perf_counter(), len(self.seconds)
+        for calls in turns(self.batches[index]):
             longest = max(len(call.ids) for call in calls)
             trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = longest
             trainer._generate_single_turn([call.prompt for call in calls], None, {}, 1)
         self.seconds.append(time.perf_counter() - start)
-        return recorded(batch)
+        return self.handed[index]
 
 
 def recorded(batch: Batch) -> dict[str, Any]:
@@ -194,7 +196,8 @@ def trl(job: Job, batches: list[Batch], rows: int, folder: RunFolder) -> dict[st
     start = model_path(config, folder.path)
     model = AutoModelForCausalLM.from_pretrained(policy.base_of(start), dtype=getattr(torch, config.model.dtype))
     adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=[*lora.targets], task_type="CAUSAL_LM")
-    replay = Replay([batches[0], *batches])
+    again = [batches[0], *batches]
+    replay = Replay(again, [*map(recorded, again)])
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=lambda completions, earned, **_: earned,

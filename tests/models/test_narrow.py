@@ -100,6 +100,14 @@ def test_in_float32_nothing_is_laid_out() -> None:
     assert frozen.laid_out is None
 
 
+def test_without_onednn_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    made, x = layer(True), rows(8)
+    frozen = Frozen(made)
+    assert torch.equal(generating(frozen, x), linear(x, made.weight, made.bias))
+    assert frozen.laid_out is None
+
+
 def generated(model: Any) -> tuple[list[int], list[float]]:
     engine = LocalEngine(model=model, end=-1, slots=1)
     engine.submit(Request((0, 0), [5, 9, 2, 7], 12, 1.0, 1.0, seed=3))
